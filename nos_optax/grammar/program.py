@@ -1,0 +1,197 @@
+"""Programs: rules as the controller writes them, five tokens an iteration.
+
+An iteration is `op1 op2 u1 u2 b` and means `b(u1(op1), u2(op2))`; its result joins the operand bank, so
+operand token `len(OPERANDS) + k` is the result of iteration k, written `r1`, `r2`, ... The program's value is
+the result of its last iteration (Bello et al., 2017, section 3.1, figure 2).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from nos_optax.grammar.errors import RuleError
+from nos_optax.grammar.expression import Binary, Constant, Expression, Operand, Unary, infix
+from nos_optax.grammar.parser import parse_expression
+from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY, UNARY_TOKENS
+
+MAX_ITERATIONS = 4
+TOKENS_PER_ITERATION = 5
+_IDENTITY = UNARY.index("x")
+_LEFT = BINARY.index("left")
+
+Iteration = tuple[int, int, int, int, int]
+
+
+def bank(iteration: int) -> tuple[str, ...]:
+    """Return the words of the operand bank at an iteration, counted from 0."""
+    return OPERANDS + tuple(f"r{k + 1}" for k in range(iteration))
+
+
+def tables(iteration: int) -> tuple[tuple[str, ...], ...]:
+    """Return the words that each of an iteration's five tokens indexes."""
+    operands = bank(iteration)
+    return operands, operands, UNARY, UNARY, BINARY
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A rule as integers: `iterations[k]` is `(op1, op2, u1, u2, b)`.
+
+    Example:
+      >>> program = Program.from_words("g m sign sign *  r1 g exp x *")
+      >>> str(program.decode())
+      'exp(sign(g) * sign(m)) * g'
+      >>> program.array.shape
+      (2, 5)
+    """
+
+    iterations: tuple[Iteration, ...]
+
+    def __post_init__(self):
+        if not 1 <= len(self.iterations) <= MAX_ITERATIONS:
+            raise RuleError(
+                f"a program has 1 to {MAX_ITERATIONS} iterations, got {len(self.iterations)}"
+            )
+        checked = []
+        for k, iteration in enumerate(self.iterations):
+            if len(iteration) != TOKENS_PER_ITERATION:
+                raise RuleError(f"iteration {k + 1} has {len(iteration)} tokens, expected 5")
+            for token, table in zip(iteration, tables(k), strict=True):
+                if not (int(token) == token and 0 <= token < len(table)):
+                    raise RuleError(
+                        f"token {token} in iteration {k + 1} is outside 0..{len(table) - 1}"
+                    )
+            checked.append(tuple(int(token) for token in iteration))
+        object.__setattr__(self, "iterations", tuple(checked))
+
+    @classmethod
+    def from_array(cls, array) -> "Program":
+        """Read `int[G, 5]`, or the controller's flat `int[5 G]`."""
+        flat = np.asarray(array).reshape(-1)
+        if flat.size == 0 or flat.size % TOKENS_PER_ITERATION:
+            raise RuleError(f"a program has 5 tokens an iteration, got {flat.size} tokens")
+        return cls(tuple(map(tuple, flat.reshape(-1, TOKENS_PER_ITERATION).tolist())))
+
+    @classmethod
+    def from_words(cls, words: str | Sequence[str]) -> "Program":
+        """Read the vocabulary's own words, separated by spaces or as a sequence."""
+        words = words.split() if isinstance(words, str) else list(words)
+        if not words or len(words) % TOKENS_PER_ITERATION:
+            raise RuleError(f"a program has 5 words an iteration, got {len(words)}: {words}")
+        tokens = []
+        for i, word in enumerate(words):
+            table = tables(i // TOKENS_PER_ITERATION)[i % TOKENS_PER_ITERATION]
+            if word not in table:
+                raise RuleError(
+                    f"unknown word {word!r} at place {i + 1}; expected one of {' '.join(table)}",
+                    " ".join(words),
+                    len(" ".join([*words[:i], ""])),
+                )
+            tokens.append(table.index(word))
+        return cls.from_array(tokens)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The program as `int32[G, 5]`, what the traced evaluator takes."""
+        return np.array(self.iterations, np.int32)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The program in the vocabulary's words, 5 an iteration."""
+        return tuple(
+            table[token]
+            for k, iteration in enumerate(self.iterations)
+            for token, table in zip(iteration, tables(k), strict=True)
+        )
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+    def decode(self) -> Expression:
+        """Return the expression that the program computes; parts that it does not use are gone."""
+        results: list[Expression] = []
+        for op1, op2, u1, u2, b in self.iterations:
+            operands = (*operand_expressions(), *results)
+            left, right = _apply(u1, operands[op1]), _apply(u2, operands[op2])
+            results.append(left if b == _LEFT else Binary(BINARY[b], left, right))
+        return results[-1]
+
+
+@cache
+def operand_expressions() -> tuple[Expression, ...]:
+    """Return the tree of each operand token."""
+    return tuple(map(parse_expression, OPERANDS))
+
+
+def _apply(unary: int, argument: Expression) -> Expression:
+    function, parameter = UNARY_TOKENS[UNARY[unary]]
+    return argument if function == "identity" else Unary(function, argument, parameter)
+
+
+def encode_expression(expression: Expression, iterations: int | None = None) -> Program:
+    """Write a tree as a program of the fewest iterations, padded to `iterations` by copies of the result.
+
+    Raises:
+      RuleError: the tree uses a number or a parameter outside the vocabulary, or needs more iterations.
+    """
+    encoder = _Encoder()
+    encoder.result(expression)
+    steps = encoder.iterations
+    limit = MAX_ITERATIONS if iterations is None else iterations
+    if len(steps) > limit:
+        raise RuleError(
+            f"{infix(expression)} needs {len(steps)} iterations, more than the {limit} allowed"
+        )
+    while len(steps) < (iterations or 0):
+        encoder.copy(len(OPERANDS) + len(steps) - 1, _IDENTITY)
+    return Program(tuple(steps))
+
+
+class _Encoder:
+    """Writes iterations bottom-up; a subtree met twice is computed once."""
+
+    def __init__(self):
+        self.iterations: list[Iteration] = []
+        self.known = {e: token for token, e in enumerate(operand_expressions())}
+
+    def operand(self, e: Expression) -> int:
+        """Return the token that holds `e`, writing the iterations that compute it."""
+        if e not in self.known:
+            self.known[e] = self.result(e)
+        return self.known[e]
+
+    def result(self, e: Expression) -> int:
+        """Write the iteration whose result is `e` and return its token."""
+        match e:
+            case Binary(function, left, right) if e not in self.known:
+                (u1, op1), (u2, op2) = self.argument(left), self.argument(right)
+                return self.append((op1, op2, u1, u2, BINARY.index(function)))
+            case _:
+                u1, op1 = self.argument(e)
+                return self.copy(op1, u1)
+
+    def argument(self, e: Expression) -> tuple[int, int]:
+        """Return `(unary, operand)` tokens for one side of an iteration."""
+        match e:
+            case Unary(function, argument, parameter) if e not in self.known:
+                for unary, (name, value) in enumerate(UNARY_TOKENS.values()):
+                    if (name, value) == (function, parameter):
+                        return unary, self.operand(argument)
+                raise RuleError(f"{infix(e)} is not in the vocabulary: {' '.join(UNARY)}")
+            case Constant() | Operand() if e not in self.known:
+                raise RuleError(f"{infix(e)} is not in the vocabulary: {' '.join(OPERANDS)}")
+            case _:
+                return _IDENTITY, self.operand(e)
+
+    def copy(self, operand: int, unary: int) -> int:
+        # The second operand is thrown away; it must only differ from the first, and reuse a result if it can.
+        filler = len(OPERANDS) + len(self.iterations) - 1 if self.iterations else 0
+        if filler == operand:
+            filler = 0 if operand else 1
+        return self.append((operand, filler, unary, _IDENTITY, _LEFT))
+
+    def append(self, iteration: Iteration) -> int:
+        self.iterations.append(iteration)
+        return len(OPERANDS) + len(self.iterations) - 1

@@ -1,0 +1,166 @@
+"""The search space: which programs a search may write."""
+
+import dataclasses
+import math
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nos_optax.grammar.errors import RuleError
+from nos_optax.grammar.program import (
+    MAX_ITERATIONS,
+    TOKENS_PER_ITERATION,
+    Program,
+    bank,
+    encode_expression,
+)
+from nos_optax.grammar.rule import UpdateRule, as_rule
+from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """All programs of a number of iterations over a part of the vocabulary, under the paper's constraints.
+
+    Attributes:
+        iterations: 1 to 4; a program has 5 tokens for each.
+        operands: a subset of `OPERANDS`. The random operands and those of the decays are in the vocabulary too.
+        unary: a subset of `UNARY`.
+        binary: a subset of `BINARY`.
+        distinct_operands: the two operands of an iteration differ.
+        no_final_addition: the last binary function is not `+`.
+        reuse_results: every iteration after the first uses the result of an earlier one.
+
+    Raises:
+        RuleError: a word is unknown, repeated or missing, or no program satisfies the constraints.
+
+    Example:
+        >>> import jax
+        >>> from nos_optax.grammar import SearchSpace, parse
+        >>> space = SearchSpace(iterations=1, operands=("g", "m"), unary=("x", "exp"), binary=("+", "*"))
+        >>> space.size
+        8
+        >>> parse("exp(g) * m") in space
+        True
+        >>> space.sample(jax.random.key(0), 3).shape
+        (3, 5)
+
+    References:
+        Bello et al., 2017, sections 3.1 and 4.1.
+    """
+
+    iterations: int = 2
+    operands: tuple[str, ...] = OPERANDS
+    unary: tuple[str, ...] = tuple(word for word in UNARY if word != "sigmoid")
+    binary: tuple[str, ...] = BINARY
+    distinct_operands: bool = True
+    no_final_addition: bool = True
+    reuse_results: bool = True
+
+    def __post_init__(self):
+        if not (isinstance(self.iterations, int) and 1 <= self.iterations <= MAX_ITERATIONS):
+            raise RuleError(f"iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations!r}")
+        for field, table in (("operands", OPERANDS), ("unary", UNARY), ("binary", BINARY)):
+            words = tuple(getattr(self, field))
+            object.__setattr__(self, field, words)
+            for word in words:
+                if word not in table:
+                    raise RuleError(
+                        f"unknown word {word!r} in {field}; expected one of {' '.join(table)}"
+                    )
+            if not words or len(set(words)) < len(words):
+                raise RuleError(f"{field} must be distinct words, at least one, got {words}")
+        if self.size == 0:
+            raise RuleError("no program satisfies the constraints: add operands or functions")
+
+    @property
+    def num_choices(self) -> tuple[int, ...]:
+        """The size of each token's table, `[5 G]`: what the controller's softmaxes cover."""
+        return tuple(
+            n
+            for k in range(self.iterations)
+            for n in (len(bank(k)), len(bank(k)), len(UNARY), len(UNARY), len(BINARY))
+        )
+
+    @cached_property
+    def size(self) -> int:
+        """How many programs the space holds, exactly. Many of them compute the same rule."""
+        functions = len(self.unary) ** 2
+        binaries = [len(self.binary)] * (self.iterations - 1) + [len(self._final_binary)]
+        return math.prod(
+            len(pairs) * functions * b for pairs, b in zip(self._pairs, binaries, strict=True)
+        )
+
+    @property
+    def _final_binary(self) -> tuple[str, ...]:
+        return tuple(b for b in self.binary if b != "+" or not self.no_final_addition)
+
+    @cached_property
+    def _pairs(self) -> tuple[np.ndarray, ...]:
+        """The operand pairs `[N_k, 2]` that each iteration allows; they depend on k alone."""
+        base = [OPERANDS.index(word) for word in self.operands]
+        pairs = []
+        for k in range(self.iterations):
+            tokens = np.array([*base, *range(len(OPERANDS), len(OPERANDS) + k)])
+            left, right = (x.ravel() for x in np.meshgrid(tokens, tokens, indexing="ij"))
+            allowed = np.ones(left.shape, bool)
+            if self.distinct_operands:
+                allowed &= left != right
+            if self.reuse_results and k > 0:
+                allowed &= (left >= len(OPERANDS)) | (right >= len(OPERANDS))
+            pairs.append(np.stack([left, right], axis=1)[allowed].astype(np.int32))
+        return tuple(pairs)
+
+    def sample(self, key: jax.Array, count: int) -> jax.Array:
+        """Draw programs uniformly, as tokens `int32[count, 5 G]`; the key is consumed."""
+        unary = jnp.array([UNARY.index(word) for word in self.unary], jnp.int32)
+        columns = []
+        for k, pairs in enumerate(self._pairs):
+            words = self._final_binary if k == self.iterations - 1 else self.binary
+            binary = jnp.array([BINARY.index(word) for word in words], jnp.int32)
+            keys = jax.random.split(jax.random.fold_in(key, k), 4)
+            columns.append(jax.random.choice(keys[0], jnp.asarray(pairs), (count,)))
+            columns.append(jax.random.choice(keys[1], unary, (count, 1)))
+            columns.append(jax.random.choice(keys[2], unary, (count, 1)))
+            columns.append(jax.random.choice(keys[3], binary, (count, 1)))
+        return jnp.concatenate(columns, axis=1)
+
+    def mask(self, tokens: jax.Array, step: int) -> jax.Array:
+        """Return which words may come next.
+
+        Args:
+            tokens: `int32[5 G]`, the tokens so far; those from `step` on are not read.
+            step: which token comes next, a Python integer.
+
+        Returns:
+            `bool[max(num_choices)]`; at least one is True.
+        """
+        k, place = divmod(step, TOKENS_PER_ITERATION)
+        pairs = self._pairs[k]
+        allowed = np.zeros(max(self.num_choices), bool)
+        if place == 0:
+            allowed[pairs[:, 0]] = True
+        elif place == 1:
+            partners = np.zeros((len(bank(k)), len(allowed)), bool)
+            partners[pairs[:, 0], pairs[:, 1]] = True
+            return jnp.asarray(partners)[tokens[step - 1]]
+        elif place < 4:
+            allowed[[UNARY.index(word) for word in self.unary]] = True
+        else:
+            words = self._final_binary if k == self.iterations - 1 else self.binary
+            allowed[[BINARY.index(word) for word in words]] = True
+        return jnp.asarray(allowed)
+
+    def __contains__(self, item: Program | UpdateRule | str) -> bool:
+        """Whether a program is in the space; a rule is if its encoding is."""
+        if not isinstance(item, Program):
+            try:
+                item = encode_expression(as_rule(item).expression, self.iterations)
+            except RuleError:
+                return False
+        if len(item.iterations) != self.iterations:
+            return False
+        tokens = item.array.reshape(-1)
+        return all(bool(self.mask(tokens, step)[token]) for step, token in enumerate(tokens))
