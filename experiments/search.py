@@ -1,0 +1,96 @@
+"""The paper's search (Bello et al., 2017, sections 3 and 5): find update rules for a small ConvNet.
+
+Claim:    a controller trained by PPO writes better and better update rules (figure 4).
+Command:  python experiments/search.py                     digits, about 3 minutes on 2 cores
+          python experiments/search.py --accelerator gpu --dataset cifar10 --data-dir DIR --samples 10000
+          python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
+Writes:   runs/DATE-TIME: config.json, candidates.jsonl, rewards.png, results.json, best/*.py
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nos_optax.search import (
+    AcceleratorError,
+    Candidate,
+    SearchConfig,
+    enable_compilation_cache,
+    results_table,
+    search,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(SearchConfig):
+    """Search for update rules: a controller writes them, child networks trained with them score them.
+
+    Evaluates --samples candidates, a population at a time, and keeps every one of them in the run folder. Ends by
+    training the best rules and the standard optimizers again with fresh seeds, and prints that table.
+    """
+
+    prepare_data: Path | None = None
+    """Only turn this archive (the official cifar-10-binary.tar.gz) into a prepared folder in --data-dir."""
+
+
+def run(arguments: Arguments, console: Console) -> None:
+    """Run the search with live progress; quiet where the output is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=arguments.samples, note="")
+
+        def on_stage(stage: str) -> None:
+            progress.update(task, description=stage)
+
+        def on_batch(candidates: Sequence[Candidate]) -> None:
+            best = max(candidates, key=lambda c: c.reward)
+            recent = candidates[-arguments.batch_size :]
+            note = f"{1 / recent[-1].seconds:.1f}/s, best {best.reward:.3f}: {best.rule}"
+            progress.update(task, description="searching", completed=len(candidates), note=note)
+
+        result = search(arguments, on_batch, on_stage)
+
+    statuses = [c.status for c in result.candidates]
+    counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("trained", "dead", "diverged"))
+    console.print(results_table(result.results))
+    console.print(f"{len(statuses)} candidates ({counts}) in {result.seconds:.0f} s")
+    console.print(f"Run folder: {result.folder}   reward curve: {result.folder / 'rewards.png'}")
+
+
+def prepare(arguments: Arguments, console: Console) -> None:
+    """Prepare CIFAR-10 from its archive."""
+    from nos_optax.population.cifar10 import prepare_cifar10
+
+    if arguments.data_dir is None:
+        raise ValueError("--prepare-data needs --data-dir, the folder to prepare")
+    with console.status("preparing"):
+        folder = prepare_cifar10(arguments.prepare_data, arguments.data_dir)
+    console.print(f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}")
+
+
+def main() -> None:
+    """Parse the command line and run; a user's mistake is one line and exit code 2."""
+    console = Console()
+    try:
+        arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+        enable_compilation_cache()
+        (prepare if arguments.prepare_data else run)(arguments, console)
+    except (ValueError, OSError, AcceleratorError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the candidates so far are in the run folder")
+
+
+if __name__ == "__main__":
+    main()

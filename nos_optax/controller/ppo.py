@@ -1,0 +1,221 @@
+"""Proximal policy optimization of a sequence policy, from one reward per sequence."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nos_optax.controller.policy import Policy, Samples, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """Describe how the policy learns.
+
+    Args:
+      learning_rate: of Adam.
+      clip_ratio: how far from 1 the ratio of new to old probability may move before its gradient
+        is cut.
+      entropy_coefficient: weight of the entropy bonus, in units of (scaled) advantage per nat.
+      baseline_decay: decay rate of the moving average of rewards; 0 is the last batch's mean.
+      normalize_advantages: divide the advantages by their root mean square over the batch.
+      epochs: passes over each batch.
+      minibatch_size: the most sequences per Adam step. A batch is cut into minibatches that differ
+        by at most one sequence.
+      max_grad_norm: clip the gradient to this global norm; None doesn't.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+
+    learning_rate: float
+    clip_ratio: float = 0.2
+    entropy_coefficient: float = 0.0015
+    baseline_decay: float = 0.95
+    normalize_advantages: bool = True
+    epochs: int = 2
+    minibatch_size: int = 16
+    max_grad_norm: float | None = None
+
+    def __post_init__(self):
+        for name in ("learning_rate", "clip_ratio", "epochs", "minibatch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"baseline_decay={self.baseline_decay}: give a number in [0, 1).")
+        if not self.entropy_coefficient >= 0:
+            raise ValueError(
+                f"entropy_coefficient={self.entropy_coefficient}: give 0 for no entropy bonus, or "
+                "a positive number."
+            )
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(
+                f"max_grad_norm={self.max_grad_norm}: give a positive number, or None for no "
+                "clipping."
+            )
+
+
+PRESETS = {
+    # Bello et al. give the learning rate, the minibatch size and the entropy coefficient.
+    "paper": PPOConfig(learning_rate=1e-5, epochs=1, minibatch_size=5, normalize_advantages=False),
+    # Tuned to learn from 10-40 batches of 32, on the synthetic task of tests/test_controller.py.
+    "default": PPOConfig(learning_rate=1e-2, epochs=2, minibatch_size=16, baseline_decay=0.5),
+}
+
+
+class PPOState(NamedTuple):
+    """What learning carries from batch to batch; a pytree of arrays."""
+
+    params: Any  # the policy's
+    opt_state: optax.OptState
+    baseline: jax.Array  # float32[], moving average of rewards
+    count: jax.Array  # int32[], updates so far
+
+
+class PPOMetrics(NamedTuple):
+    """What happened in one update; all float32[], means over its optimizer steps."""
+
+    loss: jax.Array
+    entropy: jax.Array  # of the policy, nats per sequence
+    approx_kl: jax.Array  # estimate of KL(old || new), nats per sequence
+    clip_fraction: jax.Array  # part of the sequences with a clipped ratio
+    grad_norm: jax.Array  # before any clipping
+
+
+class Controller(NamedTuple):
+    """A policy and the way it learns, as pure functions."""
+
+    init: Callable[..., PPOState]  # (key) -> state
+    sample: Callable[..., Samples]  # (params, key, batch_size) -> Samples
+    score: Callable[..., Scores]  # (params, tokens) -> Scores
+    update: Callable[..., tuple[PPOState, PPOMetrics]]
+    # (state, key, tokens int32[B, L], old_log_prob [B], rewards [B]) -> (state, metrics)
+
+
+def ppo_controller(policy: Policy, config: PPOConfig = PRESETS["default"]) -> Controller:
+    r"""Train a policy by proximal policy optimization.
+
+    Each update climbs, by Adam, over minibatches of the sampled batch,
+
+    .. math::
+      \operatorname{mean}\big[\min(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A)
+      + \beta H\big], \qquad
+      \rho = \frac{\pi(a)}{\pi_{\mathrm{old}}(a)}, \qquad A = R - b
+
+    with one ratio per sequence. The baseline :math:`b` is a moving average of rewards: the
+    first batch is judged against its own mean, and every batch joins the average after it has
+    been judged.
+
+    `update` is one compiled call per batch shape. The keys are consumed: pass each to one call
+    only. Rewards must be finite; give a child that diverged its chance-level reward.
+
+    Args:
+      policy: what to train.
+      config: how; see `PRESETS`.
+
+    Returns:
+      A `Controller`: `init(key) -> state`, the policy's `sample` and `score`, and
+      `update(state, key, tokens, old_log_prob, rewards) -> (state, metrics)`, whose middle
+      arguments are int32[B, L], float32[B] and float32[B]; it raises ValueError on other shapes.
+
+    Examples:
+      >>> from nos_optax.controller import PolicyConfig, lstm_policy
+      >>> policy = lstm_policy(PolicyConfig(num_choices=(2, 3)))
+      >>> controller = ppo_controller(policy)
+      >>> state = controller.init(jax.random.key(0))
+      >>> samples = controller.sample(state.params, jax.random.key(1), batch_size=8)
+      >>> rewards = samples.tokens[:, 0].astype(float)  # prefer a 1 in front
+      >>> state, metrics = controller.update(
+      ...     state, jax.random.key(2), samples.tokens, samples.log_prob, rewards
+      ... )
+
+    References:
+      Schulman et al., `Proximal Policy Optimization Algorithms
+      <https://arxiv.org/abs/1707.06347>`_, 2017
+
+      Bello et al., `Neural Optimizer Search with Reinforcement Learning
+      <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.3 and 4.1
+    """
+    optimizer = optax.adam(config.learning_rate)
+    if config.max_grad_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
+
+    def init(key):
+        params = policy.init(key)
+        return PPOState(
+            params,
+            optimizer.init(params),
+            baseline=jnp.zeros([], jnp.float32),
+            count=jnp.zeros([], jnp.int32),
+        )
+
+    def update(state, key, tokens, old_log_prob, rewards):
+        _check_shapes(tokens, old_log_prob, rewards)
+        rewards = rewards.astype(jnp.float32)
+        mean_reward = rewards.mean()
+        baseline = jnp.where(state.count == 0, mean_reward, state.baseline)
+        advantages = rewards - baseline
+        if config.normalize_advantages:
+            advantages /= jnp.sqrt(jnp.mean(advantages**2)) + 1e-6  # equal rewards stay near 0
+
+        def loss_fn(params, rows, weights):
+            log_prob, entropy = policy.score(params, tokens[rows])
+            log_ratio = log_prob - old_log_prob[rows]
+            ratio = jnp.exp(log_ratio)
+            objective = _clipped(ratio, advantages[rows], config.clip_ratio)
+            objective += config.entropy_coefficient * entropy
+            clipped = jnp.abs(ratio - 1) > config.clip_ratio
+            terms = (-objective, entropy, ratio - 1 - log_ratio, clipped)
+            means = [jnp.sum(weights * term) for term in terms]
+            return means[0], means
+
+        def step(carry, minibatch):
+            params, opt_state = carry
+            grads, means = jax.grad(loss_fn, has_aux=True)(params, *minibatch)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            metrics = PPOMetrics(*means, grad_norm=optax.tree.norm(grads))
+            return (optax.apply_updates(params, updates), opt_state), metrics
+
+        (params, opt_state), metrics = jax.lax.scan(
+            step, (state.params, state.opt_state), _minibatches(key, len(rewards), config)
+        )
+        decay = config.baseline_decay
+        baseline = decay * baseline + (1 - decay) * mean_reward
+        state = PPOState(params, opt_state, baseline, state.count + 1)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return Controller(jax.jit(init), policy.sample, policy.score, jax.jit(update))
+
+
+def _clipped(ratio, advantages, clip_ratio):
+    clipped = jnp.clip(ratio, 1 - clip_ratio, 1 + clip_ratio)
+    return jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def _minibatches(key, batch_size, config):
+    """Cut shuffled batches into minibatches that weigh every sequence equally.
+
+    Returns:
+      Rows int32[S, M] for S optimizer steps, -1 where there is none, and their weights
+      float32[S, M], 0 where there is none.
+    """
+    count = math.ceil(batch_size / config.minibatch_size)
+    size = math.ceil(batch_size / count)
+    order = jnp.argsort(jax.random.uniform(key, (config.epochs, batch_size)))
+    padded = jnp.pad(order, ((0, 0), (0, count * size - batch_size)), constant_values=-1)
+    # Dealt out like cards, so that no minibatch lacks more than one row.
+    rows = padded.reshape(-1, size, count).swapaxes(1, 2).reshape(-1, size)
+    return rows, jnp.where(rows >= 0, count / batch_size, 0.0)
+
+
+def _check_shapes(tokens, old_log_prob, rewards):
+    shapes = tokens.shape, old_log_prob.shape, rewards.shape
+    if tokens.ndim != 2 or not shapes[0][:1] == shapes[1] == shapes[2]:
+        raise ValueError(
+            "tokens, old_log_prob and rewards have shapes {}, {}, {}: give [B, L], [B], [B], "
+            "one row per sampled sequence.".format(*shapes)
+        )

@@ -1,0 +1,276 @@
+r"""The paper's decays: as schedules, and as plain functions of a step and a horizon.
+
+``optax`` has the single cosine; what it lacks is the product of a linear and a cosine decay, the
+same with annealed noise, and cosines that cycle or restart. With :math:`t` the count clamped to
+the horizon :math:`T` (``decay_steps``):
+
+.. math::
+
+    \mathrm{ld} = 1 - t/T \qquad
+    \mathrm{cd}_n = \tfrac{1}{2} \left(1 + \cos(2 \pi n t / T)\right) \qquad
+    \mathrm{rd}_n = \tfrac{1}{2} \left(1 + \cos(\pi\, ((t n) \bmod T) / T)\right)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+# Up to this horizon the integers of `_cycle_fraction` fit in 32 bits.
+_MAX_DECAY_STEPS = 2**30
+
+
+def linear_decay(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
+    """Return ld, which falls linearly from 1 at step 0 to 0 at step T and stays there."""
+    return _as_float(T - jnp.minimum(t, T)) / _as_float(T)
+
+
+def cyclical_decay(
+    t: jax.typing.ArrayLike, T: jax.typing.ArrayLike, n: jax.typing.ArrayLike = 0.5
+) -> jax.Array:
+    """Return cd_n, a cosine between 1 and 0 with n full periods in T steps."""
+    # (1 + cos 2x) / 2 = cos^2 x, which does not cancel where it is small.
+    return jnp.cos(jnp.pi * _cycle_fraction(t, T, n)) ** 2
+
+
+def restart_decay(
+    t: jax.typing.ArrayLike, T: jax.typing.ArrayLike, n: jax.typing.ArrayLike = 1
+) -> jax.Array:
+    """Return rd_n, a cosine that falls from 1 to 0 n times in T steps; 1 at T for whole n."""
+    return jnp.cos(0.5 * jnp.pi * _cycle_fraction(t, T, n)) ** 2
+
+
+def linear_cosine(
+    init_value: float | jax.Array,
+    decay_steps: int | jax.Array,
+    num_periods: float | jax.Array = 0.5,
+    alpha: float | jax.Array = 0.0,
+    beta: float | jax.Array = 0.0,
+) -> optax.Schedule:
+    r"""Build the linear cosine decay.
+
+    .. math::
+
+        \eta_t = \eta_0 \left((\alpha + \mathrm{ld})\, \mathrm{cd}_n + \beta\right)
+
+    Args:
+        init_value: The scale :math:`\eta_0`, and with the defaults the value at count 0.
+        decay_steps: The horizon :math:`T`, in counts. The value no longer changes after it.
+        num_periods: The full periods :math:`n` of the cosine in ``decay_steps``; one half is a
+            single descent.
+        alpha: Added to the linear decay.
+        beta: Added to the product; ``init_value * beta`` is then the final value of the default.
+            TensorFlow's function of this name has 0.001, the paper has none.
+
+    Returns:
+        A schedule: a count of shape ``()`` to a value of shape ``()``.
+
+    Raises:
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+
+    Examples:
+        >>> import nos_optax
+        >>> schedule = nos_optax.linear_cosine(init_value=0.5, decay_steps=10_000)
+        >>> print(*(f"{schedule(count):.4f}" for count in (0, 2_500, 5_000, 7_500, 10_000)))
+        0.5000 0.3201 0.1250 0.0183 0.0000
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+    """
+    decay_steps = _whole_steps(decay_steps)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        ld = linear_decay(count, decay_steps)
+        cd = cyclical_decay(count, decay_steps, num_periods)
+        return init_value * ((alpha + ld) * cd + beta)
+
+    return schedule
+
+
+def noisy_linear_cosine(
+    init_value: float | jax.Array,
+    decay_steps: int | jax.Array,
+    num_periods: float | jax.Array = 0.5,
+    alpha: float | jax.Array = 0.0,
+    beta: float | jax.Array = 0.001,
+    initial_variance: float | jax.Array = 1.0,
+    variance_decay: float | jax.Array = 0.55,
+    key: jax.Array | None = None,
+) -> optax.Schedule:
+    r"""Build the linear cosine decay with annealed Gaussian noise.
+
+    .. math::
+
+        \eta_t = \eta_0 \left((\alpha + \mathrm{ld} + \varepsilon_t)\, \mathrm{cd}_n + \beta\right),
+        \qquad \varepsilon_t \sim \mathcal{N}\left(0, \sigma^2_0 / (1 + t)^{\gamma}\right)
+
+    The noise is a pure function of the key and the count, so a resumed run sees the values of an
+    unbroken one. The value is not clipped: it is negative where the noise is.
+
+    Args:
+        init_value: The scale :math:`\eta_0`.
+        decay_steps: The horizon :math:`T`, in counts.
+        num_periods: The full periods :math:`n` of the cosine in ``decay_steps``; one half is a
+            single descent.
+        alpha: Added to the linear decay.
+        beta: Added to the product.
+        initial_variance: The variance :math:`\sigma^2_0` of the noise at count 0.
+        variance_decay: The exponent :math:`\gamma` with which the variance falls.
+        key: A key of :mod:`jax.random`, typed or legacy; ``jax.random.key(0)`` if None.
+
+    Returns:
+        A schedule: a count of shape ``()`` to a value of shape ``()``.
+
+    Raises:
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+
+    Examples:
+        >>> import nos_optax
+        >>> schedule = nos_optax.noisy_linear_cosine(init_value=0.5, decay_steps=10_000)
+        >>> bool(schedule(7) == schedule(7)), bool(schedule(7) == schedule(8))
+        (True, False)
+        >>> print(f"{schedule(10_000):.4f}")
+        0.0005
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+    """
+    decay_steps = _whole_steps(decay_steps)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        ld = linear_decay(count, decay_steps)
+        cd = cyclical_decay(count, decay_steps, num_periods)
+        t = _as_float(jnp.minimum(count, decay_steps))
+        variance = initial_variance / (1 + t) ** variance_decay
+        eps = jnp.sqrt(variance) * _standard_normal(key, count)
+        return init_value * ((alpha + ld + eps) * cd + beta)
+
+    return schedule
+
+
+def cyclical_cosine(
+    init_value: float | jax.Array,
+    decay_steps: int | jax.Array,
+    num_periods: float | jax.Array = 0.5,
+    zero_after: int | jax.Array | None = None,
+) -> optax.Schedule:
+    r"""Build the cyclical cosine decay, which goes back up as smoothly as it came down.
+
+    .. math::
+
+        \eta_t = \eta_0\, \mathrm{cd}_n
+
+    Args:
+        init_value: The value :math:`\eta_0` at count 0.
+        decay_steps: The horizon :math:`T`, in counts. The value no longer changes after it.
+        num_periods: The full periods :math:`n` in ``decay_steps``; one half is a single descent.
+        zero_after: From this count on, inclusive, the value is 0. None: never.
+
+    Returns:
+        A schedule: a count of shape ``()`` to a value of shape ``()``.
+
+    Raises:
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+
+    Examples:
+        >>> import nos_optax
+        >>> schedule = nos_optax.cyclical_cosine(1.0, decay_steps=100, num_periods=2)
+        >>> print(*(f"{schedule(count):.1f}" for count in (0, 25, 50, 75, 100)))
+        1.0 0.0 1.0 0.0 1.0
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+    """
+    decay_steps = _whole_steps(decay_steps)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        value = init_value * cyclical_decay(count, decay_steps, num_periods)
+        return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
+
+    return schedule
+
+
+def restart_cosine(
+    init_value: float | jax.Array,
+    decay_steps: int | jax.Array,
+    num_periods: float | jax.Array = 1,
+    zero_after: int | jax.Array | None = None,
+) -> optax.Schedule:
+    r"""Build the cosine decay with warm restarts, which jumps back up after each descent.
+
+    .. math::
+
+        \eta_t = \eta_0\, \mathrm{rd}_n
+
+    Args:
+        init_value: The value :math:`\eta_0` at count 0 and at each restart.
+        decay_steps: The horizon :math:`T`, in counts. The value no longer changes after it.
+        num_periods: The descents :math:`n` in ``decay_steps``. For whole numbers the horizon itself
+            is a restart: from there on the value is ``init_value``, unless ``zero_after`` is given.
+        zero_after: From this count on, inclusive, the value is 0. None: never.
+
+    Returns:
+        A schedule: a count of shape ``()`` to a value of shape ``()``.
+
+    Raises:
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+
+    Examples:
+        >>> import nos_optax
+        >>> schedule = nos_optax.restart_cosine(1.0, decay_steps=100, num_periods=2)
+        >>> print(*(f"{schedule(count):.1f}" for count in (0, 25, 49, 50, 75, 99, 100)))
+        1.0 0.5 0.0 1.0 0.5 0.0 1.0
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+    """
+    decay_steps = _whole_steps(decay_steps)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        value = init_value * restart_decay(count, decay_steps, num_periods)
+        return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
+
+    return schedule
+
+
+def _cycle_fraction(
+    t: jax.typing.ArrayLike, T: jax.typing.ArrayLike, n: jax.typing.ArrayLike
+) -> jax.Array:
+    """Return ((t n) mod T) / T, rounded only where n is fractional and in the last division."""
+    t = jnp.minimum(t, T)
+    n = jnp.asarray(n)
+    whole = jnp.floor(n).astype(jnp.int32)
+    rest = (n - whole) * _as_float(t)
+    quotient = jnp.floor(n * (_as_float(t) / _as_float(T))).astype(jnp.int32)
+    # Both products may overflow and wrap around. Their difference does not: it lies between -T and
+    # 2T, as the float quotient is off by one at most.
+    remainder = (whole * t - quotient * T + jnp.floor(rest).astype(jnp.int32)) % T
+    return (_as_float(remainder) + rest % 1) / _as_float(T)
+
+
+def _standard_normal(key: jax.Array | None, count: jax.typing.ArrayLike) -> jax.Array:
+    """Draw the standard normal number that belongs to each count."""
+    # The default key is made here, not with the schedule, which must not start JAX's backends.
+    key = jax.random.key(0) if key is None else key
+    draw = jnp.vectorize(lambda c: jax.random.normal(jax.random.fold_in(key, c), dtype=float))
+    return draw(count)
+
+
+def _as_float(x: jax.typing.ArrayLike) -> jax.Array:
+    return jnp.asarray(x, dtype=float)
+
+
+def _whole_steps(decay_steps: int | jax.Array) -> int | jax.Array:
+    """Return a number as an int, once checked; an array, which may be traced, as it is."""
+    if not isinstance(decay_steps, (int, float, np.integer, np.floating)):
+        return decay_steps
+    if not (1 <= decay_steps <= _MAX_DECAY_STEPS and decay_steps == int(decay_steps)):
+        raise ValueError(
+            f"decay_steps is {decay_steps}, but must be a whole number between 1 and 2**30: "
+            "pass the number of optimizer updates over which the schedule decays."
+        )
+    return int(decay_steps)

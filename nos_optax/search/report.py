@@ -1,0 +1,126 @@
+"""What a run shows at its end: the reward curve, the table of re-trained rules, the best rules as files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from nos_optax.grammar import encode, parse
+from nos_optax.search.run_folder import Candidate, RunFolder
+
+STANDARD = {
+    "SGD": "g",
+    "Momentum": "m",
+    "RMSProp": "rmsprop",
+    "Adam": "adam",
+    "PowerSign": "exp(sign(g) * sign(m)) * g",
+    "AddSign": "(1 + sign(g) * sign(m)) * g",
+}
+STANDARD_ITERATIONS = max(len(encode(rule).iterations) for rule in STANDARD.values())
+
+
+class Result(NamedTuple):
+    """A rule that was trained again with fresh seeds."""
+
+    name: str  # a standard optimizer's name, or "found 1", "found 2", ...
+    rule: str  # infix
+    tokens: str
+    rewards: tuple[float, ...]  # one a seed
+    learning_rate: float  # the median of the sweeps' choices
+    searched: float | None  # its reward in the search
+
+    @property
+    def mean(self) -> float:
+        """Mean reward over the seeds."""
+        return float(np.mean(self.rewards))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the rewards over the seeds."""
+        return float(np.std(self.rewards, ddof=1))
+
+
+def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return the best trained candidates, one of each group that algebra makes equal."""
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: -c.reward):
+        if candidate.status == "trained":
+            best.setdefault(candidate.digest, candidate)
+    return list(best.values())[:count]
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Return the table of re-trained rules, best mean first."""
+    seeds = len(results[0].rewards)
+    table = Table(
+        title=f"Trained again with {seeds} fresh seeds: validation accuracy, mean and standard deviation",
+        title_justify="left",
+    )
+    table.add_column("optimizer")
+    table.add_column("update rule", overflow="fold")
+    for column in ("mean", "sd", "lowest", "highest", "rate", "in search"):
+        table.add_column(column, justify="right")
+    for result in sorted(results, key=lambda r: -r.mean):
+        table.add_row(
+            result.name,
+            result.rule,
+            f"{result.mean:.4f}",
+            f"{result.deviation:.4f}",
+            f"{min(result.rewards):.4f}",
+            f"{max(result.rewards):.4f}",
+            f"{result.learning_rate:.0e}",
+            "" if result.searched is None else f"{result.searched:.4f}",
+        )
+    return table
+
+
+def write_best(folder: RunFolder, results: Sequence[Result]) -> None:
+    """Write `results.json`, and each found rule as a standalone Python module in `best/`."""
+    ranked = sorted(results, key=lambda r: -r.mean)
+    rows = [
+        result._asdict()
+        | {
+            "mean": result.mean,
+            "deviation": result.deviation,
+            "latex": parse(result.rule).latex(),
+        }
+        for result in ranked
+    ]
+    folder.write_json("results.json", rows)
+    for result in ranked:
+        if result.searched is not None:
+            name = result.name.replace(" ", "_")
+            folder.write_text(f"best/{name}.py", parse(result.rule).to_python(f"scale_by_{name}"))
+
+
+def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str, path: Path) -> None:
+    """Draw the reward over the samples, as the paper's figure 4.
+
+    Args:
+        candidates: in the order of their evaluation.
+        chance: accuracy of a constant prediction.
+        title: of the figure.
+        path: a PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    rewards = np.array([c.reward for c in candidates])
+    samples = np.arange(1, len(rewards) + 1)
+    trained = np.array([c.status == "trained" for c in candidates])
+    window = max(1, min(64, len(rewards) // 4))
+    mean = np.convolve(rewards, np.ones(window) / window, mode="valid")
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(samples[trained], rewards[trained], ".", color="0.6", ms=4, label="candidate")
+    axes.plot(samples[~trained], rewards[~trained], "|", color="0.75", ms=4, label="never learned")
+    axes.plot(samples[window - 1 :], mean, color="C0", lw=2, label=f"mean of the last {window}")
+    axes.step(samples, np.maximum.accumulate(rewards), color="C1", where="post", label="best")
+    axes.axhline(chance, color="0.4", lw=0.8, ls=":", label="chance")
+    axes.set(xlabel="candidates evaluated", ylabel="validation accuracy (reward)", title=title)
+    axes.set_ylim(0, 1)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    figure.savefig(path, dpi=150)
+

@@ -1,0 +1,145 @@
+"""PowerSign: larger steps where the gradient agrees with its average, smaller where it does not.
+
+Discovered in "Neural Optimizer Search with Reinforcement Learning" by Bello et al.
+(https://arxiv.org/abs/1709.07417).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nos_optax.transforms import _sign_agreement
+
+
+class ScaleByPowerSignState(NamedTuple):
+    """State of PowerSign: one moving average."""
+
+    count: jax.typing.ArrayLike  # shape=(), dtype=jnp.int32
+    mu: optax.Updates  # shapes of the parameters
+
+
+def scale_by_powersign(
+    b1: jax.typing.ArrayLike = 0.9,
+    base: jax.typing.ArrayLike = math.e,
+    sign_decay: optax.ScalarOrSchedule = 1.0,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformation:
+    """Rescale updates by the PowerSign rule, without a learning rate.
+
+    See :func:`nos_optax.powersign` for the mathematics.
+
+    Args:
+        b1: Decay rate of the moving average of the gradient, in [0, 1).
+        base: Multiplier where the signs agree; its inverse multiplies where they disagree.
+        sign_decay: Exponent of the base: a number, or a schedule of the count before the step.
+        mu_dtype: dtype of the moving average; that of the parameters if None.
+
+    Returns:
+        The :class:`optax.GradientTransformation`.
+
+    Raises:
+        ValueError: If ``b1`` is outside [0, 1) or ``base`` is not positive; from ``init``, if a
+            parameter is complex.
+    """
+    _sign_agreement.check_decay_rate(b1)
+    if isinstance(base, (int, float)) and not base > 0:
+        raise ValueError(
+            f"base is {base}, but must be positive, as it is raised to powers: above 1 (e in the "
+            "paper) to enlarge the steps on which the signs agree."
+        )
+
+    def init_fn(params):
+        mu = _sign_agreement.init_average(params, mu_dtype)
+        return ScaleByPowerSignState(count=jnp.zeros([], jnp.int32), mu=mu)
+
+    def update_fn(updates, state, params=None):
+        del params
+        f = _sign_agreement.value_at(sign_decay, state.count)
+        mu = _sign_agreement.update_average(updates, state.mu, b1)
+        updates = _sign_agreement.scale_by_agreement(
+            updates, mu, agree=base**f, neutral=1.0, disagree=base**-f
+        )
+        mu = optax.tree.cast_like(mu, state.mu)
+        return updates, ScaleByPowerSignState(optax.safe_increment(state.count), mu)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def powersign(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    b1: jax.typing.ArrayLike = 0.9,
+    base: jax.typing.ArrayLike = math.e,
+    sign_decay: optax.ScalarOrSchedule = 1.0,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Build the PowerSign optimizer.
+
+    .. math::
+
+        \begin{align*}
+          m_t &\leftarrow \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+          u_t &\leftarrow -\eta_t \left(
+              b^{\, f(t)\, \mathrm{sign}(g_t)\, \mathrm{sign}(m_t)}\, g_t + \lambda w_t \right)
+        \end{align*}
+
+    Where the gradient and its average agree in sign the step is :math:`b^{f(t)}` times that of
+    gradient descent, where they disagree it is :math:`b^{-f(t)}` times, and where either is 0 it is
+    the same. The average needs no bias correction, which never changes a sign. The rule has one
+    parameter-sized slot of state, Adam has two.
+
+    Args:
+        learning_rate: The step size :math:`\eta_t`: a number, or a schedule of the count. With the
+            default the updates already point downhill, ready for ``optax.scale_by_schedule``.
+        b1: Decay rate :math:`\beta_1` of the moving average of the gradient, in [0, 1).
+        base: The base :math:`b`, positive; e in the paper.
+        sign_decay: The decay :math:`f(t)` of the exponent: a number, or a schedule of the count
+            before the step, which is 0 at the first update.
+        mu_dtype: dtype of the moving average; that of the parameters if None.
+        weight_decay: Decay :math:`\lambda` of the parameters, multiplied by the learning rate.
+            Unless it is the number 0, ``update`` needs the parameters.
+        mask: Which parameters ``weight_decay`` applies to: a tree of booleans with the structure of
+            the parameters or a prefix of it, or a function from parameters to such a tree.
+
+    Returns:
+        The :class:`optax.GradientTransformationExtraArgs`.
+
+    Raises:
+        ValueError: If ``b1`` is outside [0, 1) or ``base`` is not positive; from ``init``, if a
+            parameter is complex.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import nos_optax
+        >>> import optax
+        >>> def loss(w):
+        ...     return jnp.sum(w**2)
+        >>> linear_cosine = nos_optax.linear_cosine(init_value=0.1, decay_steps=20)
+        >>> tx = optax.chain(nos_optax.powersign(), optax.scale_by_schedule(linear_cosine))
+        >>> params = jnp.array([1.0, 2.0, 3.0])
+        >>> state = tx.init(params)
+        >>> for _ in range(5):
+        ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(f"{loss(params):.2e}")
+        2.92e+00
+        6.91e-01
+        1.89e-01
+        5.98e-02
+        2.20e-02
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
+    """
+    return optax.chain(
+        scale_by_powersign(b1=b1, base=base, sign_decay=sign_decay, mu_dtype=mu_dtype),
+        _sign_agreement.decay_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,5 @@
+"""Settings of every test: two CPU devices, whatever the machine."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)

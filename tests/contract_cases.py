@@ -1,0 +1,51 @@
+"""The optimizers that `test_optax_contract.py` holds to Optax's contract.
+
+To put another optimizer under contract, add a case to `OPTIMIZERS`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+
+from nos_optax.schedules import cyclical_cosine, linear_cosine
+from nos_optax.transforms import addsign, powersign
+
+
+class Case(NamedTuple):
+    """An optimizer, with arguments that bring it to the minimum of Rosenbrock's function."""
+
+    name: str
+    factory: Callable[..., optax.GradientTransformation]
+    kwargs: dict[str, Any]  # learning_rate, a float, is one of them
+    static_args: tuple[str, ...] = ()  # arguments that `inject_hyperparams` must not trace
+
+    def make(self, **overrides: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(self.factory(**(self.kwargs | overrides)))
+
+
+OPTIMIZERS = [
+    Case("powersign", powersign, {"learning_rate": 5e-4}),
+    Case(
+        "powersign_decayed",
+        powersign,
+        {
+            "learning_rate": 1e-3,
+            "base": 2.0,
+            "sign_decay": linear_cosine(1.0, 20_000),
+            "mu_dtype": "bfloat16",
+            "weight_decay": 1e-5,
+        },
+    ),
+    Case("addsign", addsign, {"learning_rate": 5e-4}),
+    Case(
+        "addsign_decayed",
+        addsign,
+        {
+            "learning_rate": 5e-4,
+            "b1": 0.8,
+            "alpha": 2.0,
+            "sign_decay": cyclical_cosine(1.0, 20_000, num_periods=5),
+        },
+    ),
+]

@@ -1,0 +1,382 @@
+"""The controller's laws: the policy is the distribution it says it is, and PPO climbs it."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
+
+RULE_SIZES = (22, 22, 13, 13, 6, 23, 23, 13, 13, 6)  # two iterations of op1 op2 u1 u2 b
+
+
+def distinct_neighbours(num_choices):
+    """Forbid repeating the previous token."""
+
+    def mask_fn(tokens, step):
+        return (jnp.arange(max(num_choices)) != tokens[step - 1]) | (step == 0)
+
+    return mask_fn
+
+
+def make_policy(num_choices, hidden_size=16, mask=True, init_scale=0.08):
+    config = PolicyConfig(num_choices, hidden_size, init_scale)
+    return lstm_policy(config, distinct_neighbours(num_choices) if mask else None)
+
+
+@functools.cache  # compiling an update takes seconds: tests share controllers
+def make_controller(config, num_choices=(3, 4), hidden_size=16):
+    return ppo_controller(make_policy(num_choices, hidden_size), config)
+
+
+ONE_STEP = PPOConfig(1e-2, clip_ratio=0.2, entropy_coefficient=0.5, epochs=1, minibatch_size=16)
+
+
+def all_sequences(num_choices):
+    return np.array(list(itertools.product(*map(range, num_choices))), np.int32)
+
+
+def assert_finite(tree):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+# The policy.
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_sampled_scores_equal_teacher_forced_scores(mask):
+    policy = make_policy((4, 3, 5, 2), mask=mask, init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+    samples = policy.sample(params, jax.random.key(1), batch_size=64)
+    log_prob, entropy = policy.score(params, samples.tokens)
+    assert samples.tokens.dtype == jnp.int32 and samples.tokens.shape == (64, 4)
+    np.testing.assert_allclose(samples.log_prob, log_prob, atol=1e-5)
+    np.testing.assert_allclose(samples.entropy, entropy, atol=1e-5)
+
+
+def test_masks_are_never_violated():
+    policy = make_policy(RULE_SIZES)
+    samples = policy.sample(policy.init(jax.random.key(0)), jax.random.key(1), batch_size=4096)
+    tokens = np.asarray(samples.tokens)
+    assert (tokens[:, 1:] != tokens[:, :-1]).all()
+    assert (tokens >= 0).all() and (tokens < RULE_SIZES).all()
+    assert (tokens.max(axis=0) == np.array(RULE_SIZES) - 1).all()  # and every choice is reached
+    assert_finite(samples)
+
+
+def test_probabilities_sum_to_one_and_match_frequencies():
+    sizes = (3, 4)
+    policy = make_policy(sizes, init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+    sequences = all_sequences(sizes)
+    probs = np.exp(policy.score(params, sequences).log_prob)
+    assert (probs[sequences[:, 0] == sequences[:, 1]] == 0).all()
+    np.testing.assert_allclose(probs.sum(), 1.0, rtol=1e-5)
+
+    num_samples = 20_000
+    tokens = policy.sample(params, jax.random.key(1), num_samples).tokens
+    counts = np.bincount(tokens[:, 0] * sizes[1] + tokens[:, 1], minlength=len(probs))
+    deviation = np.sqrt(probs * (1 - probs) / num_samples)
+    assert (np.abs(counts / num_samples - probs) <= 4.5 * deviation).all()
+
+
+def test_entropy_is_the_sum_of_exact_step_entropies():
+    sizes = (3, 4, 2)
+    policy = make_policy(sizes, init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+    sequences = all_sequences(sizes)
+    log_prob, entropy = map(np.asarray, policy.score(params, sequences))
+    table = np.exp(log_prob).reshape(sizes)
+
+    def step_entropy(joint):  # of p(next | this prefix)
+        p = joint / joint.sum()
+        return -np.sum(p[p > 0] * np.log(p[p > 0]))
+
+    allowed = np.isfinite(log_prob)
+    exact = [
+        step_entropy(table.sum((1, 2))) + step_entropy(table[a].sum(1)) + step_entropy(table[a, b])
+        for a, b, _ in sequences[allowed]
+    ]
+    assert (entropy >= 0).all()
+    np.testing.assert_allclose(entropy[allowed], exact, atol=1e-5)
+
+
+def test_uniform_logits_have_the_entropy_of_the_allowed_choices():
+    sizes = (6, 5, 5)
+    policy = make_policy(sizes)
+    params = jax.tree.map(jnp.zeros_like, policy.init(jax.random.key(0)))
+    log_prob, entropy = policy.score(params, jnp.array([[4, 0, 1]]))
+    expected = math.log(6) + math.log(4) + math.log(4)
+    np.testing.assert_allclose(entropy, [expected], rtol=1e-6)
+    np.testing.assert_allclose(log_prob, [-expected], rtol=1e-6)
+
+
+def test_gradients_are_finite_under_masks():
+    # One choice allowed at every step but the first: as masked as it gets.
+    policy = lstm_policy(
+        PolicyConfig((4, 4, 3), hidden_size=8),
+        lambda tokens, step: (step == 0) | (jnp.arange(4) == step),
+    )
+    params = policy.init(jax.random.key(0))
+    tokens = policy.sample(params, jax.random.key(1), batch_size=8).tokens
+    assert (tokens[:, 1:] == jnp.array([1, 2])).all()
+    grads = jax.grad(lambda p: sum(x.sum() for x in policy.score(p, tokens)))(params)
+    assert_finite(grads)
+
+
+def test_a_row_does_not_influence_another():
+    policy = make_policy((4, 3, 5), init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+    tokens = policy.sample(params, jax.random.key(1), batch_size=8).tokens
+    changed = tokens.at[1:].set(tokens[1:][::-1])
+    before, after = policy.score(params, tokens), policy.score(params, changed)
+    assert before.log_prob[0] == after.log_prob[0]
+
+
+def test_scores_ignore_tokens_to_come():
+    policy = make_policy((4, 3, 5), init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+
+    def prefix_prob(prefix):
+        rest = all_sequences((5,))
+        tokens = np.concatenate([np.tile(prefix, (5, 1)), rest], axis=1)
+        return np.exp(policy.score(params, tokens).log_prob).sum()
+
+    total = sum(prefix_prob(prefix) for prefix in all_sequences((4, 3)))
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+
+
+def test_init_is_uniform_within_the_scale_and_has_the_papers_sizes():
+    config = PolicyConfig(RULE_SIZES)
+    params = lstm_policy(config).init(jax.random.key(0))
+    weights = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    steps, most, hidden = len(RULE_SIZES), max(RULE_SIZES), 150
+    lstm = 4 * (2 * hidden * hidden + hidden)
+    heads = steps * (hidden + 1) * most
+    assert weights.size == lstm + heads + steps * most * hidden
+    assert np.abs(weights).max() <= 0.08
+    np.testing.assert_allclose(weights.std(), 0.08 / math.sqrt(3), rtol=0.01)
+    assert all(np.abs(leaf).max() > 0.07 for leaf in jax.tree.leaves(params))  # biases too
+
+
+# PPO.
+
+
+def first_update(controller, rewards_fn, batch_size=16, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    state = controller.init(keys[0])
+    samples = controller.sample(state.params, keys[1], batch_size)
+    rewards = rewards_fn(samples.tokens)
+    new_state, metrics = controller.update(
+        state, keys[2], samples.tokens, samples.log_prob, rewards
+    )
+    return state, samples, rewards, new_state, metrics
+
+
+def prefer_zero(tokens):
+    return (tokens[:, 0] == 0).astype(float)
+
+
+@pytest.mark.parametrize(("clip_ratio", "max_grad_norm"), [(0.2, None), (1e-4, 0.01)])
+def test_one_step_equals_the_textbook(clip_ratio, max_grad_norm):
+    """The first ratio is 1: the step is the policy gradient's, however narrow the clip."""
+    config = dataclasses.replace(ONE_STEP, clip_ratio=clip_ratio, max_grad_norm=max_grad_norm)
+    controller = make_controller(config)
+    state, samples, rewards, new_state, metrics = first_update(controller, prefer_zero)
+    assert metrics.clip_fraction == 0
+    np.testing.assert_allclose(metrics.approx_kl, 0.0, atol=1e-6)
+
+    advantages = (rewards - rewards.mean()) / rewards.std()
+
+    def loss_fn(params):
+        log_prob, entropy = controller.score(params, samples.tokens)
+        ratio = jnp.exp(log_prob - samples.log_prob)
+        return -jnp.mean(ratio * advantages + 0.5 * entropy)
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    norm = optax.tree.norm(grads)
+    if max_grad_norm:
+        grads = jax.tree.map(lambda g: g * max_grad_norm / norm, grads)
+    np.testing.assert_allclose(metrics.loss, loss, atol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-4)
+    # Adam's first step hides the gradient's scale; its first moment doesn't.
+    mu = optax.tree.get(new_state.opt_state, "mu")
+    jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, atol=1e-6), mu, grads)
+
+
+@pytest.mark.parametrize(("minibatch_size", "batch_size"), [(5, 21), (64, 3)])
+def test_minibatches_weigh_every_sequence_equally(minibatch_size, batch_size):
+    """A whole epoch's metrics are means over the batch, however it is cut."""
+    policy = make_policy((4, 3, 5), hidden_size=8, init_scale=1.0)
+    config = PPOConfig(learning_rate=1e-20, epochs=1, minibatch_size=minibatch_size)
+    _, samples, *_, metrics = first_update(
+        ppo_controller(policy, config), lambda tokens: tokens[:, 0], batch_size
+    )
+    assert samples.entropy.std() > 0.05
+    np.testing.assert_allclose(metrics.entropy, samples.entropy.mean(), rtol=1e-5)
+
+
+def test_later_ratios_are_clipped():
+    config = PPOConfig(5e-2, clip_ratio=0.1, epochs=10, minibatch_size=16)
+    *_, metrics = first_update(make_controller(config), prefer_zero)
+    assert 0.3 < metrics.clip_fraction < 1
+    assert metrics.approx_kl > 0
+
+
+def test_one_step_moves_probability_toward_the_rewarded_sequence():
+    controller = make_controller(ONE_STEP)
+    _, samples, rewards, state, _ = first_update(controller, prefer_zero)
+    change = controller.score(state.params, samples.tokens).log_prob - samples.log_prob
+    assert change[rewards == 1].min() > 0 > change[rewards == 0].mean()
+
+
+def test_baseline_starts_at_the_batch_mean_and_then_moves_slowly():
+    controller = make_controller(ONE_STEP)
+    *_, state, _ = first_update(controller, lambda tokens: jnp.full(len(tokens), 0.3))
+    np.testing.assert_allclose(state.baseline, 0.3, rtol=1e-6)
+    samples = controller.sample(state.params, jax.random.key(5), 16)
+    state, _ = controller.update(
+        state, jax.random.key(6), samples.tokens, samples.log_prob, jnp.full(16, 0.8)
+    )
+    np.testing.assert_allclose(state.baseline, 0.95 * 0.3 + 0.05 * 0.8, rtol=1e-6)
+    assert state.count == 2
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1])
+def test_equal_rewards_change_little_and_give_no_nan(reward):
+    controller = make_controller(PRESETS["default"])
+    *_, samples, _, state, metrics = first_update(
+        controller, lambda tokens: jnp.full(len(tokens), reward)
+    )
+    assert_finite((state, metrics))
+    after = controller.score(state.params, samples.tokens)
+    np.testing.assert_allclose(after.log_prob, samples.log_prob, atol=0.1)
+
+
+def test_deterministic_from_the_key():
+    controller = make_controller(PRESETS["default"])
+    runs = [first_update(controller, prefer_zero, seed=seed)[3] for seed in (0, 0, 1)]
+    same = jax.tree.map(np.array_equal, runs[0], runs[1])
+    assert jax.tree.all(same)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, runs[0].params, runs[2].params))
+
+
+def test_one_trace_each_for_sample_and_update():
+    traces = 0
+
+    def mask_fn(tokens, step):
+        nonlocal traces
+        traces += 1
+        return jnp.ones(4, bool)
+
+    policy = lstm_policy(PolicyConfig((3, 4), hidden_size=8), mask_fn)
+    controller = ppo_controller(policy, PPOConfig(1e-2))
+    state = first_update(controller, prefer_zero)[3]
+    before = traces
+    for seed in range(3):
+        samples = controller.sample(state.params, jax.random.key(seed), 16)
+        state, _ = controller.update(
+            state, jax.random.key(seed), samples.tokens, samples.log_prob, samples.entropy
+        )
+    assert traces == before
+
+
+# Learning.
+
+
+def learn(controller, reward_fn, num_seeds, num_updates, batch_size):
+    """Return the first and last params, and the rewards [num_seeds, num_updates, batch_size]."""
+
+    def step(state, key):
+        sample_key, reward_key, update_key = jax.random.split(key, 3)
+        samples = controller.sample(state.params, sample_key, batch_size)
+        rewards = reward_fn(reward_key, samples.tokens)
+        state, _ = controller.update(state, update_key, samples.tokens, samples.log_prob, rewards)
+        return state, rewards
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        init_key, key = jax.random.split(key)
+        keys = jax.random.split(key, num_updates)
+        first = controller.init(init_key)
+        last, rewards = jax.lax.scan(step, first, keys)
+        return first.params, last.params, rewards
+
+    return run(jax.random.split(jax.random.key(0), num_seeds))
+
+
+def bandit_reward(key, tokens):
+    del key
+    return jnp.mean(tokens == jnp.array([2, 0]), axis=1)
+
+
+def expected_bandit_reward(controller, params, num_choices):
+    sequences = all_sequences(num_choices)
+    probs = jnp.exp(jax.vmap(controller.score, (0, None))(params, sequences).log_prob)
+    return np.asarray(probs @ bandit_reward(None, sequences))
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_updates", "gain"),
+    [("default", 20, 0.5), ("paper", 50, 5e-4)],  # the paper's 1e-5 needs thousands of samples
+)
+def test_presets_climb_a_bandit(preset, num_updates, gain):
+    num_choices = (5, 4)
+    controller = make_controller(PRESETS[preset], num_choices)
+    first, last, _ = learn(controller, bandit_reward, 4, num_updates, batch_size=32)
+    before = expected_bandit_reward(controller, first, num_choices)
+    after = expected_bandit_reward(controller, last, num_choices)
+    assert (after > before + gain).all(), (before, after)
+
+
+def rule_reward(key, tokens):
+    """Accuracy-like: a sixth of all sequences live, and those differ in three other tokens."""
+    alive = (tokens[:, 5] < 8) & (tokens[:, 7] < 6)
+    good = (tokens[:, 9] < 2).astype(float) + (tokens[:, 6] < 6) + (tokens[:, 0] < 5)
+    noise = 0.02 * jax.random.normal(key, alive.shape)
+    return jnp.where(alive, 0.5 + 0.15 * good, 0.1) + noise
+
+
+def test_default_beats_random_within_320_samples():
+    controller = make_controller(PRESETS["default"], RULE_SIZES, hidden_size=150)
+    _, _, rewards = learn(controller, rule_reward, num_seeds=5, num_updates=10, batch_size=32)
+    gains = rewards[:, -2:].mean(axis=(1, 2)) - rewards[:, :2].mean(axis=(1, 2))
+    assert gains.min() > 0.2 and gains.mean() > 0.4, gains
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PolicyConfig(()), "num_choices"),
+        (lambda: PolicyConfig((3, 0)), "num_choices"),
+        (lambda: PolicyConfig((3,), hidden_size=0), "hidden_size=0"),
+        (lambda: PolicyConfig((3,), init_scale=0), "init_scale=0"),
+        (lambda: PPOConfig(0.0), "learning_rate=0.0"),
+        (lambda: PPOConfig(1e-3, clip_ratio=-1.0), "clip_ratio=-1.0"),
+        (lambda: PPOConfig(1e-3, entropy_coefficient=-1.0), "entropy_coefficient=-1.0"),
+        (lambda: PPOConfig(1e-3, baseline_decay=1.0), "baseline_decay=1.0"),
+        (lambda: PPOConfig(1e-3, epochs=0), "epochs=0"),
+        (lambda: PPOConfig(1e-3, minibatch_size=0), "minibatch_size=0"),
+        (lambda: PPOConfig(1e-3, max_grad_norm=0.0), "max_grad_norm=0.0"),
+        (lambda: PPOConfig(math.nan), "learning_rate=nan"),
+    ],
+)
+def test_bad_configurations_say_what_to_give(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_rewards_of_another_shape_are_refused():
+    controller = make_controller(ONE_STEP)
+    with pytest.raises(ValueError, match=r"\(16, 1\).*one row per sampled sequence"):
+        first_update(controller, lambda tokens: jnp.ones([len(tokens), 1]))

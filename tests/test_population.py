@@ -1,0 +1,350 @@
+"""Laws of the population trainer: independence, isolation, one compile, and a plain reference."""
+
+import json
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nos_optax.grammar import SearchSpace, decode, encode, scale_by_rule
+from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol
+from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+
+PROTOCOL = Protocol(learning_rates=(1e-2, 1e-1, 1e1), batch_size=20, epochs=2, sweep_examples=100)
+RULES = (
+    "adam",
+    "exp(sign(g) * sign(m)) * g",
+    "drop(g, 0.5) * exp(noise)",
+    "ld * m",
+    "1 - 2",
+    "exp(exp(1e-1 * w) / v)",
+    "g^3 * cd",
+    "1 / (m - m)",
+)
+
+
+def blobs(train=200, validation=110, shape=(8, 8, 1), classes=4, seed=0) -> Dataset:
+    """Return images of a class-dependent pattern under noise: learnable in a few steps."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(0, 256, (classes, *shape))
+    labels = rng.integers(0, classes, train + validation)
+    images = patterns[labels] * 0.4 + rng.integers(0, 256, (len(labels), *shape)) * 0.6
+    images = images.astype(np.uint8)
+    return Dataset.from_images(
+        "blobs", images[:train], labels[:train], images[train:], labels[train:], classes
+    )
+
+
+def make_trainer(**options) -> PopulationTrainer:
+    dataset = options.pop("dataset", None) or blobs()
+    child = ConvNet(dataset.train_images.shape[1:], dataset.num_classes, filters=8)
+    protocol = options.pop("protocol", PROTOCOL)
+    return PopulationTrainer(dataset, protocol, child, iterations=3, capacity=16, **options)
+
+
+@pytest.fixture(scope="module")
+def trainer() -> PopulationTrainer:
+    return make_trainer()
+
+
+@pytest.fixture(scope="module")
+def programs() -> np.ndarray:
+    return np.stack([encode(rule, 3).array for rule in RULES])
+
+
+@pytest.fixture(scope="module")
+def evaluation(trainer, programs):
+    return trainer.evaluate(programs, seed=3)
+
+
+def assert_same(a, b):
+    for name, x, y in zip(a._fields, a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def rows(evaluation, index):
+    return type(evaluation)(*(x[index] for x in evaluation))
+
+
+def test_statuses(evaluation):
+    named = dict(zip(RULES, (STATUSES[s] for s in evaluation.status), strict=True))
+    assert named["adam"] == "trained"
+    assert named["1 - 2"] == "dead"
+    assert named["1 / (m - m)"] in ("dead", "diverged")
+    assert named["exp(exp(1e-1 * w) / v)"] == "diverged"
+    trained = evaluation.status == STATUSES.index("trained")
+    assert np.all(evaluation.reward[~trained] == np.float32(1 / 4))
+    assert np.all(np.isfinite(evaluation.reward))
+    assert evaluation.reward[0] > 0.7
+    assert np.isnan(evaluation.sweep[RULES.index("exp(exp(1e-1 * w) / v)")]).all()
+    assert np.isnan(evaluation.learning_rate[RULES.index("exp(exp(1e-1 * w) / v)")])
+
+
+def test_each_row_equals_the_single_child(trainer, programs, evaluation):
+    for i in range(len(programs)):
+        assert_same(trainer.evaluate(programs[i : i + 1], seed=3), rows(evaluation, [i]))
+
+
+def test_place_neighbours_and_size_do_not_matter(trainer, programs, evaluation):
+    order = np.array([5, 3, 0, 7, 1, 1, 6, 2, 4, 0, 5, 5, 5, 2, 3, 1, 7, 6, 0, 4, 4])  # > capacity
+    assert_same(trainer.evaluate(programs[order], seed=3), rows(evaluation, order))
+
+
+def test_changing_one_row_leaves_the_others_bitwise_equal(trainer, programs, evaluation):
+    changed = programs.copy()
+    changed[2] = encode("1 / (v - v)", 3).array
+    others = [i for i in range(len(programs)) if i != 2]
+    assert_same(rows(trainer.evaluate(changed, seed=3), others), rows(evaluation, others))
+
+
+def test_padding_a_program_changes_nothing(trainer, evaluation):
+    short = np.stack([encode("adam", 1).array, encode("exp(g) - exp(m)", 1).array])
+    assert_same(rows(trainer.evaluate(short, seed=3), [0]), rows(evaluation, [0]))
+
+
+def test_the_seed_matters(trainer, programs, evaluation):
+    other = trainer.evaluate(programs, seed=4)
+    assert not np.array_equal(other.sweep, evaluation.sweep, equal_nan=True)
+    assert_same(trainer.evaluate(programs, seed=3), evaluation)
+
+
+def test_a_second_population_compiles_nothing(trainer, programs, evaluation):
+    compiles = []
+    listener = lambda event, duration, **_: compiles.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        trainer.evaluate(programs[:5][::-1].copy(), seed=9)
+        random = np.asarray(SearchSpace(iterations=3).sample(jax.random.key(0), 12))
+        compiled_by_sampling = len(compiles)
+        trainer.evaluate(random, seed=10)
+        assert len(compiles) == compiled_by_sampling
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert trainer._evaluate._cache_size() == 1
+
+
+def test_lanes_change_rounding_only(programs, evaluation):
+    wide = make_trainer(lanes=5).evaluate(programs, seed=3)
+    np.testing.assert_array_equal(wide.status, evaluation.status)
+    np.testing.assert_allclose(wide.sweep, evaluation.sweep, atol=0.05)
+    np.testing.assert_allclose(wide.reward, evaluation.reward, atol=0.05)
+
+
+_ON_DEVICES = """
+import json, sys, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from tests.test_population import make_trainer, RULES
+from nos_optax.grammar import encode
+import numpy as np
+programs = np.stack([encode(rule, 3).array for rule in RULES])
+trainer = make_trainer()
+assert trainer.mesh.size == int(sys.argv[1])
+print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in trainer.evaluate(programs, seed=3)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 3])
+def test_the_number_of_devices_does_not_matter(evaluation, devices, pytestconfig):
+    out = subprocess.run(
+        [sys.executable, "-c", _ON_DEVICES, str(devices)],
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for x, bits in zip(evaluation, json.loads(out.splitlines()[-1]), strict=True):
+        np.testing.assert_array_equal(np.asarray(x).view(np.int32), bits)
+
+
+class ReferenceNet(nn.Module):
+    """The paper's child in flax's own layers."""
+
+    filters: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        for _ in range(2):
+            x = nn.Conv(self.filters, (3, 3), use_bias=False)(x)
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=BATCH_NORM_DECAY,
+                epsilon=BATCH_NORM_EPSILON,
+            )(x)
+            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        return nn.Dense(self.classes)(x.reshape(len(x), -1))
+
+
+def reference_variables(child: ConvNet, params) -> dict:
+    p = child.unflatten(params)
+    kernel = lambda k: k.reshape(3, 3, -1, child.filters)  # noqa: E731
+    zeros = jnp.zeros(child.filters)
+    return {
+        "params": {
+            "Conv_0": {"kernel": kernel(p["conv1"])},
+            "Conv_1": {"kernel": kernel(p["conv2"])},
+            "BatchNorm_0": {"scale": p["scale1"], "bias": p["shift1"]},
+            "BatchNorm_1": {"scale": p["scale2"], "bias": p["shift2"]},
+            "Dense_0": {"kernel": p["linear"], "bias": p["bias"]},
+        },
+        "batch_stats": {
+            "BatchNorm_0": {"mean": zeros, "var": zeros},
+            "BatchNorm_1": {"mean": zeros, "var": zeros},
+        },
+    }
+
+
+def reference_accuracy(trainer, rule, rate, order, seed):
+    """Train one child with flax layers and the static evaluator, one jitted step a minibatch."""
+    data, child = trainer.dataset, trainer.child
+    init_key, rule_key = jax.random.split(jax.random.key(seed))
+    variables = reference_variables(child, child.init(init_key)[0])
+    net = ReferenceNet(child.filters, child.num_classes)
+    tx = scale_by_rule(rule, total_steps=len(order), key=rule_key)
+    state = tx.init(variables["params"])
+    standard = lambda images: (images.astype(np.float32) - data.mean) / data.std  # noqa: E731
+
+    @jax.jit
+    def step(variables, state, images, labels):
+        def loss(params):
+            logits, updated = net.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updated["batch_stats"]
+
+        grads, stats = jax.grad(loss, has_aux=True)(variables["params"])
+        updates, state = tx.update(grads, state, variables["params"])
+        params = jax.tree.map(lambda w, u: w - rate * u, variables["params"], updates)
+        return {"params": params, "batch_stats": stats}, state
+
+    for batch in order:
+        images, labels = standard(data.train_images[batch]), data.train_labels[batch]
+        variables, state = step(variables, state, images, labels)
+    weight = 1 - BATCH_NORM_DECAY ** len(order)
+    variables["batch_stats"] = jax.tree.map(lambda x: x / weight, variables["batch_stats"])
+    logits = net.apply(variables, standard(data.validation_images), train=False)
+    return float(jnp.mean(logits.argmax(-1) == data.validation_labels))
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 1), pytest.param((32, 32, 3), marks=pytest.mark.slow), (9, 7, 2)]
+)
+def test_the_trainer_equals_a_plain_reference(shape):
+    dataset = blobs(100, 60, shape)
+    trainer = make_trainer(dataset=dataset)
+    rules = ["adam", "exp(sign(g) * sign(m)) * g", "ld * (m + 1e-3 * w)"]
+    evaluation = trainer.evaluate(np.stack([encode(rule, 3).array for rule in rules]), seed=1)
+    order = trainer._order(1)
+    sweep, training = order[: trainer.sweep_steps], order[trainer.sweep_steps :]
+    for i, rule in enumerate(rules):
+        expected = [
+            reference_accuracy(trainer, rule, rate, sweep, 1) for rate in PROTOCOL.learning_rates
+        ]
+        # An image on the edge between two classes may fall to either side: rounding, not logic.
+        np.testing.assert_allclose(evaluation.sweep[i], expected, atol=2.1 / 60)
+        if STATUSES[evaluation.status[i]] == "trained":
+            rate = evaluation.learning_rate[i]
+            assert rate == np.float32(PROTOCOL.learning_rates[np.argmax(evaluation.sweep[i])])
+            reward = reference_accuracy(trainer, rule, rate, training, 1)
+            assert abs(evaluation.reward[i] - reward) <= 2.1 / 60
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 8, 1), (9, 7, 2), (32, 32, 3)])
+def test_convnet_equals_flax_layers(shape):
+    child = ConvNet(shape, 5, filters=6)
+    params, statistics = child.init(jax.random.key(0))
+    assert params.shape == (child.num_params,)
+    images = jax.random.normal(jax.random.key(1), (7, *shape))
+    labels = jnp.arange(7) % 5
+    net, variables = ReferenceNet(6, 5), reference_variables(child, params)
+
+    def loss(variables):
+        logits, updated = net.apply(variables, images, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), updated["batch_stats"]
+
+    (value, new), g = jax.value_and_grad(child.loss, has_aux=True)(
+        params, statistics, images, labels
+    )
+    (expected, stats), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for i in range(2):
+        mean, variance = new.moments[i]
+        np.testing.assert_allclose(mean, stats[f"BatchNorm_{i}"]["mean"], atol=1e-5)
+        np.testing.assert_allclose(variance, stats[f"BatchNorm_{i}"]["var"], atol=1e-4)
+    g, grads = child.unflatten(g), grads["params"]
+    for name, expected in (
+        ("conv1", grads["Conv_0"]["kernel"]),
+        ("scale1", grads["BatchNorm_0"]["scale"]),
+        ("shift1", grads["BatchNorm_0"]["bias"]),
+        ("conv2", grads["Conv_1"]["kernel"]),
+        ("scale2", grads["BatchNorm_1"]["scale"]),
+        ("shift2", grads["BatchNorm_1"]["bias"]),
+        ("linear", grads["Dense_0"]["kernel"]),
+        ("bias", grads["Dense_0"]["bias"]),
+    ):
+        np.testing.assert_allclose(g[name].ravel(), expected.ravel(), atol=2e-5, err_msg=name)
+    variables["batch_stats"] = jax.tree.map(lambda x: x / (1 - BATCH_NORM_DECAY), stats)
+    np.testing.assert_allclose(
+        child.logits(params, new, images), net.apply(variables, images, train=False), atol=1e-4
+    )
+
+
+def test_paper_child_has_the_paper_shape():
+    child = ConvNet((32, 32, 3), 10)
+    shapes = {k: v.shape for k, v in child.unflatten(jnp.zeros(child.num_params)).items()}
+    assert shapes["conv1"] == (27, 32) and shapes["conv2"] == (288, 32)
+    assert shapes["linear"] == (8 * 8 * 32, 10)
+
+
+def test_order_is_epochs_of_distinct_examples(trainer):
+    order = trainer._order(0)
+    assert order.shape == (5 + 2 * 10, 20)
+    assert len(np.unique(order[:5])) == 100 and order[:5].max() < 100
+    for epoch in (order[5:15], order[15:]):
+        assert len(np.unique(epoch)) == 200
+    assert not np.array_equal(order[5:15], order[15:])
+
+
+def test_random_programs_give_finite_rewards(trainer):
+    space = SearchSpace(iterations=3)
+    programs = np.asarray(space.sample(jax.random.key(5), 16))
+    evaluation = trainer.evaluate(programs)
+    assert np.isfinite(evaluation.reward).all()
+    assert ((evaluation.reward >= 0) & (evaluation.reward <= 1)).all()
+    for i in (0, 7):
+        assert decode(programs[i]) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lanes": 0}, "lanes.*0"),
+        ({"dataset": blobs(train=10)}, "10 training examples.*20"),
+    ],
+)
+def test_bad_trainers(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"learning_rates": (-1.0,)}]
+)
+def test_bad_protocols(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Protocol(**options)
+
+
+def test_small_images_and_empty_populations(trainer):
+    with pytest.raises(ValueError, match="3x8"):
+        ConvNet((3, 8, 1), 10)
+    with pytest.raises(ValueError, match="empty"):
+        trainer.evaluate(np.zeros((0, 3, 5), np.int32))

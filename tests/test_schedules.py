@@ -1,0 +1,201 @@
+"""The schedules against their formulas, in exact arithmetic where they could round."""
+
+import json
+import math
+import pathlib
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nos_optax.schedules import (
+    cyclical_cosine,
+    cyclical_decay,
+    linear_cosine,
+    linear_decay,
+    noisy_linear_cosine,
+    restart_cosine,
+    restart_decay,
+)
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "schedules.json"
+FACTORIES = [linear_cosine, noisy_linear_cosine, cyclical_cosine, restart_cosine]
+
+each_factory = pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+
+
+def exact_decays(t, T, n):
+    """Return ld, cd_n and rd_n with exact phases."""
+    t = min(int(t), T)
+    cycles = Fraction(n) * t / T
+    cd = (1 + math.cos(2 * math.pi * float(cycles % 1))) / 2
+    rd = (1 + math.cos(math.pi * float(cycles % 1))) / 2
+    return float(1 - Fraction(t, T)), cd, rd
+
+
+@jax.jit
+def decays(t, T, n):
+    return linear_decay(t, T), cyclical_decay(t, T, n), restart_decay(t, T, n)
+
+
+@pytest.mark.parametrize("T", [1, 23, 1000, 49_999, 10_000_000, 2**24 + 1, 2**30])
+@pytest.mark.parametrize("n", [0.5, 1, 3, 7, 20, 2.5, 11.25, 4097])
+def test_decays_have_exact_phases(T, n):
+    restarts = [T * k // math.ceil(n) for k in range(min(math.ceil(n), 50))]
+    counts = [0, 1, T // 3, T // 2, T - 1, T, T + 5, *restarts, *(r + 1 for r in restarts)]
+    counts = np.resize(np.array(counts, np.int32), 128)  # one shape: one compile
+    expected = np.transpose([exact_decays(t, T, n) for t in counts])
+    np.testing.assert_allclose(decays(counts, T, n), expected, rtol=0, atol=5e-7)
+
+
+def test_the_last_steps_do_not_cancel():
+    t, T = 9_999_999, 10_000_000
+    assert linear_decay(t, T) == np.float32(1e-7)
+    # Of the size of the true 2.5e-14: half a cosine plus a half would have an error of 6e-8 here.
+    assert 0 < cyclical_decay(t, T, 0.5) < 1e-13
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 1000])
+def test_whole_numbers_of_restarts_end_at_one(n):
+    for T in (1, 7, 1000, 10_000_000, 2**30):
+        assert decays(T, T, n)[2] == decays(T + 9, T, n)[2] == 1
+
+
+def test_horizons_may_be_floats():
+    np.testing.assert_allclose(decays(25, 100.0, 0.5), exact_decays(25, 100, 0.5), rtol=1e-6)
+
+
+def test_values():
+    """Hand-computed: (1 + cos(pi/4))/2 = 0.8535534 and its mirror image 0.1464466."""
+    counts = jnp.array([0, 25, 50, 75, 100, 250])
+    linear = linear_cosine(2.0, 100, alpha=0.5, beta=0.25)
+    expected = [3.5, 2 * (1.25 * 0.8535534 + 0.25), 1.5, 2 * (0.75 * 0.1464466 + 0.25), 0.5, 0.5]
+    np.testing.assert_allclose(linear(counts), expected, rtol=1e-6)
+    np.testing.assert_allclose(cyclical_cosine(2.0, 100, 2)(counts), [2, 0, 2, 0, 2, 2], atol=1e-6)
+    np.testing.assert_allclose(restart_cosine(2.0, 100, 2)(counts), [2, 1, 2, 1, 2, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [cyclical_cosine, restart_cosine])
+def test_zero_after_includes_its_count(factory):
+    schedule, cut = factory(1.0, 100, 4), factory(1.0, 100, 4, zero_after=40)
+    assert cut(39) == schedule(39) != 0
+    assert [float(cut(count)) for count in (40, 41, 1000)] == [0, 0, 0]
+
+
+@each_factory
+@pytest.mark.parametrize("x64", [False, True])
+def test_counts_of_every_type(factory, x64):
+    with jax.enable_x64(x64):
+        schedule = factory(0.5, 10)
+        values = [schedule(count) for count in (3, np.int64(3), np.array(3), jnp.uint32(3))]
+        values += [jax.jit(schedule)(count) for count in (jnp.int32(3), jnp.float32(3))]
+        for value in values:
+            assert isinstance(value, jax.Array)
+            assert value.shape == ()
+            assert value.dtype == (jnp.float64 if x64 else jnp.float32)
+            np.testing.assert_allclose(value, values[0], atol=1e-7)
+
+
+@each_factory
+def test_vectors_of_counts(factory):
+    schedule = factory(0.5, 10)
+    expected = jnp.stack([schedule(count) for count in range(12)])
+    np.testing.assert_allclose(schedule(jnp.arange(12)), expected, atol=1e-7)
+    np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(12)), expected, atol=1e-7)
+
+
+@each_factory
+def test_traced_hyperparameters(factory):
+    traced = jax.jit(lambda init, steps, n: factory(init, steps, num_periods=n)(3))
+    np.testing.assert_allclose(traced(0.5, 10, 2.0), factory(0.5, 10, 2.0)(3), atol=1e-7)
+
+
+@each_factory
+def test_whole_floats_are_steps(factory):
+    assert factory(0.5, 1e4)(9_999) == factory(0.5, 10_000)(9_999)
+
+
+@each_factory
+@pytest.mark.parametrize("steps", [0, -3, 2.5, float("nan"), np.int64(0), 2**30 + 1])
+def test_other_steps_are_refused(factory, steps):
+    with pytest.raises(ValueError, match=r"decay_steps is .* pass the number of optimizer updates"):
+        factory(0.5, steps)
+
+
+@each_factory
+def test_building_a_schedule_starts_no_backend(factory, monkeypatch):
+    monkeypatch.setattr(jax.random, "key", lambda seed: pytest.fail("made a key too early"))
+    factory(0.5, 10)
+
+
+def test_tensorflow_golden_values():
+    if not GOLDEN.exists():
+        pytest.skip(f"{GOLDEN} is absent")
+    for case in json.loads(GOLDEN.read_text())["deterministic"]:
+        schedule = linear_cosine(case["learning_rate"], **case["kwargs"])
+        values = schedule(jnp.array(case["steps"]))
+        np.testing.assert_allclose(values, case["values_f32"], rtol=2e-7, atol=2e-7)
+
+
+# The noise: eps_t is read off a schedule without decay, whose cosine has no periods.
+
+
+def noise(count, **kwargs):
+    schedule = noisy_linear_cosine(1.0, 1000, num_periods=0, beta=0.0, **kwargs)
+    return schedule(count) - linear_decay(count, 1000)
+
+
+def test_noise_composes_as_in_tensorflow():
+    count, T, n = 300, 1000, 2.5
+    schedule = noisy_linear_cosine(2.0, T, n, alpha=0.1, beta=0.01)
+    ld, cd, _ = exact_decays(count, T, n)
+    expected = 2.0 * ((0.1 + ld + float(noise(count))) * cd + 0.01)
+    np.testing.assert_allclose(schedule(count), expected, rtol=1e-5)
+
+
+def test_noise_is_a_pure_function_of_key_and_count():
+    schedule = noisy_linear_cosine(0.5, 1000)
+    unbroken = [float(schedule(count)) for count in range(6)]
+    resumed = noisy_linear_cosine(0.5, 1000, key=jax.random.key(0))
+    assert [float(resumed(count)) for count in (3, 4, 5)] == unbroken[3:]
+    assert len(set(unbroken)) == 6
+
+
+def test_keys():
+    typed, legacy = jax.random.key(7), jax.random.PRNGKey(7)
+    assert noise(5, key=typed) == noise(5, key=legacy)
+    assert noise(5, key=typed) != noise(5)
+
+
+@jax.jit
+def noise_of_keys(keys, count):
+    return jax.vmap(lambda key: noise(count, initial_variance=2.0, key=key))(keys)
+
+
+@pytest.mark.parametrize(("count", "at"), [(0, 0), (99, 99), (1000, 1000), (50_000, 1000)])
+def test_variance_of_the_noise(count, at):
+    """Of 4,000 draws, the sample variance is within 10% (4.5 deviations) of the true one."""
+    keys = jax.random.split(jax.random.key(1), 4000)
+    draws = noise_of_keys(keys, count)
+    variance = 2.0 / (1 + at) ** 0.55
+    assert abs(draws.var() / variance - 1) < 0.1
+    assert abs(draws.mean()) < 4.5 * math.sqrt(variance / 4000)
+
+
+def test_noise_is_white_over_counts():
+    draws = noise(jnp.arange(4000), variance_decay=0.0)
+    assert abs(draws.var() - 1) < 0.1
+    assert abs((draws[1:] * draws[:-1]).mean()) < 4.5 / math.sqrt(4000)
+
+
+@each_factory
+def test_in_an_optax_pipeline(factory):
+    tx = optax.chain(optax.sgd(1.0), optax.scale_by_schedule(factory(0.1, 10)))
+    w = jnp.array([1.0, -2.0])
+    updates, state = jax.jit(tx.update)(w, tx.init(w))
+    np.testing.assert_allclose(updates, -factory(0.1, 10)(0) * w, rtol=1e-6)
+    updates, _ = jax.jit(tx.update)(w, state)
+    np.testing.assert_allclose(updates, -factory(0.1, 10)(1) * w, rtol=1e-6)
