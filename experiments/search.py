@@ -1,8 +1,8 @@
 """The paper's search (Bello et al., 2017, sections 3 and 5): find update rules for a small ConvNet.
 
 Claim:    a controller trained by PPO writes better and better update rules (figure 4).
-Command:  python experiments/search.py                     digits, about 3 minutes on 2 cores
-          python experiments/search.py --accelerator gpu --dataset cifar10 --data-dir DIR --samples 10000
+Command:  python experiments/search.py                 (digits, about 3 minutes on 2 cores)
+          python experiments/search.py --dataset cifar10 --data-dir DIR --samples 10000
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
 Writes:   runs/DATE-TIME: config.json, candidates.jsonl, rewards.png, results.json, best/*.py
 """
@@ -28,14 +28,15 @@ from nos_optax.search import (
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(SearchConfig):
-    """Search for update rules: a controller writes them, child networks trained with them score them.
+    """Search for update rules: a controller writes them, child networks that use them score them.
 
-    Evaluates --samples candidates, a population at a time, and keeps every one of them in the run folder. Ends by
-    training the best rules and the standard optimizers again with fresh seeds, and prints that table.
+    Evaluates --samples candidates, a population at a time, and keeps every one of them in the run
+    folder. Ends by training the best rules and the standard optimizers again with fresh seeds,
+    and prints that table.
     """
 
     prepare_data: Path | None = None
-    """Only turn this archive (the official cifar-10-binary.tar.gz) into a prepared folder in --data-dir."""
+    """Only turn this archive, the official cifar-10-binary.tar.gz, into a prepared --data-dir."""
 
 
 def run(arguments: Arguments, console: Console) -> None:
@@ -72,11 +73,13 @@ def prepare(arguments: Arguments, console: Console) -> None:
     """Prepare CIFAR-10 from its archive."""
     from nos_optax.population.cifar10 import prepare_cifar10
 
-    if arguments.data_dir is None:
+    if arguments.prepare_data is None or arguments.data_dir is None:
         raise ValueError("--prepare-data needs --data-dir, the folder to prepare")
     with console.status("preparing"):
         folder = prepare_cifar10(arguments.prepare_data, arguments.data_dir)
-    console.print(f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}")
+    console.print(
+        f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}"
+    )
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def cyclical_decay(
 ) -> jax.Array:
     """Return cd_n, a cosine between 1 and 0 with n full periods in T steps."""
     # (1 + cos 2x) / 2 = cos^2 x, which does not cancel where it is small.
-    return jnp.cos(jnp.pi * _cycle_fraction(t, T, n)) ** 2
+    return jnp.sin(jnp.pi * (0.5 - _cycle_fraction(t, T, n))) ** 2
 
 
 def restart_decay(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from nos_optax.grammar import from_rule
 from nos_optax.schedules import cyclical_cosine, linear_cosine
 from nos_optax.transforms import addsign, powersign
 
@@ -23,6 +24,8 @@ class Case(NamedTuple):
     def make(self, **overrides: Any) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(self.factory(**(self.kwargs | overrides)))
 
+
+RULE = {"learning_rate": 5e-4, "total_steps": 20_000}
 
 OPTIMIZERS = [
     Case("powersign", powersign, {"learning_rate": 5e-4}),
@@ -48,4 +51,7 @@ OPTIMIZERS = [
             "sign_decay": cyclical_cosine(1.0, 20_000, num_periods=5),
         },
     ),
+    Case("rule_powersign_ld", from_rule, RULE | {"rule": "exp(ld * sign(g) * sign(m)) * g"}),
+    Case("rule_rmsprop_cd", from_rule, RULE | {"rule": "cd * (rmsprop + m)"}),
+    Case("rule_weights", from_rule, RULE | {"rule": "m + 1e-5 * w", "mu_dtype": "bfloat16"}),
 ]

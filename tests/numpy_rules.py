@@ -1,7 +1,7 @@
 """A second evaluator of rules: float64 NumPy, with a bound on the rounding error of each entry.
 
-It is written from the design's table of meanings, not from the package, and shares no arithmetic with
-it. Beside each value stands how far two correct float64 programs may be apart there (running error
+It is written from the design's table of meanings, not from the package, and shares no arithmetic
+with it. Beside each value stands how far two correct float64 programs may be apart (running error
 analysis: an operation adds the rounding of its result and hands on that of its arguments). Where a
 rule asks for the sign of a rounding error, or for its logarithm, the bound is infinite.
 """
@@ -15,7 +15,9 @@ from nos_optax.grammar.expression import Binary, Constant, Expression, Operand, 
 
 DELTA = 1e-8
 PI = np.longdouble("3.14159265358979323846264338327950288")
-ULPS = 8 * np.finfo(np.float64).eps  # of one operation: XLA's exp, log and pow are not the last word
+ULPS = (
+    8 * np.finfo(np.float64).eps
+)  # of one operation: XLA's exp, log and pow are not the last word
 LOST = np.finfo(np.float64).eps / 4  # beside 1
 SMALLEST = np.finfo(np.float64).tiny  # XLA flushes what is below to zero, NumPy does not
 
@@ -29,7 +31,7 @@ class Approximate:
 
     @classmethod
     def of(cls, value, error, *arguments: "Approximate") -> "Approximate":
-        """Settle the bound where it or the value is not finite: 0 if the arguments are known well."""
+        """Settle a bound that is not finite, or of such a value: 0 if the arguments are known."""
         known = np.asarray(True)
         for x in arguments:
             small = np.isfinite(x.error) & (x.error <= 1e-3 * abs(x.value))
@@ -40,7 +42,7 @@ class Approximate:
 
 def rounding(value, *arguments: Approximate):
     """Bound the rounding of one operation; whole numbers and zeros are exact."""
-    exact = np.ones(np.shape(value), bool)
+    exact = np.full(np.shape(value), bool(arguments))
     for argument in arguments:
         whole = (argument.value == np.round(argument.value)) & (abs(argument.value) < 2.0**20)
         exact = exact & whole & (argument.error == 0)
@@ -166,12 +168,15 @@ def _sqrt(x: Approximate) -> Approximate:
     value = np.sqrt(abs(x.value))
     below = value - np.sqrt(np.maximum(abs(x.value) - x.error, 0.0))
     above = np.sqrt(abs(x.value) + x.error) - value
-    return Approximate.of(value, np.maximum(below, above) + rounding(value), x)
+    square = (x.error == 0) & (value * value == abs(x.value))
+    error = np.where(square, 0.0, np.maximum(below, above) + rounding(value))
+    return Approximate.of(value, error, x)
 
 
 def _sign(x: Approximate) -> Approximate:
     sure = (x.error == 0) | (abs(x.value) > x.error) | np.isnan(x.value)
-    return Approximate(np.sign(x.value), np.where(sure & np.isfinite(x.error), 0.0, np.inf))
+    value = np.where(x.value == 0, x.value, np.sign(x.value))  # XLA's keeps the sign of a zero
+    return Approximate(value, np.where(sure & np.isfinite(x.error), 0.0, np.inf))
 
 
 def _add(x: Approximate, y: Approximate) -> Approximate:
@@ -211,7 +216,7 @@ def _power(x: Approximate, y: Approximate) -> Approximate:
     error = abs(value) * (np.expm1(moved) + ULPS * (1 + abs(y.value * log))) + rounding(value)
     fraction = abs(y.value - np.round(y.value))
     certain = (x.error == 0) & (y.error == 0)
-    # A base of either sign may give anything, and so may a negative one whose exponent may be whole.
+    # A base of either sign may give anything; so may a negative one if the exponent may be whole.
     either = (x.error >= abs(x.value)) | ((x.value < 0) & (fraction <= y.error) & (y.error > 0))
     error = np.where(either & ~certain, np.inf, error)
     error = np.where((x.value < 0) & ~either & (fraction > 0), 0.0, error)  # nan

@@ -13,9 +13,11 @@ import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, scale_by_rule
 from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol
-from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON, _max_pool
 
-PROTOCOL = Protocol(learning_rates=(1e-2, 1e-1, 1e1), batch_size=20, epochs=2, sweep_examples=100)
+PROTOCOL = Protocol(
+    learning_rates=(1e-2, 1e-1, 1e1), batch_size=20, epochs=2, sweep_examples=100, margin=3
+)
 RULES = (
     "adam",
     "exp(sign(g) * sign(m)) * g",
@@ -144,7 +146,8 @@ import numpy as np
 programs = np.stack([encode(rule, 3).array for rule in RULES])
 trainer = make_trainer()
 assert trainer.mesh.size == int(sys.argv[1])
-print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in trainer.evaluate(programs, seed=3)]))
+evaluation = trainer.evaluate(programs, seed=3)
+print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in evaluation]))
 """
 
 
@@ -202,7 +205,7 @@ def reference_variables(child: ConvNet, params) -> dict:
 
 def reference_accuracy(trainer, rule, rate, order, seed):
     """Train one child with flax layers and the static evaluator, one jitted step a minibatch."""
-    data, child = trainer.dataset, trainer.child
+    data, child = trainer.dataset, trainer.net
     init_key, rule_key = jax.random.split(jax.random.key(seed))
     variables = reference_variables(child, child.init(init_key)[0])
     net = ReferenceNet(child.filters, child.num_classes)
@@ -336,7 +339,8 @@ def test_bad_trainers(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"learning_rates": (-1.0,)}]
+    "options",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"learning_rates": (-1.0,)}],
 )
 def test_bad_protocols(options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -348,3 +352,24 @@ def test_small_images_and_empty_populations(trainer):
         ConvNet((3, 8, 1), 10)
     with pytest.raises(ValueError, match="empty"):
         trainer.evaluate(np.zeros((0, 3, 5), np.int32))
+
+
+def test_equal_maxima_share_the_gradient():
+    x = jnp.array([[1.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
+    g = jax.grad(lambda x: 3 * _max_pool(x).sum())(x)
+    np.testing.assert_allclose(g.ravel(), [1.0, 1.0, 0.0, 1.0])
+
+
+def test_falling_scales_pool_minima():
+    child = ConvNet((8, 8, 1), 3, filters=2)
+    params, statistics = child.init(jax.random.key(0))
+    flipped = params.at[9 * 2 : 9 * 2 + 2].set(jnp.array([-1.5, 0.5]))  # scale1
+    assert child.unflatten(flipped)["scale1"].tolist() == [-1.5, 0.5]
+    images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    labels = jnp.arange(6) % 3
+    net, variables = ReferenceNet(2, 3), reference_variables(child, flipped)
+    logits, _ = net.apply(variables, images, train=True, mutable=["batch_stats"])
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    value, new = child.loss(flipped, statistics, images, labels)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert np.isfinite(child.logits(flipped, new, images)).all()

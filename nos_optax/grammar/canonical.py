@@ -1,28 +1,34 @@
 """The canonical form: one tree for rules that are equal by algebra.
 
-Every rewriting keeps the value, to rounding, at every finite input (a chain of sums or products is reordered, so
-one whose *partial* results overflow may overflow elsewhere). Inside `drop` only the sides of `+` and `*` are
-reordered, because the mask belongs to the structural hash of what is dropped.
+Every rewriting keeps the value, to rounding, at every finite input. A chain of sums or products is
+reordered, so one whose *partial* results overflow may overflow elsewhere. The sign of a zero may
+change, and with it that of `0 ^ -1`. Inside `drop` only the sides of `+` and `*` are reordered,
+because the mask belongs to the structural hash of what is dropped.
 """
 
 import math
+import sys
 
 from nos_optax.grammar.expression import (
     COMMUTATIVE,
+    MAX_DEPTH,
     Binary,
     Constant,
     Expression,
     Operand,
     Unary,
+    depth,
     infix,
+    levels,
 )
 
 DELTA = 1e-8  # x / y means x / (y + DELTA)
 
 
 def canonical(e: Expression) -> Expression:
-    """Return the canonical tree of `e`; `canonical(canonical(e)) == canonical(e)`."""
-    while (simpler := _rewrite(e)) != e:
+    """Return the canonical tree of `e`, which is its own canonical tree."""
+    # A sum of sums becomes one long sum, which may be deeper than a rule can be.
+    while (simpler := _rewrite(e)) != e and depth(simpler) <= MAX_DEPTH:
         e = simpler
     return e
 
@@ -41,14 +47,12 @@ def _rewrite(e: Expression) -> Expression:
 
 
 def _sort(e: Expression) -> Expression:
+    """Order the sides of every `+` and `*`, and change nothing else."""
     match e:
         case Unary(function, argument, parameter):
             return Unary(function, _sort(argument), parameter)
         case Binary(function, left, right):
-            left, right = _sort(left), _sort(right)
-            if function in COMMUTATIVE:
-                left, right = sorted((left, right), key=_order)
-            return Binary(function, left, right)
+            return _ordered(Binary(function, _sort(left), _sort(right)))
         case _:
             return e
 
@@ -96,23 +100,23 @@ def _unary(e: Unary) -> Expression:
         except (ValueError, OverflowError):
             return e
     match e:
-        case Unary("clip", _, c) if value is not None:
+        case Unary("clip", _, float() as c) if value is not None:
             return _constant(max(-c, min(c, value)), e)
         case Unary("neg", Unary("neg", x)):
             return x
         case Unary("neg", Constant(0.0) as zero):
             return zero
-        case Unary("neg", Binary("-", x, y)):
-            return Binary("-", y, x)
-        case Unary("sqrt" | "log" as f, Unary("neg", x)):  # both take |x|
-            return Unary(f, x)
-        case Unary("sign" | "clip" as f, Unary("neg", x), p):  # both are odd
-            return Unary("neg", Unary(f, x, p))
+        case Unary("neg", Binary("+" | "-")):
+            return _sum(e)
+        case Unary("sqrt" | "log" as f, x) if (y := _even(x)) != x:  # both take |x|
+            return Unary(f, y)
+        case Unary("sign" | "clip" as f, x, c) if y := _negative(x):  # both are odd
+            return Unary("neg", Unary(f, y, c))
         case Unary("sign", Unary("sign" | "clip", x)):
             return Unary("sign", x)
-        case Unary("clip", Unary("clip", x, inner), c):
+        case Unary("clip", Unary("clip", x, float() as inner), float() as c):
             return Unary("clip", x, min(inner, c))
-        case Unary("clip", Unary("sign", x), c) if c >= 1:
+        case Unary("clip", Unary("sign", x), float() as c) if c >= 1:
             return Unary("sign", x)
         case _:
             return e
@@ -131,19 +135,49 @@ def _binary(e: Binary) -> Expression:
             return Operand("adam")
         case Binary("/", Operand("g"), Unary("sqrt", Operand("v"))):
             return Operand("rmsprop")
-        case Binary("/", Unary("neg", x), y):
-            return Unary("neg", Binary("/", x, y))
+        case Binary("/", x, y) if z := _negative(x):
+            return Unary("neg", Binary("/", z, y))
         case Binary("^", x, Constant(1.0)):
             return x
-        case Binary("^", _, Constant(0.0)) | Binary("^", Constant(1.0), _):  # also of nan, as in IEEE
+        case Binary("^", _, Constant(0.0)) | Binary(
+            "^", Constant(1.0), _
+        ):  # also of nan, as in IEEE
             return Constant(1)
         case Binary("^", Binary("^", x, Constant(a)), Constant(b)) if _whole(a) and _whole(b):
             return Binary("^", x, Constant(a * b))
-        case Binary("^", Unary("neg", x), Constant(k)) if _whole(k):
-            power = Binary("^", x, Constant(k))
-            return power if k % 2 == 0 else Unary("neg", power)
+        case Binary("^", x, Constant(k)) if _whole(k) and k % 2 == 0 and (y := _even(x)) != x:
+            return Binary("^", y, Constant(k))
+        case Binary("^", x, Constant(k)) if _whole(k) and k % 2 == 1 and (y := _negative(x)):
+            return Unary("neg", Binary("^", y, Constant(k)))
         case _:
             return e
+
+
+def _negative(e: Expression) -> Expression | None:
+    """Return x where `e` is better written -x: `-g - m` is -(g + m)."""
+    match e:
+        case Unary("neg", x):
+            return x
+        case Binary("+" | "-"):
+            x = _sum(Unary("neg", e))
+            return x if _size(x) < _size(e) else None
+        case _:
+            return None
+
+
+def _even(e: Expression) -> Expression:
+    """Return `e` or -`e`, for functions that give the same for both."""
+    match e:
+        case Unary("neg", x):
+            return x
+        case Binary("+" | "-"):
+            return min(e, _sum(Unary("neg", e)), key=lambda x: (_size(x), infix(x)))
+        case _:
+            return e
+
+
+def _size(e: Expression) -> int:
+    return sum(map(len, levels(e)))
 
 
 def _whole(x: float) -> bool:
@@ -168,36 +202,35 @@ def _fold(e: Binary, x: float, y: float) -> Expression:
     return e if isinstance(value, complex) else _constant(value, e)
 
 
-def _sum(e: Binary) -> Expression:
-    """Flatten a sum into signed terms, gather its numbers, order the rest."""
-    plus: list[Expression] = []
-    minus: list[Expression] = []
+def _sum(e: Expression) -> Expression:
+    """Flatten a sum into signed terms, gather its numbers and its equal terms, order the rest."""
+    plus: dict[Expression, float] = {}
+    minus: dict[Expression, float] = {}
     _terms(e, plus, minus)
-    total = 0.0
-    for terms, sign in ((plus, 1), (minus, -1)):
-        for term in [t for t in terms if isinstance(t, Constant)]:
-            terms.remove(term)
-            total += sign * term.value
-    if not math.isfinite(total):
-        return e
+    # Only numbers cancel: inf - inf is not 0.
+    total = plus.pop(_ONE, 0.0) - minus.pop(_ONE, 0.0)
+    if not all(map(math.isfinite, (total, *plus.values(), *minus.values()))):
+        return _ordered(e)
     if total:
-        (plus if total > 0 else minus).append(Constant(abs(total)))
-    plus.sort(key=_order)
-    minus.sort(key=_order)
-    if not plus and not minus:
+        (plus if total > 0 else minus)[_ONE] = abs(total)
+    added, subtracted = (
+        sorted((_multiple(k, x) for x, k in terms.items()), key=_order) for terms in (plus, minus)
+    )
+    if not added and not subtracted:
         return Constant(0)
-    result = plus[0] if plus else Unary("neg", minus[0])
-    for term in plus[1:]:
+    result = added.pop(0) if added else Unary("neg", subtracted.pop(0))
+    for term in added:
         result = Binary("+", result, term)
-    for term in minus if plus else minus[1:]:
+    for term in subtracted:
         result = Binary("-", result, term)
-    # x + x is 2 x; anything subtler is left alone.
-    if isinstance(result, Binary) and result.function == "+" and result.left == result.right:
-        return Binary("*", Constant(2), result.left)
     return result
 
 
-def _terms(e: Expression, plus: list[Expression], minus: list[Expression]) -> None:
+_ONE = Constant(1)
+
+
+def _terms(e: Expression, plus: dict[Expression, float], minus: dict[Expression, float]) -> None:
+    """Count the terms of `e` into `plus` and `minus`; a number counts as so many ones."""
     match e:
         case Binary("+", left, right):
             _terms(left, plus, minus)
@@ -208,15 +241,47 @@ def _terms(e: Expression, plus: list[Expression], minus: list[Expression]) -> No
         case Unary("neg", x):
             _terms(x, minus, plus)
         case _:
-            plus.append(e)
+            k, x = _coefficient(e)
+            plus[x] = plus.get(x, 0.0) + k
+
+
+def _coefficient(e: Expression) -> tuple[float, Expression]:
+    """Split `k * x * y` into k and `x * y`."""
+    match e:
+        case Constant(value):
+            return value, _ONE
+        case Binary("*", Constant(value), x) if value > 0:
+            return value, x
+        case Binary("*", x, y):
+            k, rest = _coefficient(x)
+            return k, Binary("*", rest, y)
+        case _:
+            return 1.0, e
+
+
+def _multiple(k: float, x: Expression) -> Expression:
+    if x == _ONE:
+        return Constant(k)
+    return x if k == 1 else _product(Binary("*", Constant(k), x))
+
+
+def _ordered(e: Expression) -> Expression:
+    """Order the two sides of a node and leave it at that."""
+    match e:
+        case Binary(function, left, right) if function in COMMUTATIVE:
+            left, right = sorted((left, right), key=_order)
+            return Binary(function, left, right)
+        case _:
+            return e
 
 
 def _product(e: Binary) -> Expression:
-    """Flatten a product into factors, gather its sign, its numbers and its whole powers, order the rest."""
+    """Flatten a product into factors, gather its sign, numbers and whole powers, order the rest."""
     powers: dict[Expression, int] = {}
     coefficient = _factors(e, powers)
-    if not math.isfinite(coefficient) or coefficient == 0:
-        return e  # 0 * x is not 0 where x is not finite
+    # 0 * x is not 0 where x is not finite, and a subnormal coefficient has lost its digits.
+    if not sys.float_info.min <= abs(coefficient) < math.inf:
+        return _ordered(e)
     factors = [
         x if k == 1 else Binary("^", x, Constant(k))
         for x, k in sorted(powers.items(), key=lambda item: _order(item[0]))
@@ -234,7 +299,7 @@ def _factors(e: Expression, powers: dict[Expression, int]) -> float:
     match e:
         case Binary("*", left, right):
             return _factors(left, powers) * _factors(right, powers)
-        case Unary("neg", x):
+        case _ if x := _negative(e):
             return -_factors(x, powers)
         case Constant(value):
             return value

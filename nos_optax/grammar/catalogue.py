@@ -8,9 +8,15 @@ from nos_optax.grammar.rule import UpdateRule, parse
 
 
 class Accuracy(NamedTuple):
-    """CIFAR-10 accuracy of a Wide ResNet after 300 epochs, per cent, best of seven learning rates (Table 6).
+    """CIFAR-10 accuracy of a Wide ResNet, in per cent (Table 6).
 
-    `best_validation` is the best over the epochs, `best_test` the test accuracy at that epoch.
+    After 300 epochs, with the best of seven learning rates.
+
+    Attributes:
+        final_validation: On validation images, after the last epoch.
+        final_test: On test images, after the last epoch.
+        best_validation: On validation images, after the epoch that was best on them.
+        best_test: On test images, after that epoch.
     """
 
     final_validation: float
@@ -23,10 +29,10 @@ class PaperRule(NamedTuple):
     """A rule of Bello et al. (2017).
 
     Attributes:
-        name: the key in `rules`.
-        rule: the update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
-        section: where the paper has it.
-        accuracy: what Table 6 gives for it; None for rules that are not in that table.
+        name: The key in `rules`.
+        rule: The update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
+        section: Where the paper has it.
+        accuracy: What Table 6 gives for it; None for rules that are not in that table.
     """
 
     name: str
@@ -79,8 +85,7 @@ rules: Mapping[str, PaperRule] = MappingProxyType(
             for name, (text, figures) in _TABLE_6.items()
         },
         **{
-            name: PaperRule(name, parse(text), "section 5.1")
-            for name, text in _SECTION_5_1.items()
+            name: PaperRule(name, parse(text), "section 5.1") for name, text in _SECTION_5_1.items()
         },
     }
 )

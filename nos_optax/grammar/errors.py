@@ -5,8 +5,8 @@ class RuleError(ValueError):
     """A rule that cannot be read or used: the message, its source, and a caret under the fault.
 
     Attributes:
-      source: the text of the rule.
-      position: index in `source` of the fault, or None where there is no text to point at.
+        source: The text of the rule.
+        position: The index in `source` of the fault, or None where there is no text to point at.
     """
 
     def __init__(self, message: str, source: str | None = None, position: int | None = None):

@@ -1,7 +1,7 @@
 """The expression tree of an update rule, its infix and LaTeX forms, and its structural hash.
 
-A tree is built from four frozen nodes. Numbers are not negative: `-2` is the negation of `2`, so that a tree
-has one text and a text has one tree.
+A tree is built from four frozen nodes. Numbers are not negative: `-2` is the negation of `2`, so
+that a tree has one text and a text has one tree.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from nos_optax.grammar import vocabulary
 from nos_optax.grammar.errors import RuleError
 
-MAX_DEPTH = 64
+MAX_DEPTH = 48
+MAX_NODES = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Constant:
     def __post_init__(self):
         if not (math.isfinite(self.value) and self.value >= 0):
             raise RuleError(
-                f"a constant must be finite and not negative, got {self.value!r}; write -x for a negative"
+                f"a constant must be finite and not negative, got {self.value!r}; "
+                "a negative number is a negation"
             )
         object.__setattr__(self, "value", float(self.value))
 
@@ -63,7 +65,8 @@ class Unary:
     def __post_init__(self):
         if self.function not in ("neg", *vocabulary.FUNCTIONS):
             raise RuleError(
-                f"unknown function {self.function!r}; expected neg, {', '.join(vocabulary.FUNCTIONS)}"
+                f"unknown function {self.function!r}; "
+                f"expected one of neg, {', '.join(vocabulary.FUNCTIONS)}"
             )
         p = self.parameter
         if (self.function in ("clip", "drop")) != (p is not None):
@@ -106,16 +109,40 @@ def children(e: Expression) -> tuple[Expression, ...]:
             return ()
 
 
+def levels(e: Expression) -> Iterator[list[Expression]]:
+    """Yield the nodes of the tree level by level, the root's level first."""
+    level = [e]
+    while level:
+        yield level
+        level = [child for node in level for child in children(node)]
+
+
 def walk(e: Expression) -> Iterator[Expression]:
     """Yield `e` and every subexpression, parents first."""
-    yield e
-    for child in children(e):
-        yield from walk(child)
+    for level in levels(e):
+        yield from level
 
 
 def depth(e: Expression) -> int:
     """Return the number of nodes on the longest path from the root to a leaf."""
-    return 1 + max(map(depth, children(e)), default=0)
+    return sum(1 for _ in levels(e))
+
+
+def check_tree(e: Expression) -> None:
+    """Raise `RuleError` unless `e` is a tree of expressions that recursion can handle."""
+    nodes = 0
+    for height, level in enumerate(levels(e), start=1):
+        nodes += len(level)
+        for node in level:
+            if not isinstance(node, Expression):
+                raise RuleError(
+                    f"expected an expression tree, got {node!r}; use nos_optax.parse for text"
+                )
+        if height > MAX_DEPTH or nodes > MAX_NODES:
+            raise RuleError(
+                f"the rule is more than {MAX_DEPTH} levels deep or has more than {MAX_NODES} "
+                "operands and functions; split it or drop a part"
+            )
 
 
 def number(value: float) -> str:
@@ -183,7 +210,9 @@ def latex(e: Expression, level: int = _SUM) -> str:
             mantissa, _, exponent = number(value).partition("e")
             if not exponent:
                 return mantissa
-            return ("" if mantissa == "1" else rf"{mantissa} \cdot ") + f"10^{{{exponent}}}"
+            own, text = _POWER, f"10^{{{exponent}}}"
+            if mantissa != "1":
+                own, text = _PRODUCT, rf"{mantissa} \cdot {text}"
         case Operand("cd", 0.5):
             return r"\mathrm{cd}"
         case Operand(name, n):
@@ -206,31 +235,33 @@ def latex(e: Expression, level: int = _SUM) -> str:
             tail = "" if parameter is None else f", {latex(Constant(parameter))}"
             return rf"\operatorname{{{function}}}\left({latex(argument)}{tail}\right)"
         case Binary("/", left, right):
-            return rf"\frac{{{latex(left)}}}{{{latex(right)} + \delta}}"
+            own, text = _POWER, rf"\frac{{{latex(left)}}}{{{latex(right)} + \delta}}"
         case Binary("^", left, right):
             own, text = _POWER, f"{{{latex(left, _ATOM)}}}^{{{latex(right)}}}"
         case Binary(function, left, right):
             own, left_level, right_level = _LEVELS[function]
-            sign = r"\," if function == "*" else function
-            text = f"{latex(left, left_level)} {sign} {latex(right, right_level)}"
+            x, y = latex(left, left_level), latex(right, right_level)
+            if function == "*":  # 2 times 3 is not 2 3
+                function = r"\cdot" if y[0].isdigit() else r"\,"
+            text = f"{x} {function} {y}"
     return rf"\left({text}\right)" if own < level else text
 
 
-# The structural hash names the random stream of a random subexpression: the same subexpression, written
-# twice or reached through a program, is the same draw. Both evaluators use the three functions below, on
-# Python integers and on traced uint32 alike.
-_MASK = 0xFFFFFFFF
+# The structural hash names the random stream of a random subexpression: the same subexpression,
+# written twice or reached through a program, is the same draw. Both evaluators use the functions
+# below, on Python integers and on traced uint32 alike: 31 bits, and constants that fit in an int32.
+_MASK = 0x7FFFFFFF
 
 
 def word_hash(word: str) -> int:
-    """Return the 32-bit hash of a leaf or function name."""
-    return zlib.crc32(word.encode())
+    """Return the 31-bit hash of a leaf or function name."""
+    return zlib.crc32(word.encode()) & _MASK
 
 
 def mix(x, y):
-    """Combine two 32-bit hashes (Python ints, or uint32 arrays)."""
-    h = ((x ^ y) * 0x9E3779B1 + y) & _MASK
-    return (h ^ (h >> 15)) * 0x85EBCA6B & _MASK
+    """Combine two 31-bit hashes (Python ints, or uint32 arrays)."""
+    h = ((x ^ y) * 0x1E3779B1 + y) & _MASK
+    return (h ^ (h >> 15)) * 0x65EBCA6B & _MASK
 
 
 def mix_binary(left, right, function, commutative):
@@ -242,7 +273,7 @@ COMMUTATIVE = frozenset({"+", "*"})
 
 
 def structural_hash(e: Expression) -> int:
-    """Return a 32-bit hash of the tree, blind only to the order of the sides of `+` and `*`."""
+    """Return a 31-bit hash of the tree, blind only to the order of the sides of `+` and `*`."""
     match e:
         case Unary(function, argument, parameter):
             return mix(structural_hash(argument), unary_hash(function, parameter))

@@ -11,24 +11,29 @@
 
 import difflib
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 from nos_optax.grammar import vocabulary
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.expression import (
     MAX_DEPTH,
+    MAX_NODES,
     Binary,
     Constant,
     Expression,
     Operand,
     Unary,
-    depth,
+    check_tree,
 )
 
-MAX_LENGTH = 4096
+# Whatever `infix` writes of a tree within bounds is within these: at most 32 characters a node, and
+# two steps of nesting an edge, as in g^(...) and -(...).
+MAX_LENGTH = 32 * MAX_NODES
+MAX_NESTING = 2 * MAX_DEPTH
 
 _SCANNER = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])"
+    r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?![\w.])"
     r"|(?P<name>[A-Za-z_]\w*)|(?P<symbol>[-+*/^(),]))"
 )
 _CALLS_ONLY = {"clip": "clip(x, c)", "drop": "drop(x, p)", "rd": "rd(n)"}
@@ -47,13 +52,14 @@ def parse_expression(source: str) -> Expression:
     """Read an infix rule.
 
     Args:
-      source: the text, at most `MAX_LENGTH` characters, nested at most `MAX_DEPTH` deep.
+        source: The text, at most `MAX_LENGTH` characters. Its tree has at most `MAX_DEPTH` levels
+            and `MAX_NODES` nodes.
 
     Returns:
-      The expression tree, as written: nothing is simplified.
+        The expression tree, as written: nothing is simplified.
 
     Raises:
-      RuleError: with a caret under the fault and what was expected there.
+        RuleError: With a caret under the fault and what was expected there.
     """
     if not isinstance(source, str):
         raise RuleError(f"a rule is text, got {type(source).__name__}: {source!r}")
@@ -65,13 +71,10 @@ def parse_expression(source: str) -> Expression:
     expression = parser.sum()
     if parser.next.kind != "end":
         parser.fail(f"expected an operator or the end of the rule, got {parser.next}")
-    if depth(expression) > MAX_DEPTH:
-        raise RuleError(
-            f"the rule is {depth(expression)} levels deep, more than {MAX_DEPTH}; "
-            "split it or drop a part",
-            source,
-            0,
-        )
+    try:
+        check_tree(expression)
+    except RuleError as error:
+        raise RuleError(str(error), source, 0) from None
     return expression
 
 
@@ -82,8 +85,8 @@ def _scan(source: str) -> list[_Token]:
         if match is None:
             position += len(source[position:]) - len(source[position:].lstrip())
             raise RuleError(
-                f"unexpected {_word_at(source, position)!r}; expected a number, an operand, a function "
-                "or one of + - * / ^ ( )",
+                f"unexpected {_word_at(source, position)!r}; expected a number, an operand, "
+                "a function or one of + - * / ^ ( )",
                 source,
                 position,
             )
@@ -105,9 +108,9 @@ class _Parser:
         self.source = source
         self.tokens = iter(tokens)
         self.next = next(self.tokens)
-        self.depth = 0
+        self.nesting = 0
 
-    def fail(self, message: str, at: _Token | None = None):
+    def fail(self, message: str, at: _Token | None = None) -> NoReturn:
         raise RuleError(message, self.source, (at or self.next).position)
 
     def advance(self) -> _Token:
@@ -124,14 +127,12 @@ class _Parser:
         if not self.accept(symbol):
             self.fail(f"expected {symbol!r} {why}, got {self.next}")
 
-    def deeper(self, rule):
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            self.fail(
-                f"the rule is nested more than {MAX_DEPTH} levels deep; split it or drop a part"
-            )
-        result = rule()
-        self.depth -= 1
+    def deeper(self, read: Callable[[], Expression]) -> Expression:
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            self.fail(f"the rule is nested more than {MAX_NESTING} deep; split it or drop a part")
+        result = read()
+        self.nesting -= 1
         return result
 
     def sum(self) -> Expression:
@@ -168,9 +169,7 @@ class _Parser:
             self.expect(")", "to close the parenthesis")
             return inside
         hint = "; write ^ for a power" if token.text == "*" else ""
-        return self.fail(
-            f"expected a number, an operand, a function or '(', got {token}{hint}", token
-        )
+        self.fail(f"expected a number, an operand, a function or '(', got {token}{hint}", token)
 
     def named(self, token: _Token) -> Expression:
         name = token.text
@@ -182,9 +181,7 @@ class _Parser:
             known = (*vocabulary.LEAVES, *vocabulary.FUNCTIONS)
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            self.fail(
-                f"unknown operand {name!r}; {hint}expected one of {', '.join(known)}", token
-            )
+            self.fail(f"unknown operand {name!r}; {hint}expected one of {', '.join(known)}", token)
         if self.next.text == "(":
             self.fail(f"{name!r} is an operand, not a function; expected an operator")
         return Operand(name)

@@ -1,8 +1,9 @@
 """Programs: rules as the controller writes them, five tokens an iteration.
 
-An iteration is `op1 op2 u1 u2 b` and means `b(u1(op1), u2(op2))`; its result joins the operand bank, so
-operand token `len(OPERANDS) + k` is the result of iteration k, written `r1`, `r2`, ... The program's value is
-the result of its last iteration (Bello et al., 2017, section 3.1, figure 2).
+An iteration is `op1 op2 u1 u2 b` and means `b(u1(op1), u2(op2))`. Its result joins the operand
+bank: token `len(OPERANDS) + k` is the result of iteration k, counted from 0, and is written `r1`,
+`r2`, ... The program's value is the result of its last iteration (Bello et al., 2017, section 3.1,
+figure 2).
 """
 
 import dataclasses
@@ -37,14 +38,21 @@ def tables(iteration: int) -> tuple[tuple[str, ...], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A rule as integers: `iterations[k]` is `(op1, op2, u1, u2, b)`.
+    """A rule as integers.
 
-    Example:
-      >>> program = Program.from_words("g m sign sign *  r1 g exp x *")
-      >>> str(program.decode())
-      'exp(sign(g) * sign(m)) * g'
-      >>> program.array.shape
-      (2, 5)
+    Attributes:
+        iterations: One to four times `(op1, op2, u1, u2, b)`.
+
+    Raises:
+        RuleError: If a token is outside its table, or one is missing.
+
+    Examples:
+        >>> from nos_optax.grammar import Program, decode
+        >>> program = Program.from_words("g m sign sign *  r1 g exp x *")
+        >>> decode(program)
+        UpdateRule('exp(sign(g) * sign(m)) * g')
+        >>> program.array.shape
+        (2, 5)
     """
 
     iterations: tuple[Iteration, ...]
@@ -59,20 +67,21 @@ class Program:
             if len(iteration) != TOKENS_PER_ITERATION:
                 raise RuleError(f"iteration {k + 1} has {len(iteration)} tokens, expected 5")
             for token, table in zip(iteration, tables(k), strict=True):
-                if not (int(token) == token and 0 <= token < len(table)):
+                if token not in range(len(table)):
                     raise RuleError(
-                        f"token {token} in iteration {k + 1} is outside 0..{len(table) - 1}"
+                        f"token {token!r} in iteration {k + 1} is not one of 0..{len(table) - 1}"
                     )
             checked.append(tuple(int(token) for token in iteration))
         object.__setattr__(self, "iterations", tuple(checked))
 
     @classmethod
-    def from_array(cls, array) -> "Program":
-        """Read `int[G, 5]`, or the controller's flat `int[5 G]`."""
+    def from_array(cls, array: np.typing.ArrayLike) -> "Program":
+        """Read tokens: `int[G, 5]`, or the controller's flat `int[5 G]`."""
         flat = np.asarray(array).reshape(-1)
         if flat.size == 0 or flat.size % TOKENS_PER_ITERATION:
             raise RuleError(f"a program has 5 tokens an iteration, got {flat.size} tokens")
-        return cls(tuple(map(tuple, flat.reshape(-1, TOKENS_PER_ITERATION).tolist())))
+        rows = flat.reshape(-1, TOKENS_PER_ITERATION).tolist()
+        return cls(tuple(tuple(row) for row in rows))
 
     @classmethod
     def from_words(cls, words: str | Sequence[str]) -> "Program":
@@ -130,11 +139,43 @@ def _apply(unary: int, argument: Expression) -> Expression:
     return argument if function == "identity" else Unary(function, argument, parameter)
 
 
-def encode_expression(expression: Expression, iterations: int | None = None) -> Program:
-    """Write a tree as a program of the fewest iterations, padded to `iterations` by copies of the result.
+def pad_programs(programs: np.ndarray, iterations: int) -> np.ndarray:
+    """Lengthen programs by iterations that copy the last result, which changes no value.
+
+    Args:
+        programs: `int32[..., G, 5]`.
+        iterations: the new G.
+
+    Returns:
+        `int32[..., iterations, 5]`.
 
     Raises:
-      RuleError: the tree uses a number or a parameter outside the vocabulary, or needs more iterations.
+        RuleError: the programs are longer than `iterations`.
+    """
+    length = programs.shape[-2]
+    if length > iterations:
+        raise RuleError(f"programs of {length} iterations do not fit in {iterations}")
+    copies = [
+        (len(OPERANDS) + k - 1, 0, _IDENTITY, _IDENTITY, _LEFT) for k in range(length, iterations)
+    ]
+    tail = np.array(copies, np.int32).reshape(-1, TOKENS_PER_ITERATION)
+    tail = np.broadcast_to(tail, (*programs.shape[:-2], *tail.shape))
+    return np.concatenate([programs, tail], axis=-2)
+
+
+def encode_expression(expression: Expression, iterations: int | None = None) -> Program:
+    """Write a tree as a program.
+
+    Args:
+        expression: The tree.
+        iterations: Pad to this many iterations, with copies of the result; None for the fewest.
+
+    Returns:
+        The program.
+
+    Raises:
+        RuleError: If the tree has a number or a parameter outside the vocabulary, or if it needs
+            more iterations.
     """
     encoder = _Encoder()
     encoder.result(expression)
@@ -144,9 +185,8 @@ def encode_expression(expression: Expression, iterations: int | None = None) -> 
         raise RuleError(
             f"{infix(expression)} needs {len(steps)} iterations, more than the {limit} allowed"
         )
-    while len(steps) < (iterations or 0):
-        encoder.copy(len(OPERANDS) + len(steps) - 1, _IDENTITY)
-    return Program(tuple(steps))
+    program = Program(tuple(steps))
+    return Program.from_array(pad_programs(program.array, iterations)) if iterations else program
 
 
 class _Encoder:
@@ -186,7 +226,8 @@ class _Encoder:
                 return _IDENTITY, self.operand(e)
 
     def copy(self, operand: int, unary: int) -> int:
-        # The second operand is thrown away; it must only differ from the first, and reuse a result if it can.
+        # The second operand is thrown away: it must only differ from the first, and it reuses a
+        # result if there is another.
         filler = len(OPERANDS) + len(self.iterations) - 1 if self.iterations else 0
         if filler == operand:
             filler = 0 if operand else 1

@@ -5,6 +5,8 @@ import hashlib
 import json
 from functools import cached_property
 
+import numpy as np
+
 from nos_optax.grammar import vocabulary
 from nos_optax.grammar.canonical import canonical
 from nos_optax.grammar.errors import RuleError
@@ -15,7 +17,7 @@ from nos_optax.grammar.expression import (
     Expression,
     Operand,
     Unary,
-    depth,
+    check_tree,
     infix,
     latex,
     walk,
@@ -26,37 +28,33 @@ from nos_optax.grammar.program import Program, encode_expression
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class UpdateRule:
-    """An update rule: the step of `w <- w - learning_rate * rule`.
+    r"""An update rule: the step of `w <- w - learning_rate * rule`.
 
-    Rules are equal when their trees are; `a.canonical() == b.canonical()` asks whether algebra makes them equal.
+    Rules are equal when their trees are; `a.canonical() == b.canonical()` asks whether algebra
+    makes them equal.
 
     Attributes:
-      expression: the tree.
+        expression: The tree.
 
     Raises:
-      RuleError: the tree is more than `MAX_DEPTH` levels deep.
+        RuleError: If this is not a tree of expressions, or one larger than a rule can be: 48 levels
+            and 512 nodes.
 
-    Example:
-      >>> import nos_optax
-      >>> rule = nos_optax.parse("g * exp(sign(m) * sign(g))")
-      >>> str(rule.canonical())
-      'exp(sign(g) * sign(m)) * g'
-      >>> rule.state_slots, rule.needs_params, rule.needs_total_steps, rule.needs_key
-      (1, False, False, False)
-      >>> rule.latex()
-      'g \\\\, e^{\\\\operatorname{sign}\\\\left(m\\\\right) \\\\, \\\\operatorname{sign}\\\\left(g\\\\right)}'
+    Examples:
+        >>> import nos_optax
+        >>> rule = nos_optax.parse("g * exp(sign(m) * sign(g))")
+        >>> print(rule.canonical())
+        exp(sign(g) * sign(m)) * g
+        >>> rule.state_slots, rule.needs_params, rule.needs_total_steps, rule.needs_key
+        (1, False, False, False)
+        >>> print(nos_optax.parse("adam * exp(m)").latex())
+        \mathrm{Adam} \, e^{\hat{m}}
     """
 
     expression: Expression
 
     def __post_init__(self):
-        if not isinstance(self.expression, Expression):
-            raise RuleError(
-                f"UpdateRule takes an expression tree, got {self.expression!r}; "
-                "use nos_optax.parse for text"
-            )
-        if (levels := depth(self.expression)) > MAX_DEPTH:
-            raise RuleError(f"the rule is {levels} levels deep, more than {MAX_DEPTH}")
+        check_tree(self.expression)
 
     def __str__(self) -> str:
         return infix(self.expression)
@@ -81,28 +79,45 @@ class UpdateRule:
         return hashlib.sha256(str(self.canonical()).encode()).hexdigest()[:16]
 
     def encode(self, iterations: int | None = None) -> Program:
-        """Return the rule as the controller's tokens; see `encode`."""
+        """Return the rule as the controller's tokens; see `nos_optax.grammar.encode`."""
         return encode_expression(self.expression, iterations)
 
     def to_json(self) -> str:
-        """Return the tree as JSON: `["*", ["exp", "m"], ["clip", "g", 0.001]]`."""
+        """Return the tree as JSON, such as `["*", ["exp", "m"], ["clip", "g", 0.001]]`."""
         return json.dumps(_to_lists(self.expression))
 
     @classmethod
     def from_json(cls, text: str) -> "UpdateRule":
         """Read what `to_json` wrote.
 
+        Args:
+            text: The JSON.
+
+        Returns:
+            The rule.
+
         Raises:
-          RuleError: the text is not JSON, or not a rule.
+            RuleError: If the text is not JSON, or not a rule.
         """
         try:
-            lists = json.loads(text)
+            lists = json.loads(text, parse_int=float)
         except (ValueError, TypeError, RecursionError) as error:
             raise RuleError(f"not JSON: {error}") from None
         return cls(_from_lists(lists))
 
     def to_python(self, name: str = "scale_by_found_rule") -> str:
-        """Return a Python module with the rule as an Optax transformation; it imports jax and optax only."""
+        """Return the source of a Python module with the rule as an Optax transformation.
+
+        Args:
+            name: The name of the module's function, which takes the arguments of
+                :func:`nos_optax.scale_by_rule` that the rule needs, and gives the same updates.
+
+        Returns:
+            The source; it imports jax, optax and typing only.
+
+        Raises:
+            ValueError: If the name is not an identifier, or one that the module needs itself.
+        """
         from nos_optax.grammar.export import to_python
 
         return to_python(self, name)
@@ -142,35 +157,48 @@ class UpdateRule:
 def parse(text: str) -> UpdateRule:
     """Read an update rule in infix form.
 
-    Operands: `g m v gamma w` (gradient, bias-corrected moving averages of g, g^2, g^3, weights), `adam rmsprop`,
-    `noise annealed_noise`, `ld cd cd(n) rd(n)`, numbers. Functions: `exp log sqrt sign sigmoid clip(x, c)
-    drop(x, p)`, with `log` and `sqrt` of |x|. Operators: `+ - * / ^`, with x / y meaning x / (y + 1e-8).
+    Operands are `g m v gamma` (the gradient and the bias-corrected moving averages of g, g^2 and
+    g^3), `w` (the weights), `adam rmsprop`, `noise annealed_noise`, the decays `ld cd cd(n) rd(n)`,
+    and numbers. Functions are `exp log sqrt sign sigmoid clip(x, c) drop(x, p)`, of which `log` and
+    `sqrt` take |x|. Operators are `+ - * / ^`, and x / y is x / (y + 1e-8).
 
     Args:
-      text: the rule, for example `"(1 + ld * sign(g) * sign(m)) * g"`.
+        text: The rule, such as `(1 + ld * sign(g) * sign(m)) * g`.
 
     Returns:
-      The rule, as written; `parse(str(rule)) == rule`.
+        The rule as written, so that `parse(str(rule)) == rule`.
 
     Raises:
-      RuleError: with a caret under the fault and what was expected.
+        RuleError: With a caret under the fault and what was expected there.
 
-    Example:
-      >>> import nos_optax
-      >>> nos_optax.parse("clip(m, 0.0001)*exp(v)")
-      UpdateRule('clip(m, 1e-4) * exp(v)')
+    Examples:
+        >>> import nos_optax
+        >>> nos_optax.parse("clip(m, 0.0001)*exp(v)")
+        UpdateRule('clip(m, 1e-4) * exp(v)')
 
     References:
-      Bello et al., 2017, section 3.1.
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3.1
     """
     return UpdateRule(parse_expression(text))
 
 
-def decode(program: Program) -> UpdateRule:
+def decode(program: Program | np.typing.ArrayLike) -> UpdateRule:
     """Return the rule that a program computes.
 
     Args:
-      program: a `Program`, or what `Program.from_array` takes: `int[G, 5]` or `int[5 G]`.
+        program: A `Program`, or its tokens: `int[G, 5]` or `int[5 G]`.
+
+    Returns:
+        The rule; parts that do not reach the last result are gone.
+
+    Raises:
+        RuleError: If the tokens are not those of a program.
+
+    Examples:
+        >>> from nos_optax.grammar import decode
+        >>> decode([0, 3, 0, 2, 2])
+        UpdateRule('g * exp(m)')
     """
     program = program if isinstance(program, Program) else Program.from_array(program)
     return UpdateRule(program.decode())
@@ -180,17 +208,26 @@ def encode(rule: UpdateRule | str, iterations: int | None = None) -> Program:
     """Return a rule as tokens: `decode(encode(rule)) == rule`.
 
     Args:
-      rule: the rule, or its text.
-      iterations: pad to this many iterations, with copies of the result; None for the fewest.
+        rule: The rule, or its text.
+        iterations: Pad to this many iterations, with copies of the result; None for the fewest.
+
+    Returns:
+        The program.
 
     Raises:
-      RuleError: a number of the rule is not in the vocabulary, or the rule needs more iterations.
+        RuleError: If a number of the rule is not in the vocabulary, or if the rule needs more
+            iterations.
+
+    Examples:
+        >>> from nos_optax.grammar import encode
+        >>> print(encode("exp(sign(g) * sign(m)) * g"))
+        sign(g) sign(m) x x * r1 g exp x *
     """
     return as_rule(rule).encode(iterations)
 
 
 def as_rule(rule: "UpdateRule | str | Program") -> UpdateRule:
-    """Return `rule` as an `UpdateRule`: text is parsed, programs and catalogue entries are unwrapped."""
+    """Return `rule` as an `UpdateRule`: parse text, decode a program, unwrap a catalogue entry."""
     match rule:
         case UpdateRule():
             return rule
@@ -221,18 +258,16 @@ def _from_lists(node, level: int = 1) -> Expression:
     if level > MAX_DEPTH:
         raise RuleError(f"the rule is more than {MAX_DEPTH} levels deep")
     match node:
-        case bool():
-            pass
-        case int() | float():
+        case float():
             return Constant(node)
         case str():
             return Operand(node)
-        case ["cd" | "rd" as name, (int() | float()) as n]:
+        case ["cd" | "rd" as name, float() as n]:
             return Operand(name, n)
         case ["+" | "-" | "*" | "/" | "^" as function, left, right]:
             return Binary(function, _from_lists(left, level + 1), _from_lists(right, level + 1))
         case [str() as function, argument]:
             return Unary(function, _from_lists(argument, level + 1))
-        case [str() as function, argument, (int() | float()) as parameter]:
+        case [str() as function, argument, float() as parameter]:
             return Unary(function, _from_lists(argument, level + 1), parameter)
     raise RuleError(f"not a rule in JSON: {node!r}")

@@ -1,21 +1,17 @@
 """What the words mean, in JAX: one definition for the static and the traced evaluator.
 
-Choices the paper leaves open, settled here: `log` and `sqrt` take |x|; `x / y` is `x / (y + DELTA)`;
-`adam = m / (sqrt(v) + DELTA)`, `rmsprop = g / (sqrt(v) + DELTA)`; `sign(0) = 0`; `drop` does not rescale; moving averages
-are bias-corrected and include the current gradient.
+The choices that the paper leaves open: `log` and `sqrt` take |x|; `x / y` is `x / (y + DELTA)`,
+`adam` is `m / (sqrt(v) + DELTA)` and `rmsprop` is `g / (sqrt(v) + DELTA)`; `sign(0)` is 0; `drop`
+does not rescale; moving averages are bias-corrected and include the current gradient.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nos_optax import schedules
 from nos_optax.grammar.canonical import DELTA
-
-NOISE_VARIANCE = 0.01
-ANNEALING = 0.55  # annealed noise has variance 1 / (1 + t)^0.55
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -53,25 +49,24 @@ def drop(key: jax.Array, x: jax.Array, p: jax.Array | float) -> jax.Array:
 
 
 def noise(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Draw N(0, NOISE_VARIANCE)."""
-    return jax.random.normal(key, shape, dtype) * np.sqrt(NOISE_VARIANCE).astype(dtype)
+    """Draw from a normal distribution with variance 0.01."""
+    return 0.1 * jax.random.normal(key, shape, dtype)
 
 
 def annealed_noise(key: jax.Array, shape: tuple[int, ...], dtype, t: jax.Array) -> jax.Array:
-    """Draw N(0, variance 1 / (1 + t)^0.55), with t the steps before this one."""
-    deviation = (1 + t.astype(dtype)) ** (-ANNEALING / 2)
-    return jax.random.normal(key, shape, dtype) * deviation
+    """Draw from a normal distribution with variance (1 + t)^-0.55, t steps before this one."""
+    return (1 + t.astype(dtype)) ** (-0.55 / 2) * jax.random.normal(key, shape, dtype)
 
 
 def decay(name: str, n: float | None, t: jax.Array, total_steps, dtype) -> jax.Array:
     """Return ld, cd_n or rd_n at step t of `total_steps`, as a scalar."""
-    match name:
-        case "ld":
-            value = schedules.linear_decay(t, total_steps)
-        case "cd":
+    match name, n:
+        case "cd", float():
             value = schedules.cyclical_decay(t, total_steps, n)
-        case _:
+        case "rd", float():
             value = schedules.restart_decay(t, total_steps, n)
+        case _:
+            value = schedules.linear_decay(t, total_steps)
     return value.astype(dtype)
 
 
@@ -81,22 +76,19 @@ def moving_average(average: jax.Array, x: jax.Array, rate) -> jax.Array:
 
 
 def bias_correction(rate, steps: jax.Array, dtype) -> jax.Array:
-    """Return 1 - rate^steps, without the cancellation that costs float32 four digits at rate 0.999."""
-    with np.errstate(divide="ignore"):
-        log_rate = jnp.log(rate) if isinstance(rate, jax.Array) else np.log(float(rate))
-    return -jnp.expm1(steps.astype(dtype) * jnp.asarray(log_rate, dtype))
+    """Return 1 - rate^steps, without the cancellation that costs float32 four digits at 0.999."""
+    return -jnp.expm1(steps.astype(dtype) * jnp.log1p(jnp.asarray(rate - 1, dtype)))
 
 
 def stream_key(key: jax.Array, count: jax.Array, leaf: int) -> jax.Array:
-    """Return the key of one parameter at one step; fold in a structural hash for one random subexpression."""
+    """Return the key of one parameter array at one step, to be folded with a structural hash."""
     return jax.random.fold_in(jax.random.fold_in(key, count), leaf)
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:
-    """Return a PRNG key: of a key, typed or legacy, of an integer seed, or of seed 0 where None."""
+    """Return a key, typed or legacy, as it is, and the key of a seed; of seed 0 if None."""
     if key is None:
         return jax.random.key(0)
-    key = jnp.asarray(key)
-    if jnp.issubdtype(key.dtype, jnp.integer) and key.ndim == 0:
+    if jnp.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
         return jax.random.key(key)
-    return key
+    return jnp.asarray(key)

@@ -22,24 +22,25 @@ from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """All programs of a number of iterations over a part of the vocabulary, under the paper's constraints.
+    """All programs of some iterations over a part of the vocabulary, under the paper's constraints.
 
     Attributes:
         iterations: 1 to 4; a program has 5 tokens for each.
-        operands: a subset of `OPERANDS`. The random operands and those of the decays are in the vocabulary too.
-        unary: a subset of `UNARY`.
-        binary: a subset of `BINARY`.
-        distinct_operands: the two operands of an iteration differ.
-        no_final_addition: the last binary function is not `+`.
-        reuse_results: every iteration after the first uses the result of an earlier one.
+        operands: A subset of `OPERANDS`.
+        unary: A subset of `UNARY`.
+        binary: A subset of `BINARY`.
+        distinct_operands: Whether the two operands of an iteration must differ.
+        no_final_addition: Whether the last binary function must not be `+`.
+        reuse_results: Whether every iteration after the first must use an earlier result.
 
     Raises:
-        RuleError: a word is unknown, repeated or missing, or no program satisfies the constraints.
+        RuleError: If a word is unknown, repeated or missing, or if no program satisfies the
+            constraints.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from nos_optax.grammar import SearchSpace, parse
-        >>> space = SearchSpace(iterations=1, operands=("g", "m"), unary=("x", "exp"), binary=("+", "*"))
+        >>> space = SearchSpace(1, operands=("g", "m"), unary=("x", "exp"), binary=("+", "*"))
         >>> space.size
         8
         >>> parse("exp(g) * m") in space
@@ -48,7 +49,8 @@ class SearchSpace:
         (3, 5)
 
     References:
-        Bello et al., 2017, sections 3.1 and 4.1.
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.1 and 4.1
     """
 
     iterations: int = 2
@@ -87,15 +89,15 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """How many programs the space holds, exactly. Many of them compute the same rule."""
-        functions = len(self.unary) ** 2
-        binaries = [len(self.binary)] * (self.iterations - 1) + [len(self._final_binary)]
         return math.prod(
-            len(pairs) * functions * b for pairs, b in zip(self._pairs, binaries, strict=True)
+            len(pairs) * len(self.unary) ** 2 * len(self._binary(k))
+            for k, pairs in enumerate(self._pairs)
         )
 
-    @property
-    def _final_binary(self) -> tuple[str, ...]:
-        return tuple(b for b in self.binary if b != "+" or not self.no_final_addition)
+    def _binary(self, iteration: int) -> tuple[str, ...]:
+        """Return the binary functions of an iteration."""
+        final = iteration == self.iterations - 1
+        return tuple(b for b in self.binary if not (final and self.no_final_addition and b == "+"))
 
     @cached_property
     def _pairs(self) -> tuple[np.ndarray, ...]:
@@ -114,12 +116,19 @@ class SearchSpace:
         return tuple(pairs)
 
     def sample(self, key: jax.Array, count: int) -> jax.Array:
-        """Draw programs uniformly, as tokens `int32[count, 5 G]`; the key is consumed."""
+        """Draw programs uniformly.
+
+        Args:
+            key: PRNG key; it is consumed.
+            count: How many programs.
+
+        Returns:
+            Tokens `int32[count, 5 G]`.
+        """
         unary = jnp.array([UNARY.index(word) for word in self.unary], jnp.int32)
         columns = []
         for k, pairs in enumerate(self._pairs):
-            words = self._final_binary if k == self.iterations - 1 else self.binary
-            binary = jnp.array([BINARY.index(word) for word in words], jnp.int32)
+            binary = jnp.array([BINARY.index(word) for word in self._binary(k)], jnp.int32)
             keys = jax.random.split(jax.random.fold_in(key, k), 4)
             columns.append(jax.random.choice(keys[0], jnp.asarray(pairs), (count,)))
             columns.append(jax.random.choice(keys[1], unary, (count, 1)))
@@ -127,31 +136,36 @@ class SearchSpace:
             columns.append(jax.random.choice(keys[3], binary, (count, 1)))
         return jnp.concatenate(columns, axis=1)
 
-    def mask(self, tokens: jax.Array, step: int) -> jax.Array:
+    def mask(self, tokens: jax.typing.ArrayLike, step: jax.Array | int) -> jax.Array:
         """Return which words may come next.
 
         Args:
             tokens: `int32[5 G]`, the tokens so far; those from `step` on are not read.
-            step: which token comes next, a Python integer.
+            step: Which token comes next, `[]`.
 
         Returns:
             `bool[max(num_choices)]`; at least one is True.
         """
-        k, place = divmod(step, TOKENS_PER_ITERATION)
-        pairs = self._pairs[k]
-        allowed = np.zeros(max(self.num_choices), bool)
-        if place == 0:
-            allowed[pairs[:, 0]] = True
-        elif place == 1:
-            partners = np.zeros((len(bank(k)), len(allowed)), bool)
-            partners[pairs[:, 0], pairs[:, 1]] = True
-            return jnp.asarray(partners)[tokens[step - 1]]
-        elif place < 4:
-            allowed[[UNARY.index(word) for word in self.unary]] = True
-        else:
-            words = self._final_binary if k == self.iterations - 1 else self.binary
-            allowed[[BINARY.index(word) for word in words]] = True
-        return jnp.asarray(allowed)
+        allowed, partners = self._mask_tables
+        iteration, place = jnp.divmod(step, TOKENS_PER_ITERATION)
+        previous = jnp.asarray(tokens)[step - 1]
+        return jnp.where(
+            place == 1, jnp.asarray(partners)[iteration, previous], jnp.asarray(allowed)[step]
+        )
+
+    @cached_property
+    def _mask_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Words allowed at a step, `[5 G, K]`; second operands beside a first, `[G, K, K]`."""
+        most = max(self.num_choices)
+        allowed = np.zeros((self.iterations, TOKENS_PER_ITERATION, most), bool)
+        partners = np.zeros((self.iterations, most, most), bool)
+        unary = [UNARY.index(word) for word in self.unary]
+        for k, pairs in enumerate(self._pairs):
+            allowed[k, 0, pairs[:, 0]] = True
+            partners[k, pairs[:, 0], pairs[:, 1]] = True
+            allowed[k, 2:4, unary] = True
+            allowed[k, 4, [BINARY.index(word) for word in self._binary(k)]] = True
+        return allowed.reshape(-1, most), partners
 
     def __contains__(self, item: Program | UpdateRule | str) -> bool:
         """Whether a program is in the space; a rule is if its encoding is."""

@@ -1,7 +1,7 @@
 """The static evaluator: an `UpdateRule` as an `optax.GradientTransformation`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,54 +20,64 @@ from nos_optax.grammar.expression import (
 )
 from nos_optax.grammar.program import Program
 from nos_optax.grammar.rule import UpdateRule, as_rule
+from nos_optax.grammar.vocabulary import DECAYS
 
 
 class ScaleByRuleState(NamedTuple):
     """State of `scale_by_rule`: only what the rule reads is kept, the rest is None."""
 
-    count: jax.Array  # int32 []: steps taken
-    mu: optax.Updates | None  # moving average of g, shaped like the parameters
+    count: jax.typing.ArrayLike  # int32 [], steps taken
+    mu: optax.Updates | None  # shapes of the parameters, moving average of g
     nu: optax.Updates | None  # of g^2
     gamma: optax.Updates | None  # of g^3
-    key: jax.Array | None  # PRNG key of `noise` and `drop`; never advanced: it is folded with the count
+    key: jax.Array | None  # PRNG key; it never advances, but is folded with the count
 
 
 class Environment(NamedTuple):
-    """What the leaves of an expression mean for one parameter at one step."""
+    """What the leaves of an expression mean for one parameter array at one step.
+
+    What the rule does not read may be None.
+    """
 
     g: jax.Array
-    m: jax.Array | None
-    v: jax.Array | None
-    gamma: jax.Array | None
-    w: jax.Array | None
-    t: jax.Array  # int32 []: steps before this one
-    total_steps: int | jax.Array | None
-    key: jax.Array | None  # of this parameter at this step
+    t: jax.Array  # int32 [], steps before this one
+    m: Any = None  # shape of g, like v, gamma and w
+    v: Any = None
+    gamma: Any = None
+    w: Any = None
+    total_steps: Any = None
+    key: Any = None  # of this parameter array at this step
 
 
 def evaluate(e: Expression, env: Environment) -> jax.Array:
-    """Return the value of an expression: an array shaped like `env.g`, or a scalar where it reads no array."""
+    """Return the value of an expression: shaped like `env.g`, or `[]` where it reads no array."""
     match e:
         case Constant(value):
             return jnp.asarray(value, env.g.dtype)
         case Operand():
             return _operand(e, env)
-        case Unary("clip", x, c):
+        case Unary("clip", x, float() as c):
             return semantics.clip(evaluate(x, env), c)
-        case Unary("drop", x, p):
+        case Unary("drop", x, float() as p):
             value = jnp.broadcast_to(evaluate(x, env), env.g.shape)
             return semantics.drop(_draw_key(e, env), value, p)
         case Unary(function, x):
             return semantics.UNARY_FUNCTIONS[function](evaluate(x, env))
-        case Binary("^", x, Constant(k)) if k == int(k) and k <= MAX_EXACT_POWER:
-            return jax.lax.integer_pow(evaluate(x, env), int(k))
-        case Binary("^", x, Unary("neg", Constant(k))) if k == int(k) and k <= MAX_EXACT_POWER:
-            return jax.lax.integer_pow(evaluate(x, env), -int(k))
+        case Binary("^", x, y) if (k := exact_power(y)) is not None:
+            return jax.lax.integer_pow(evaluate(x, env), k)
         case Binary(function, x, y):
             return semantics.BINARY_FUNCTIONS[function](evaluate(x, env), evaluate(y, env))
 
 
-MAX_EXACT_POWER = 64
+def exact_power(exponent: Expression) -> int | None:
+    """Return a literal exponent, if a whole number from -64 to 64: such a power is a product."""
+    match exponent:
+        case Constant(k) if k == int(k) and k <= 64:
+            return int(k)
+        case Unary("neg", Constant(k)) if k == int(k) and k <= 64:
+            return -int(k)
+        case _:
+            return None
 
 
 def _operand(e: Operand, env: Environment) -> jax.Array:
@@ -102,44 +112,58 @@ def scale_by_rule(
     r"""Replace each update by the value of an update rule.
 
     .. math::
-      m_t = b_1 m_{t-1} + (1 - b_1) g_t, \quad v_t = b_2 v_{t-1} + (1 - b_2) g_t^2, \quad
-      \gamma_t = b_3 \gamma_{t-1} + (1 - b_3) g_t^3,
 
-    each divided by :math:`1 - b_i^t` where the rule reads it. Half-precision gradients are computed in float32 and
-    rounded once. A random subexpression is one draw per parameter and step: written twice, it is the same draw.
+        \begin{align*}
+          m_t &\leftarrow \beta_1 m_{t-1} + (1 - \beta_1)\, g_t &
+          \hat{m}_t &= m_t / (1 - \beta_1^t) \\
+          v_t &\leftarrow \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2 &
+          \hat{v}_t &= v_t / (1 - \beta_2^t) \\
+          \gamma_t &\leftarrow \beta_3 \gamma_{t-1} + (1 - \beta_3)\, g_t^3 &
+          \hat{\gamma}_t &= \gamma_t / (1 - \beta_3^t) \\
+          u_t &\leftarrow \mathrm{rule}(g_t, \hat{m}_t, \hat{v}_t, \hat{\gamma}_t, w_t, t)
+        \end{align*}
+
+    Half-precision gradients are computed in float32 and rounded once. A random subexpression is one
+    draw per parameter array and step: written twice, it is the same draw.
 
     Args:
-      rule: the rule, its text, or a program.
-      total_steps: T, the number of steps of the whole run, for rules that read `ld`, `cd` or `rd`.
-      b1: rate of m, in [0, 1).
-      b2: rate of v.
-      b3: rate of gamma.
-      mu_dtype: dtype in which m is stored; the parameter's where None.
-      key: PRNG key (or an integer seed) of `noise`, `annealed_noise` and `drop`; 0 where None.
+        rule: The rule, its text, or a program.
+        total_steps: The length T of the whole run, in steps, for rules that read ``ld``, ``cd`` or
+            ``rd``.
+        b1: Decay rate of m, in [0, 1).
+        b2: Decay rate of v, in [0, 1).
+        b3: Decay rate of gamma, in [0, 1).
+        mu_dtype: dtype in which m is stored; that of the parameters if None.
+        key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
+            ``annealed_noise`` and ``drop``; the seed 0 if None.
 
     Returns:
-      The transformation. It has no learning rate and no minus sign: see `from_rule`.
+        The :class:`optax.GradientTransformation`. It has no learning rate and no minus sign: see
+        :func:`nos_optax.from_rule`.
 
     Raises:
-      RuleError: the text is not a rule, or the rule reads a decay and `total_steps` is missing or not positive.
-      ValueError: at the update, the rule reads the weights and `params` is missing (Optax's message); at construction,
-        a rate is outside [0, 1).
+        RuleError: If the text is not a rule, or if the rule reads a decay and ``total_steps`` is
+            missing or not positive.
+        ValueError: If a rate is outside [0, 1); from ``update``, if the rule reads the weights and
+            ``params`` is missing.
 
-    Example:
-      >>> import jax.numpy as jnp, nos_optax
-      >>> tx = nos_optax.scale_by_rule("exp(sign(g) * sign(m)) * g")
-      >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
-      >>> print(updates.round(3))
-      [ 2.718 -5.437]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import nos_optax
+        >>> tx = nos_optax.scale_by_rule("exp(sign(g) * sign(m)) * g")
+        >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
+        >>> print(updates)
+        [ 2.7182817 -5.4365635]
 
     References:
-      Bello et al., 2017, section 3.
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
     """
     rule = as_rule(rule)
     _check_total_steps(rule, total_steps)
     for name, rate in (("b1", b1), ("b2", b2), ("b3", b3)):
         if isinstance(rate, int | float) and not 0 <= rate < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {rate}")
+            raise ValueError(f"{name} is {rate}, but must be in [0, 1): it is a decay rate.")
 
     def init_fn(params):
         def zeros(moment, dtype=None):
@@ -155,64 +179,35 @@ def scale_by_rule(
 
     def update_fn(updates, state, params=None):
         if rule.needs_params and params is None:
-            raise ValueError(optax.base.NO_PARAMS_MSG)
+            raise ValueError(_NO_PARAMS)
         count = optax.safe_increment(state.count)
+        mu = _update_average(updates, state.mu, b1, 1)
+        nu = _update_average(updates, state.nu, b2, 2)
+        gamma = _update_average(updates, state.gamma, b3, 3)
+        trees = {
+            "m": _correct_bias(mu, b1, count),
+            "v": _correct_bias(nu, b2, count),
+            "gamma": _correct_bias(gamma, b3, count),
+            "w": params if rule.needs_params else None,
+        }
+        trees = {name: tree for name, tree in trees.items() if tree is not None}
 
-        def average(moments, rate, power):
-            if moments is None:
+        def value(leaf, g, *arrays):
+            if g is None:
                 return None
-            return jax.tree.map(
-                lambda mean, g: semantics.moving_average(
-                    _widen(mean), jax.lax.integer_pow(_widen(g), power), rate
-                ),
-                moments,
-                updates,
-            )
-
-        mu = average(state.mu, b1, 1)
-        nu = average(state.nu, b2, 2)
-        gamma = average(state.gamma, b3, 3)
-
-        leaves, treedef = jax.tree.flatten(updates)
-
-        def column(tree):
-            return treedef.flatten_up_to(tree) if tree is not None else [None] * len(leaves)
-
-        rows = zip(
-            leaves,
-            column(mu),
-            column(nu),
-            column(gamma),
-            column(params if rule.needs_params else None),
-            strict=True,
-        )
-        values = []
-        for i, (g, m, v, third, w) in enumerate(rows):
-            wide = _widen(g)
+            dtype = _wide(g)
             env = Environment(
-                g=wide,
-                m=_corrected(m, b1, count, wide.dtype),
-                v=_corrected(v, b2, count, wide.dtype),
-                gamma=_corrected(third, b3, count, wide.dtype),
-                w=None if w is None else w.astype(wide.dtype),
+                g=g.astype(dtype),
                 t=state.count,
                 total_steps=total_steps,
-                key=semantics.stream_key(state.key, state.count, i) if rule.needs_key else None,
+                key=semantics.stream_key(state.key, state.count, leaf) if rule.needs_key else None,
+                **{name: x.astype(dtype) for name, x in zip(trees, arrays, strict=True)},
             )
-            value = evaluate(rule.expression, env)
-            values.append(jnp.broadcast_to(value, g.shape).astype(g.dtype))
+            return jnp.broadcast_to(evaluate(rule.expression, env), g.shape).astype(g.dtype)
 
-        def stored(new, old):
-            return None if old is None else jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)
-
-        new_state = ScaleByRuleState(
-            count=count,
-            mu=stored(mu, state.mu),
-            nu=stored(nu, state.nu),
-            gamma=stored(gamma, state.gamma),
-            key=state.key,
-        )
-        return treedef.unflatten(values), new_state
+        updates = _map(value, _numbered(updates), updates, *trees.values())
+        averages = optax.tree.cast_like((mu, nu, gamma), (state.mu, state.nu, state.gamma))
+        return updates, ScaleByRuleState(count, *averages, state.key)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -226,61 +221,112 @@ def from_rule(
     b3: jax.typing.ArrayLike = 0.999,
     mu_dtype: jax.typing.DTypeLike | None = None,
     key: jax.Array | int | None = None,
-    weight_decay: jax.typing.ArrayLike = 0.0,
-    mask: Callable | None = None,
-) -> optax.GradientTransformation:
-    """Make an optimizer of an update rule: `w <- w - learning_rate * (rule + weight_decay * w)`.
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Build an optimizer of an update rule.
+
+    .. math::
+
+        w_{t+1} \leftarrow w_t - \eta_t \left( \mathrm{rule}_t + \lambda w_t \right)
 
     Args:
-      rule: the rule, its text, or a program.
-      learning_rate: a number or a schedule.
-      total_steps: as in `scale_by_rule`.
-      b1: as in `scale_by_rule`.
-      b2: as in `scale_by_rule`.
-      b3: as in `scale_by_rule`.
-      mu_dtype: as in `scale_by_rule`.
-      key: as in `scale_by_rule`.
-      weight_decay: strength of the decoupled weight decay.
-      mask: a tree of bools, or a function from parameters to one, that says which parameters decay.
+        rule: The rule, its text, or a program.
+        learning_rate: The step size :math:`\eta_t`: a number, or a schedule of the count.
+        total_steps: The length T of the whole run, in steps, for rules that read ``ld``, ``cd`` or
+            ``rd``.
+        b1: Decay rate of m, in [0, 1).
+        b2: Decay rate of v, in [0, 1).
+        b3: Decay rate of gamma, in [0, 1).
+        mu_dtype: dtype in which m is stored; that of the parameters if None.
+        key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
+            ``annealed_noise`` and ``drop``; the seed 0 if None.
+        weight_decay: Decay :math:`\lambda` of the parameters, multiplied by the learning rate.
+            Unless it is the number 0, ``update`` needs the parameters.
+        mask: Which parameters ``weight_decay`` applies to: a tree of booleans with the structure of
+            the parameters or a prefix of it, or a function from parameters to such a tree.
 
     Returns:
-      The optimizer.
+        The :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
-      RuleError: as `scale_by_rule`.
-      ValueError: as `scale_by_rule`.
+        RuleError: As :func:`nos_optax.scale_by_rule`.
+        ValueError: As :func:`nos_optax.scale_by_rule`.
 
-    Example:
-      >>> import jax.numpy as jnp, nos_optax, optax
-      >>> tx = nos_optax.from_rule("(1 + ld * sign(g) * sign(m)) * g", learning_rate=0.1, total_steps=10)
-      >>> params = jnp.array(1.0)
-      >>> updates, state = tx.update(2 * params, tx.init(params), params)
-      >>> print(optax.apply_updates(params, updates))
-      0.6
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import nos_optax
+        >>> import optax
+        >>> tx = nos_optax.from_rule(
+        ...     "(1 + ld * sign(g) * sign(m)) * g", learning_rate=0.1, total_steps=10
+        ... )
+        >>> params = jnp.array(1.0)
+        >>> updates, state = tx.update(2 * params, tx.init(params), params)
+        >>> print(optax.apply_updates(params, updates))
+        0.6
+
+    References:
+        Bello et al., `Neural Optimizer Search with Reinforcement Learning
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
     """
-    transforms = [scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key)]
-    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
-        transforms.append(optax.add_decayed_weights(weight_decay, mask))
-    return optax.chain(*transforms, optax.scale_by_learning_rate(learning_rate))
+    without_decay = isinstance(weight_decay, int | float) and weight_decay == 0
+    return optax.chain(
+        scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key),
+        # The identity has the same empty state, but does not ask for the parameters.
+        optax.identity() if without_decay else optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
-def _check_total_steps(rule: UpdateRule, total_steps) -> None:
+def _check_total_steps(rule: UpdateRule, total_steps: int | jax.Array | None) -> None:
     if not rule.needs_total_steps:
         return
     if total_steps is None:
+        decays = ", ".join(sorted(rule.leaves & DECAYS))
         raise RuleError(
-            f"the rule {rule} reads a decay ({', '.join(sorted(rule.leaves & {'ld', 'cd', 'rd'}))}) and must be told "
-            "the length of the run: pass total_steps=..."
+            f"the rule {rule} reads a decay ({decays}) and must be told the length of the run: "
+            "pass total_steps=..."
         )
     if isinstance(total_steps, int | float) and not total_steps > 0:
         raise RuleError(f"total_steps must be positive, got {total_steps}")
 
 
-def _widen(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+# Optax's message, which it does not export.
+_NO_PARAMS = (
+    "You are using a transformation that requires the current value of parameters, but you are not "
+    "passing `params` when calling `update`."
+)
 
 
-def _corrected(moment, rate, count, dtype) -> jax.Array | None:
-    if moment is None:
-        return None
-    return moment.astype(dtype) / semantics.bias_correction(rate, count, dtype)
+def _map(function, *trees):
+    """Map over trees in which None is a leaf: a parameter that has no gradient."""
+    return jax.tree.map(function, *trees, is_leaf=lambda x: x is None)
+
+
+def _wide(g: jax.Array):
+    return jnp.promote_types(g.dtype, jnp.float32)
+
+
+def _update_average(updates, moments, rate, power: int):
+    """Return the moving average of `g^power`, in float32 or wider; None where the rule has none."""
+
+    def average(g, moment):
+        if g is None:
+            return moment
+        g = jax.lax.integer_pow(g.astype(_wide(g)), power)
+        return semantics.moving_average(moment.astype(_wide(moment)), g, rate)
+
+    return None if moments is None else _map(average, updates, moments)
+
+
+def _correct_bias(moments, rate, count):
+    def correct(moment):
+        return moment / semantics.bias_correction(rate, count, moment.dtype)
+
+    return jax.tree.map(correct, moments)
+
+
+def _numbered(tree):
+    """Replace each leaf by its position among the leaves."""
+    treedef = jax.tree.structure(tree)
+    return treedef.unflatten(range(treedef.num_leaves))

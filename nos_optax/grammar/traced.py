@@ -1,7 +1,8 @@
 """The traced evaluator: a program as data, so that one compiled step serves every rule.
 
-A token picks a branch of `lax.switch` and a parameter out of a table. Outside `vmap` the switch is a real branch,
-and only what the program uses is computed; inside, it is a select over the whole vocabulary.
+A token picks a branch of `lax.switch` and a parameter out of a table. Outside `vmap` the switch is
+a real branch, and only what the program uses is computed; inside, it is a select over the whole
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -58,10 +59,11 @@ def apply_program(
 
     Args:
         program: `int32[G, 5]`.
-        streams: `uint32[G, 2]`, `program_streams(program)`; computed once, since a program does not change.
-        state: the state before the step.
-        g: gradient `[D]`, float32 or float64.
-        w: parameters `[D]`.
+        streams: `uint32[G, 2]`, `program_streams(program)`: computed once, as a program stays the
+            same.
+        state: The state before the step.
+        g: Gradient `[D]`, float32 or float64.
+        w: Parameters `[D]`.
         total_steps: T of the decays, `[]`.
         key: PRNG key of the run.
 
@@ -106,7 +108,7 @@ def _evaluate(program: jax.Array, streams: jax.Array, operands: _Operands) -> ja
 
     iterations = program.shape[0]
     results = jnp.zeros((iterations, *operands.g.shape), operands.g.dtype)
-    # A scan, not an unrolled loop: the branches are compiled once, whatever the number of iterations.
+    # A scan, not an unrolled loop: the branches are compiled once for all iterations.
     results, _ = jax.lax.scan(
         iteration, results, (jnp.arange(iterations), tuple(program.T), streams)
     )
@@ -195,7 +197,8 @@ _BINARY_BRANCHES = [
 def program_streams(program: jax.Array) -> jax.Array:
     """Return the structural hash after each unary function of a program.
 
-    It equals `structural_hash` of the tree that the program decodes to, so both evaluators draw the same numbers.
+    It equals `structural_hash` of the tree that the program decodes to, so that both evaluators
+    draw the same numbers.
 
     Args:
         program: `int32[G, 5]`.

@@ -1,7 +1,8 @@
 """The words of the search language: an index in a table is the controller's token.
 
 Bello et al. (2017), section 3.1, plus the decays of section 5.2 and the sigmoid that Table 6 needs.
-Every operand's name is itself a rule in infix form, so `g^2` the token and `g^2` the text are one thing.
+Every operand's name is itself a rule in infix form, so `g^2` the token and `g^2` the text are one
+thing.
 """
 
 OPERANDS: tuple[str, ...] = (

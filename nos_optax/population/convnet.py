@@ -1,10 +1,11 @@
 """The child network of the paper (section 4.2), written for populations.
 
-Two 3x3 convolutions with 32 filters, batch normalisation and ReLU after each, and a linear layer on top. The
-paper does not state the pooling; here it is 2x2 max pooling after each convolution.
+Two 3x3 convolutions with 32 filters, batch normalisation and ReLU after each, and a linear layer
+on top. The paper does not state the pooling; here it is 2x2 max pooling after each convolution.
 
-Parameters are one flat vector, so that an update rule is one elementwise expression per child. Convolutions are
-patches and a matrix product: a vmapped `lax.conv` is a grouped convolution, slow on every accelerator.
+Parameters are one flat vector, so that an update rule is one elementwise expression per child.
+Convolutions are patches and a matrix product: a vmapped `lax.conv` is a grouped convolution, slow
+on every accelerator.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 class Statistics(NamedTuple):
-    """Moving averages of the batch moments; divided by the weight they are unbiased from the first step on.
+    """Moving averages of the batch moments; divided by their weight they are without bias.
 
-    A sweep may take ten steps: flax's averages, which start at 0 and 1, would still be a third of that start.
+    A sweep may take ten steps: flax's averages, which start at 0 and 1, would still be a third of
+    that start.
     """
 
     moments: jax.Array  # [2, 2, filters]: mean and variance of both layers
@@ -86,7 +88,7 @@ class ConvNet:
         mean = np.repeat([layer[2] for layer in self._layers], sizes).astype(np.float32)
         deviation = np.repeat([layer[3] for layer in self._layers], sizes).astype(np.float32)
         params = mean + deviation * jax.random.normal(key, (self.num_params,))
-        return params, Statistics(jnp.zeros((2, 2, self.filters)), jnp.zeros([]))
+        return jnp.asarray(params), Statistics(jnp.zeros((2, 2, self.filters)), jnp.zeros([]))
 
     def unflatten(self, params: jax.Array) -> dict[str, jax.Array]:
         """Return the named arrays of a flat parameter vector."""
@@ -100,7 +102,7 @@ class ConvNet:
     def loss(
         self, params: jax.Array, statistics: Statistics, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Statistics]:
-        """Return the mean cross-entropy of a training minibatch, and the statistics with its moments in them.
+        """Return the mean cross-entropy of a minibatch, and the statistics with its moments.
 
         Args:
             params: `[D]`.
@@ -109,22 +111,22 @@ class ConvNet:
             labels: `int32[B]`.
         """
         p = self.unflatten(params)
-        x, moments1 = _normalise(_convolve(images, p["conv1"]), p["scale1"], p["shift1"])
-        x = jax.nn.relu(_max_pool(x))
-        x, moments2 = _normalise(_convolve(x, p["conv2"]), p["scale2"], p["shift2"])
-        x = jax.nn.relu(_max_pool(x))
+        x, moments = images, []
+        for layer in "12":
+            x, batch = _block(x, p["conv" + layer], p["scale" + layer], p["shift" + layer])
+            moments.append(batch)
         logits = x.reshape(len(x), -1) @ p["linear"] + p["bias"]
         log_likelihood = jnp.sum(
             jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, self.num_classes), axis=1
         )
-        new = Statistics(jax.lax.stop_gradient(jnp.stack([moments1, moments2])), jnp.ones([]))
+        new = Statistics(jax.lax.stop_gradient(jnp.stack(moments)), jnp.ones([]))
         statistics = jax.tree.map(
             lambda old, new: BATCH_NORM_DECAY * old + (1 - BATCH_NORM_DECAY) * new, statistics, new
         )
         return -jnp.mean(log_likelihood), statistics
 
     def logits(self, params: jax.Array, statistics: Statistics, images: jax.Array) -> jax.Array:
-        """Return the class scores `[B, num_classes]` of standardised images, by the running statistics."""
+        """Return class scores `[B, num_classes]` of standardised images, by the statistics."""
         p = self.unflatten(params)
         x = images
         moments = statistics.moments / statistics.weight
@@ -150,16 +152,50 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (patches.reshape(-1, patches.shape[-1]) @ kernel).reshape(*x.shape[:3], -1)
 
 
-def _normalise(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Normalise each channel over the batch; also return its mean and variance, `[2, F]`."""
+def _block(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, shift: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Convolve, normalise over the batch, pool and rectify; also return mean and variance `[2, F]`.
+
+    Pooling comes before the normalisation's affine map, which is then done on a quarter of the
+    numbers. That commutes where the map rises, so a falling one is turned around in the kernel.
+    """
+    turn = jnp.where(scale < 0, -1.0, 1.0)
+    x = _convolve(x, kernel * turn)
     mean = x.mean((0, 1, 2))
-    variance = jnp.square(x - mean).mean((0, 1, 2))
-    normal = (x - mean) * (scale * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)) + shift
-    return normal, jnp.stack([mean, variance])
+    variance = jnp.maximum(jnp.square(x).mean((0, 1, 2)) - jnp.square(mean), 0)
+    slope = scale * turn * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
+    normal = _max_pool(x) * slope + (shift - mean * slope)
+    return jax.nn.relu(normal), jnp.stack([mean * turn, variance])
 
 
+@jax.custom_vjp
 def _max_pool(x: jax.Array) -> jax.Array:
     """Take the maximum of each 2x2 block; an odd last row or column is left out."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+    return _blocks(x).max((2, 4))
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """Return the 2x2 blocks of an image, `[B, H // 2, 2, W // 2, 2, C]`."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def _max_pool_forward(x):
+    maxima = _max_pool(x)
+    return maxima, (x, maxima)
+
+
+def _max_pool_backward(residuals, gradient):
+    """Share the gradient among equal maxima, which the flat background of images has many of."""
+    x, maxima = residuals
+    largest = _blocks(x) == maxima[:, :, None, :, None]
+    share = gradient / largest.sum((2, 4))
+    blocks = jnp.where(largest, share[:, :, None, :, None], 0)
+    height, width = x.shape[1:3]
+    even = blocks.reshape(len(x), height // 2 * 2, width // 2 * 2, -1)
+    return (jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)

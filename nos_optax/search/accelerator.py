@@ -42,9 +42,10 @@ def _absent(accelerator: str, error: Exception) -> str:
     except (RuntimeError, AssertionError):
         reason = str(error) or "the plugin of the platform in JAX_PLATFORMS is not installed"
         return f"JAX found no device at all: {reason}"
+    extra = "cuda12" if accelerator == "gpu" else accelerator
     return (
-        f"no {accelerator} here; JAX sees {present}. Run with --accelerator {jax.devices()[0].platform}, or install "
-        f"JAX for the {accelerator} (pip install 'jax[{'cuda12' if accelerator == 'gpu' else accelerator}]')."
+        f"no {accelerator} here; JAX sees {present}. Run with --accelerator "
+        f"{jax.devices()[0].platform}, or install JAX for the {accelerator}: pip install 'jax[{extra}]'"
     )
 
 
@@ -53,7 +54,7 @@ def enable_compilation_cache() -> None:
 
     The folder is `JAX_COMPILATION_CACHE_DIR`, or `nos_optax` in the user's cache folder.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "nos_optax" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

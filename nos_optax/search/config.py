@@ -10,7 +10,7 @@ from nos_optax.population import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """Search for update rules: a controller writes them, child networks trained with them score them.
+    """What to search, with what, on what.
 
     Raises:
         ValueError: a number is out of range, naming it and its range.
@@ -31,7 +31,7 @@ class SearchConfig:
     strategy: Literal["ppo", "random"] = "ppo"
     """ppo learns which rules are good; random samples uniformly, for comparison."""
     preset: Literal["default", "paper"] = "default"
-    """The controller's hyperparameters: default learns in hundreds of samples, paper in tens of thousands."""
+    """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
     train_examples: int | None = None
     """Training images (default: 1000 of digits, all 45,000 of cifar10)."""
     sweep_examples: int = 10_000

@@ -119,9 +119,7 @@ def retrain(trainer: PopulationTrainer, found: Sequence[Candidate], seeds: int) 
         **{name: encode(rule) for name, rule in STANDARD.items()},
     }
     searched = [c.reward for c in found] + [None] * len(STANDARD)
-    population = np.stack(
-        [pad_programs(p.array, trainer.iterations) for p in programs.values()]
-    )
+    population = np.stack([pad_programs(p.array, trainer.iterations) for p in programs.values()])
     evaluations = [trainer.evaluate(population, FRESH_SEEDS + i) for i in range(seeds)]
     return [
         Result(

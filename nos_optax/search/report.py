@@ -1,4 +1,4 @@
-"""What a run shows at its end: the reward curve, the table of re-trained rules, the best rules as files."""
+"""What a run shows at its end: the reward curve, the re-trained rules, the best ones as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def results_table(results: Sequence[Result]) -> Table:
     """Return the table of re-trained rules, best mean first."""
     seeds = len(results[0].rewards)
     table = Table(
-        title=f"Trained again with {seeds} fresh seeds: validation accuracy, mean and standard deviation",
+        title=f"Validation accuracy after training again with {seeds} fresh seeds",
         title_justify="left",
     )
     table.add_column("optimizer")
@@ -123,4 +123,3 @@ def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str, pat
     axes.set_ylim(0, 1)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     figure.savefig(path, dpi=150)
-

@@ -1,0 +1,57 @@
+"""How a candidate earns its reward, and what is known of it afterwards."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+STATUSES = ("trained", "dead", "diverged")
+TRAINED, DEAD, DIVERGED = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The paper's protocol.
+
+    Each learning rate trains a child for one epoch on the first `sweep_examples`; the best one
+    trains a fresh child for `epochs` epochs on all training examples; its validation accuracy is
+    the reward.
+
+    Attributes:
+        learning_rates: the sweep.
+        batch_size: examples in a minibatch; the incomplete last one of an epoch is left out.
+        sweep_examples: how many examples the sweep's epoch has; all, where the dataset has fewer.
+        epochs: how long the best learning rate trains.
+        margin: a child leaves chance if a learning rate of the sweep is better than the commonest
+            class by this many standard errors of the validation accuracy. One that does not is
+            dead: it isn't trained. (Three would do for blind guesses, but the random features of an
+            untrained network already see more than that.)
+
+    Raises:
+        ValueError: a number is not positive.
+
+    References:
+        Bello et al., 2017, section 4.2.
+    """
+
+    learning_rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1)
+    batch_size: int = 100
+    sweep_examples: int = 10_000
+    epochs: int = 5
+    margin: float = 6.0
+
+    def __post_init__(self):
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be positive, got {self.learning_rates}")
+        for name in ("batch_size", "sweep_examples", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Evaluation(NamedTuple):
+    """What became of each candidate."""
+
+    reward: np.ndarray  # float32[P]: validation accuracy; chance for the dead and the diverged
+    learning_rate: np.ndarray  # float32[P]: the sweep's choice; nan where every rate diverged
+    status: np.ndarray  # int32[P]: index in STATUSES
+    sweep: np.ndarray  # float32[P, L]: validation accuracy of each rate; nan where it diverged

@@ -1,0 +1,180 @@
+"""The search from command line to run folder, and what bad input gets."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nos_optax.grammar import Program, decode, parse
+from nos_optax.population import STATUSES
+from nos_optax.search import SearchConfig, make_strategy, read_candidates, search
+from nos_optax.search.report import Result, best_candidates, results_table
+from nos_optax.search.run_folder import Candidate, RunFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import search as command
+
+TINY = SearchConfig(
+    samples=10,
+    batch_size=4,
+    train_examples=200,
+    epochs=1,
+    finalists=2,
+    final_seeds=2,
+    accelerator="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    batches, stages = [], []
+    config = dataclasses.replace(TINY, out=tmp_path_factory.mktemp("runs") / "run")
+    result = search(config, lambda c: batches.append(len(c)), stages.append)
+    return result, batches, stages
+
+
+def test_the_loop_evaluates_what_was_asked(run):
+    result, batches, stages = run
+    assert batches == [4, 8, 10]
+    assert stages[0] == "compiling"
+    assert [c.id for c in result.candidates] == list(range(10))
+
+
+def test_the_run_folder_holds_everything(run):
+    result, _, _ = run
+    folder = result.folder
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["samples"] == 10 and config["train_examples"] == 200
+    assert read_candidates(folder) == result.candidates
+    for candidate in result.candidates:
+        rule = decode(Program.from_words(candidate.tokens))
+        assert str(rule) == candidate.rule and rule.digest == candidate.digest
+        assert 0 <= candidate.reward <= 1 and candidate.status in STATUSES
+        assert candidate.seconds > 0
+    assert (folder / "rewards.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["mean"] for r in results] == sorted((r["mean"] for r in results), reverse=True)
+    names = {r["name"] for r in results}
+    assert {"SGD", "Momentum", "RMSProp", "Adam", "PowerSign", "AddSign"} <= names
+    for row in results:
+        assert len(row["rewards"]) == 2
+        assert parse(row["rule"]) is not None
+    found = [r for r in results if r["name"].startswith("found")]
+    assert len(found) == len(list((folder / "best").glob("*.py")))
+    for module in (folder / "best").glob("*.py"):
+        compile(module.read_text(), str(module), "exec")
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_the_same_seed_gives_the_same_search(run, tmp_path):
+    again = search(dataclasses.replace(TINY, out=tmp_path / "again"))
+    for a, b in zip(run[0].candidates, again.candidates, strict=True):
+        assert dataclasses.replace(a, seconds=0) == dataclasses.replace(b, seconds=0)
+    assert [r.rewards for r in run[0].results] == [r.rewards for r in again.results]
+
+
+def test_strategies_answer_in_the_space():
+    space = TINY.space()
+    for name in ("ppo", "random"):
+        strategy = make_strategy(name, space, seed=1)
+        first, second = strategy.ask(5), None
+        strategy.tell(first, np.linspace(0, 1, 5, dtype=np.float32))
+        second = strategy.ask(5)
+        assert not np.array_equal(first, second)
+        assert all(Program.from_array(row) in space for row in np.concatenate([first, second]))
+    with pytest.raises(ValueError, match="annealing"):
+        make_strategy("annealing", space, seed=0)
+
+
+def candidate(reward, rule="g", status="trained"):
+    return Candidate(0, rule, "", reward, 0.1, status, 1.0, parse(rule).digest)
+
+
+def test_best_candidates_are_distinct_and_trained():
+    pool = [
+        candidate(0.5, "g * m"),
+        candidate(0.7, "m * g"),
+        candidate(0.9, "g", "dead"),
+        candidate(0.6, "adam"),
+    ]
+    assert [c.reward for c in best_candidates(pool, 5)] == [0.7, 0.6]
+    assert len(best_candidates(pool, 1)) == 1
+    assert best_candidates([], 3) == []
+
+
+def test_results_report_the_mean_and_the_spread():
+    results = [
+        Result("Adam", "adam", "", (0.8, 0.9), 0.01, None),
+        Result("found 1", "g", "", (0.2, 0.4), 0.1, 0.95),
+    ]
+    assert results[0].mean == pytest.approx(0.85)
+    assert results[0].deviation == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    table = results_table(results)
+    assert list(table.columns[0].cells) == ["Adam", "found 1"]
+    assert list(table.columns[-1].cells) == ["", "0.9500"]
+
+
+def test_records_survive_what_json_lacks(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_json("x.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
+    assert json.loads((folder.path / "x.json").read_text()) == {"a": None, "b": [None, 1.5]}
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["search.py", *map(str, arguments)])
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    with pytest.raises(SystemExit) as exit_info:
+        command.main()
+    return exit_info.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "0"], "--samples must be at least 1, got 0"),
+        (["--iterations", "5"], "--iterations must be 1 to 4, got 5"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--accelerator", "tpu"], "no tpu here; JAX sees cpu"),
+        (["--accelerator", "gpu"], "no gpu here; JAX sees cpu"),
+        (["--dataset", "cifar10", "--data-dir", "nowhere"], "nowhere"),
+        (["--train-examples", "5000"], "5000"),
+        (["--train-examples", "50"], "50 training examples do not fill a minibatch"),
+        (["--prepare-data", "absent.tar.gz", "--data-dir", "data"], "absent.tar.gz"),
+        (["--prepare-data", "absent.tar.gz"], "--data-dir"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    monkeypatch, tmp_path, capfd, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code = call(monkeypatch, *arguments)
+    assert code not in (0, None)
+    said = capfd.readouterr().err + str(code)
+    assert message in said and "Traceback" not in said
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--dataset", "mnist"], ["--sample", "3"]])
+def test_unknown_words_of_the_command_line(monkeypatch, capsys, arguments):
+    assert call(monkeypatch, *arguments) not in (0, None)
+    output = capsys.readouterr()
+    assert arguments[-1] in output.err + output.out or arguments[0] in output.err + output.out
+
+
+def test_a_folder_with_another_run_is_left_alone(monkeypatch, run):
+    folder = run[0].folder
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    code = call(monkeypatch, "--out", folder)
+    assert isinstance(code, str) and "another run" in code and str(folder) in code
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_help_names_every_flag(monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(command.Arguments):
+        assert "--" + field.name.replace("_", "-") in text
