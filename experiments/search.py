@@ -61,6 +61,7 @@ def run(arguments: Arguments, console: Console) -> None:
             progress.update(task, description="searching", completed=len(candidates), note=note)
 
         result = search(arguments, on_batch, on_stage)
+        progress.update(task, description="done", note="")
 
     statuses = [c.status for c in result.candidates]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("trained", "dead", "diverged"))
@@ -83,8 +84,10 @@ def prepare(arguments: Arguments, console: Console) -> None:
 
 
 def main() -> None:
-    """Parse the command line and run; a user's mistake is one line and exit code 2."""
+    """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file has no width of its own
     try:
         arguments = tyro.cli(Arguments, description=Arguments.__doc__)
         enable_compilation_cache()

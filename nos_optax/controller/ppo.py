@@ -60,10 +60,18 @@ class PPOConfig:
 
 
 PRESETS = {
-    # Bello et al. give the learning rate, the minibatch size and the entropy coefficient.
+    # The learning rate, minibatch size and entropy coefficient are those of Bello et al.
     "paper": PPOConfig(learning_rate=1e-5, epochs=1, minibatch_size=5, normalize_advantages=False),
-    # Tuned to learn from 10-40 batches of 32, on the synthetic task of tests/test_controller.py.
-    "default": PPOConfig(learning_rate=1e-2, epochs=2, minibatch_size=16, baseline_decay=0.5),
+    # Tuned to learn from 10-40 batches of 32: the rates on a synthetic task, the entropy coefficient
+    # on digits. A tenth of it settles on a handful of rules after 256 samples, twice as much learns
+    # at half the speed.
+    "default": PPOConfig(
+        learning_rate=1e-2,
+        entropy_coefficient=0.05,
+        epochs=2,
+        minibatch_size=16,
+        baseline_decay=0.5,
+    ),
 }
 
 

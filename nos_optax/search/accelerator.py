@@ -42,10 +42,11 @@ def _absent(accelerator: str, error: Exception) -> str:
     except (RuntimeError, AssertionError):
         reason = str(error) or "the plugin of the platform in JAX_PLATFORMS is not installed"
         return f"JAX found no device at all: {reason}"
+    here = jax.devices()[0].platform
     extra = "cuda12" if accelerator == "gpu" else accelerator
     return (
-        f"no {accelerator} here; JAX sees {present}. Run with --accelerator "
-        f"{jax.devices()[0].platform}, or install JAX for the {accelerator}: pip install 'jax[{extra}]'"
+        f"no {accelerator} here; JAX sees {present}. Run with --accelerator {here}, or install "
+        f"JAX for the {accelerator}: pip install 'jax[{extra}]'"
     )
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from nos_optax.grammar import SearchSpace
+from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig:
-    """What to search, with what, on what.
+class TaskConfig:
+    """What the children train on, where, and for how long.
 
     Raises:
         ValueError: a number is out of range, naming it and its range.
@@ -22,16 +23,6 @@ class SearchConfig:
     """digits comes with scikit-learn; cifar10 is read from --data-dir."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
-    samples: int = 384
-    """How many candidate rules to evaluate."""
-    batch_size: int = 32
-    """Candidates per population: trained in one program, then the controller learns from them."""
-    iterations: int = 2
-    """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b (five tokens each)."""
-    strategy: Literal["ppo", "random"] = "ppo"
-    """ppo learns which rules are good; random samples uniformly, for comparison."""
-    preset: Literal["default", "paper"] = "default"
-    """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
     train_examples: int | None = None
     """Training images (default: 1000 of digits, all 45,000 of cifar10)."""
     sweep_examples: int = 10_000
@@ -40,34 +31,9 @@ class SearchConfig:
     """Epochs with the best learning rate; the accuracy after them is the reward."""
     minibatch_size: int = 100
     """Images in a child's minibatch."""
-    seed: int = 0
-    """Of everything: controller, initial weights, data order, noise."""
-    finalists: int = 5
-    """Best rules to train again at the end, beside the standard optimizers."""
-    final_seeds: int = 5
-    """Fresh seeds for each of them."""
-    out: Path | None = None
-    """Folder of the run; it must not hold another run (default: runs/DATE-TIME)."""
 
     def __post_init__(self):
-        for name, least in (
-            ("samples", 1),
-            ("batch_size", 1),
-            ("train_examples", 1),
-            ("seed", 0),
-            ("finalists", 0),
-            ("final_seeds", 2),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
-        if not 1 <= self.iterations <= 4:
-            raise ValueError(f"--iterations must be 1 to 4, got {self.iterations}")
-        self.protocol()  # checks its own numbers
-
-    def space(self) -> SearchSpace:
-        """Return the programs that the search may write."""
-        return SearchSpace(iterations=self.iterations)
+        _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1)
 
     def protocol(self) -> Protocol:
         """Return how a candidate earns its reward."""
@@ -78,6 +44,48 @@ class SearchConfig:
         )
 
 
-def flag(name: str) -> str:
-    """Return the command line's spelling of a field."""
-    return "--" + name.replace("_", "-")
+@dataclasses.dataclass(frozen=True)
+class SearchConfig(TaskConfig):
+    """What to search, and with what.
+
+    Raises:
+        ValueError: a number is out of range, naming it and its range.
+    """
+
+    samples: int = 512
+    """How many candidate rules to evaluate."""
+    batch_size: int = 32
+    """Candidates per population: trained in one program, then the controller learns from them."""
+    iterations: int = 2
+    """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b (five tokens each)."""
+    strategy: Literal["ppo", "random"] = "ppo"
+    """ppo learns which rules are good; random samples uniformly, for comparison."""
+    preset: Literal["default", "paper"] = "default"
+    """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
+    seed: int = 0
+    """Of everything: controller, initial weights, data order, noise."""
+    finalists: int = 5
+    """Best rules to train again at the end, beside the standard optimizers."""
+    final_seeds: int = 5
+    """Fresh seeds for each of them."""
+    out: Path | None = None
+    """Folder of the run; it must not hold another run (default: runs/DATE-TIME)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1)
+        if not 1 <= self.iterations <= MAX_ITERATIONS:
+            raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
+
+    def space(self) -> SearchSpace:
+        """Return the programs that the search may write."""
+        return SearchSpace(iterations=self.iterations)
+
+
+def _check(config: TaskConfig, **least: int) -> None:
+    """Raise if a field is less than it may be, by the name of its flag."""
+    for name, value in least.items():
+        given = getattr(config, name)
+        if given is not None and given < value:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must be at least {value}, got {given}")

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, Dataset, Evaluation, PopulationTrainer, load_digits
 from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import SearchConfig
+from nos_optax.search.config import SearchConfig, TaskConfig
 from nos_optax.search.report import (
     STANDARD,
     STANDARD_ITERATIONS,
@@ -38,7 +38,7 @@ class SearchResult(NamedTuple):
     seconds: float
 
 
-def load_dataset(config: SearchConfig) -> Dataset:
+def load_dataset(config: TaskConfig) -> Dataset:
     """Return the data that a configuration names.
 
     Raises:
@@ -99,39 +99,39 @@ def search(
         on_batch(candidates)
 
     on_stage("training the best rules and the standard optimizers with fresh seeds")
-    results = retrain(trainer, best_candidates(candidates, config.finalists), config.final_seeds)
+    results = _finals(trainer, best_candidates(candidates, config.finalists), config.final_seeds)
     write_best(folder, results)
     title = f"{dataset.name}: {config.strategy}, {config.iterations} iterations, seed {config.seed}"
     draw_rewards(candidates, trainer.chance, title, folder.path / "rewards.png")
     return SearchResult(folder.path, candidates, results, time.perf_counter() - start)
 
 
-def retrain(trainer: PopulationTrainer, found: Sequence[Candidate], seeds: int) -> list[Result]:
-    """Evaluate found rules and the standard optimizers again, under the same protocol.
-
-    Args:
-        trainer: of the search.
-        found: the candidates, best first.
-        seeds: how many fresh seeds.
-    """
-    programs = {
-        **{f"found {i + 1}": Program.from_words(c.tokens) for i, c in enumerate(found)},
-        **{name: encode(rule) for name, rule in STANDARD.items()},
-    }
-    searched = [c.reward for c in found] + [None] * len(STANDARD)
+def train_again(
+    trainer: PopulationTrainer, programs: Mapping[str, Program], seeds: Sequence[int]
+) -> list[Result]:
+    """Evaluate named programs with each of several seeds."""
     population = np.stack([pad_programs(p.array, trainer.iterations) for p in programs.values()])
-    evaluations = [trainer.evaluate(population, FRESH_SEEDS + i) for i in range(seeds)]
+    evaluations = [trainer.evaluate(population, seed) for seed in seeds]
     return [
         Result(
             name,
             str(decode(program)),
             str(program),
-            tuple(float(e.reward[i]) for e in evaluations),
+            tuple(round(float(e.reward[i]), 6) for e in evaluations),
             float(np.median([e.learning_rate[i] for e in evaluations])),
-            searched[i],
         )
         for i, (name, program) in enumerate(programs.items())
     ]
+
+
+def _finals(trainer: PopulationTrainer, found: Sequence[Candidate], seeds: int) -> list[Result]:
+    """Train the best candidates and the standard optimizers again, with fresh seeds."""
+    names = [f"found {i + 1}" for i in range(len(found))]
+    programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
+    programs |= {name: encode(rule) for name, rule in STANDARD.items()}
+    searched = dict(zip(names, (c.reward for c in found), strict=True))
+    results = train_again(trainer, programs, range(FRESH_SEEDS, FRESH_SEEDS + seeds))
+    return [result._replace(searched=searched.get(result.name)) for result in results]
 
 
 def _records(first: int, tokens: np.ndarray, e: Evaluation, seconds: float) -> list[Candidate]:

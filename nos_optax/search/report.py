@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from nos_optax.grammar import encode, parse
@@ -29,7 +30,7 @@ class Result(NamedTuple):
     tokens: str
     rewards: tuple[float, ...]  # one a seed
     learning_rate: float  # the median of the sweeps' choices
-    searched: float | None  # its reward in the search
+    searched: float | None = None  # its reward in the search
 
     @property
     def mean(self) -> float:
@@ -38,8 +39,8 @@ class Result(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the rewards over the seeds."""
-        return float(np.std(self.rewards, ddof=1))
+        """Standard deviation of the rewards over the seeds; nan of a single seed."""
+        return float(np.std(self.rewards, ddof=1)) if len(self.rewards) > 1 else float("nan")
 
 
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -55,23 +56,23 @@ def results_table(results: Sequence[Result]) -> Table:
     """Return the table of re-trained rules, best mean first."""
     seeds = len(results[0].rewards)
     table = Table(
-        title=f"Validation accuracy after training again with {seeds} fresh seeds",
+        title=f"Validation accuracy over {seeds} fresh seeds",
         title_justify="left",
+        box=box.SIMPLE,
     )
-    table.add_column("optimizer")
+    table.add_column("optimizer", no_wrap=True)
+    for column in ("mean", "sd", "range", "rate", "search"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("update rule", overflow="fold")
-    for column in ("mean", "sd", "lowest", "highest", "rate", "in search"):
-        table.add_column(column, justify="right")
     for result in sorted(results, key=lambda r: -r.mean):
         table.add_row(
             result.name,
-            result.rule,
             f"{result.mean:.4f}",
             f"{result.deviation:.4f}",
-            f"{min(result.rewards):.4f}",
-            f"{max(result.rewards):.4f}",
+            f"{min(result.rewards):.3f}-{max(result.rewards):.3f}",
             f"{result.learning_rate:.0e}",
             "" if result.searched is None else f"{result.searched:.4f}",
+            result.rule,
         )
     return table
 

@@ -1,0 +1,18 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
+def test_blocks_run(block):
+    exec(compile(block, str(README), "exec"), {})
+
+
+def test_there_are_blocks():
+    assert len(BLOCKS) >= 2
