@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,11 +65,6 @@ def evaluation(trainer, programs):
     return trainer.evaluate(programs, seed=3)
 
 
-def assert_same(a, b):
-    for name, x, y in zip(a._fields, a, b, strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=name)
-
-
 def rows(evaluation, index):
     return type(evaluation)(*(x[index] for x in evaluation))
 
@@ -89,30 +85,34 @@ def test_statuses(evaluation):
 
 def test_each_row_equals_the_single_child(trainer, programs, evaluation):
     for i in range(len(programs)):
-        assert_same(trainer.evaluate(programs[i : i + 1], seed=3), rows(evaluation, [i]))
+        chex.assert_trees_all_equal(
+            trainer.evaluate(programs[i : i + 1], seed=3), rows(evaluation, [i])
+        )
 
 
 def test_place_neighbours_and_size_do_not_matter(trainer, programs, evaluation):
     order = np.array([5, 3, 0, 7, 1, 1, 6, 2, 4, 0, 5, 5, 5, 2, 3, 1, 7, 6, 0, 4, 4])  # > capacity
-    assert_same(trainer.evaluate(programs[order], seed=3), rows(evaluation, order))
+    chex.assert_trees_all_equal(trainer.evaluate(programs[order], seed=3), rows(evaluation, order))
 
 
 def test_changing_one_row_leaves_the_others_bitwise_equal(trainer, programs, evaluation):
     changed = programs.copy()
     changed[2] = encode("1 / (v - v)", 3).array
     others = [i for i in range(len(programs)) if i != 2]
-    assert_same(rows(trainer.evaluate(changed, seed=3), others), rows(evaluation, others))
+    chex.assert_trees_all_equal(
+        rows(trainer.evaluate(changed, seed=3), others), rows(evaluation, others)
+    )
 
 
 def test_padding_a_program_changes_nothing(trainer, evaluation):
     short = np.stack([encode("adam", 1).array, encode("exp(g) - exp(m)", 1).array])
-    assert_same(rows(trainer.evaluate(short, seed=3), [0]), rows(evaluation, [0]))
+    chex.assert_trees_all_equal(rows(trainer.evaluate(short, seed=3), [0]), rows(evaluation, [0]))
 
 
 def test_the_seed_matters(trainer, programs, evaluation):
     other = trainer.evaluate(programs, seed=4)
     assert not np.array_equal(other.sweep, evaluation.sweep, equal_nan=True)
-    assert_same(trainer.evaluate(programs, seed=3), evaluation)
+    chex.assert_trees_all_equal(trainer.evaluate(programs, seed=3), evaluation)
 
 
 def test_a_second_population_compiles_nothing(trainer, programs, evaluation):

@@ -178,3 +178,49 @@ def test_help_names_every_flag(monkeypatch, capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(command.Arguments):
         assert "--" + field.name.replace("_", "-") in text
+
+
+def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        "search.py --samples 4 --batch-size 4 --train-examples 200 --epochs 1 --iterations 1 "
+        "--strategy random --finalists 1 --final-seeds 1 --seed 3 "
+        f"--out {tmp_path / 'run'}".split(),
+    )
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    command.main()
+    printed = capsys.readouterr().out
+    assert "PowerSign" in printed and str(tmp_path / "run") in printed.replace("\n", "")
+    assert "\x1b" not in printed, "quiet where the output is not a terminal"
+
+
+def test_the_command_line_evaluates_rules(monkeypatch, capsys):
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
+    arguments = "evaluate.py adam m*ld --train-examples 200 --epochs 1 --seeds 1"
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    evaluate.main()
+    printed = capsys.readouterr().out
+    assert "adam" in printed and "m * ld" in printed
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("g * q", "unknown operand 'q'"),
+        ("exp(g", "expected ')'"),
+        ("(" * 200 + "g" + ")" * 200, "levels deep"),
+        ("0.3 * g", "0.3 is not in the vocabulary"),
+    ],
+)
+def test_bad_rules_on_the_command_line(monkeypatch, rule, message):
+    import evaluate
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", rule])
+    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate.main()
+    assert str(exit_info.value.code).startswith("error: ")
+    assert message in str(exit_info.value.code)

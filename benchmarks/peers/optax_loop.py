@@ -1,8 +1,8 @@
 """Peer: a plain Optax loop, as most people would write it: one `jax.jit` train step per rule.
 
-The child is a flax network with flax's own convolutions; each rule is a `scale_by_rule` transformation
-with the learning rate as an argument, so that the seven rates of a sweep share one compile. The same
-short cuts: a candidate whose sweep never left chance is not trained.
+The child is a flax network with flax's own convolutions; each rule is a `scale_by_rule`
+transformation with the learning rate as an argument, so that the seven rates of a sweep share one
+compile. The same short cuts: a candidate whose sweep never left chance is not trained.
 """
 
 import flax.linen as nn

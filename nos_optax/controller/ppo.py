@@ -60,11 +60,10 @@ class PPOConfig:
 
 
 PRESETS = {
-    # The learning rate, minibatch size and entropy coefficient are those of Bello et al.
+    # Learning rate, minibatch size and entropy coefficient of Bello et al.
     "paper": PPOConfig(learning_rate=1e-5, epochs=1, minibatch_size=5, normalize_advantages=False),
-    # Tuned to learn from 10-40 batches of 32: the rates on a synthetic task, the entropy coefficient
-    # on digits. A tenth of it settles on a handful of rules after 256 samples, twice as much learns
-    # at half the speed.
+    # Tuned to learn from 10-40 batches of 32: the rates on a synthetic task, the entropy on
+    # digits, where 0.0015 settles on ten rules after 256 samples and 0.1 learns half as fast.
     "default": PPOConfig(
         learning_rate=1e-2,
         entropy_coefficient=0.05,
