@@ -14,7 +14,8 @@ import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, scale_by_rule
 from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol
-from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON, _max_pool
+from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+from nos_optax.population.convolution import convolve, max_pool
 
 PROTOCOL = Protocol(
     learning_rates=(1e-2, 1e-1, 1e1), batch_size=20, epochs=2, sweep_examples=100, margin=3
@@ -45,7 +46,9 @@ def blobs(train=200, validation=110, shape=(8, 8, 1), classes=4, seed=0) -> Data
 
 def make_trainer(**options) -> PopulationTrainer:
     dataset = options.pop("dataset", None) or blobs()
-    child = ConvNet(dataset.train_images.shape[1:], dataset.num_classes, filters=8)
+    child = ConvNet(
+        dataset.train_images.shape[1:], dataset.num_classes, filters=8, cache_bytes=2**20
+    )
     protocol = options.pop("protocol", PROTOCOL)
     return PopulationTrainer(dataset, protocol, child, iterations=3, capacity=16, **options)
 
@@ -354,9 +357,27 @@ def test_small_images_and_empty_populations(trainer):
         trainer.evaluate(np.zeros((0, 3, 5), np.int32))
 
 
+@pytest.mark.parametrize("batch", [1, 6, 7])
+def test_parts_of_a_convolution_make_the_whole(batch):
+    x = jax.random.normal(jax.random.key(0), (batch, 6, 5, 3))
+    kernel = jax.random.normal(jax.random.key(1), (27, 4))
+
+    def loss(x, kernel, cache_bytes):
+        return jnp.sum(jnp.sin(convolve(x, kernel, cache_bytes)))
+
+    whole = jax.value_and_grad(loss, (0, 1))(x, kernel, None)
+    for images in (0, 1, 2, 3, 100):
+        parts = jax.value_and_grad(loss, (0, 1))(x, kernel, images * 9 * x[0].size * 4)
+        chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-4)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel.reshape(3, 3, 3, 4), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(convolve(x, kernel), expected, atol=1e-4)
+
+
 def test_equal_maxima_share_the_gradient():
     x = jnp.array([[1.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
-    g = jax.grad(lambda x: 3 * _max_pool(x).sum())(x)
+    g = jax.grad(lambda x: 3 * max_pool(x).sum())(x)
     np.testing.assert_allclose(g.ravel(), [1.0, 1.0, 0.0, 1.0])
 
 
