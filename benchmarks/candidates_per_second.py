@@ -41,8 +41,12 @@ def main() -> None:
 
     devices = select_devices("auto")
     # CIFAR-10's whole protocol takes minutes a candidate: a fifth of it has the same kind of steps.
-    small = {"train_examples": 2000} if args.dataset == "cifar10" else {}
-    dataset = load_dataset(TaskConfig(dataset=args.dataset, data_dir=args.data_dir, **small))
+    small = args.dataset == "cifar10"
+    dataset = load_dataset(
+        TaskConfig(
+            dataset=args.dataset, data_dir=args.data_dir, train_examples=2000 if small else None
+        )
+    )
     protocol = Protocol(sweep_examples=1000, epochs=2) if small else Protocol()
     count = args.candidates or (6 if small else 32)
     space = SearchSpace(iterations=2)

@@ -1,7 +1,7 @@
 """Convolution and pooling as matrix products and elementwise operations.
 
-A vmapped `lax.conv` is a grouped convolution, slow on every accelerator, and inside a loop XLA's CPU
-convolution falls off a cliff. Patches and one matrix product are fast in both places.
+A vmapped `lax.conv` is a grouped convolution, slow on every accelerator, and inside a loop XLA's
+CPU convolution falls off a cliff. Patches and one matrix product are fast in both places.
 """
 
 from functools import partial

@@ -22,7 +22,7 @@ from nos_optax.search.report import (
     draw_rewards,
     write_best,
 )
-from nos_optax.search.run_folder import Candidate, RunFolder
+from nos_optax.search.run_folder import Candidate, RunFolder, check_free
 from nos_optax.search.strategies import make_strategy
 
 # Seeds of the final training, apart from any that a search is likely to use.
@@ -72,6 +72,8 @@ def search(
         OSError: the folder holds another run, or cannot be written.
     """
     start = time.perf_counter()
+    if config.out is not None:
+        check_free(config.out)
     devices = select_devices(config.accelerator)
     dataset = load_dataset(config)
     trainer = PopulationTrainer(
