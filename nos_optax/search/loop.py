@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median_low
 from typing import NamedTuple
 
 import jax
@@ -100,7 +101,7 @@ def search(
         candidates += batch
         on_batch(candidates)
 
-    on_stage("training the best rules and the standard optimizers with fresh seeds")
+    on_stage("training the best again")
     results = _finals(trainer, best_candidates(candidates, config.finalists), config.final_seeds)
     write_best(folder, results)
     title = f"{dataset.name}: {config.strategy}, {config.iterations} iterations, seed {config.seed}"
@@ -119,8 +120,8 @@ def train_again(
             name,
             str(decode(program)),
             str(program),
-            tuple(round(float(e.reward[i]), 6) for e in evaluations),
-            float(np.median([e.learning_rate[i] for e in evaluations])),
+            tuple(_decimal(e.reward[i]) for e in evaluations),
+            median_low(_decimal(e.learning_rate[i]) for e in evaluations),
         )
         for i, (name, program) in enumerate(programs.items())
     ]
@@ -141,20 +142,25 @@ def _records(first: int, tokens: np.ndarray, e: Evaluation, seconds: float) -> l
     for i, row in enumerate(tokens):
         program = Program.from_array(row)
         rule = decode(program)
-        rate = float(e.learning_rate[i])
+        rate = _decimal(e.learning_rate[i])
         records.append(
             Candidate(
                 id=first + i,
                 rule=str(rule),
                 tokens=str(program),
-                reward=round(float(e.reward[i]), 6),
-                learning_rate=None if np.isnan(rate) else float(f"{rate:.6g}"),
+                reward=_decimal(e.reward[i]),
+                learning_rate=None if np.isnan(rate) else rate,
                 status=STATUSES[e.status[i]],
                 seconds=seconds,
                 digest=rule.digest,
             )
         )
     return records
+
+
+def _decimal(x: np.float32) -> float:
+    """Return the number that a person would write for a float32: 0.1, not 0.10000000149."""
+    return float(f"{x:.6g}")
 
 
 def _facts(trainer: PopulationTrainer, config: SearchConfig) -> dict:

@@ -56,7 +56,7 @@ def results_table(results: Sequence[Result]) -> Table:
     """Return the table of re-trained rules, best mean first."""
     seeds = len(results[0].rewards)
     table = Table(
-        title=f"Validation accuracy over {seeds} fresh seeds",
+        title=f"Validation accuracy, fresh weights and data order ({seeds} of each)",
         title_justify="left",
         box=box.SIMPLE,
     )
@@ -68,7 +68,7 @@ def results_table(results: Sequence[Result]) -> Table:
         table.add_row(
             result.name,
             f"{result.mean:.4f}",
-            f"{result.deviation:.4f}",
+            f"{result.deviation:.4f}" if seeds > 1 else "",
             f"{min(result.rewards):.3f}-{max(result.rewards):.3f}",
             f"{result.learning_rate:.0e}",
             "" if result.searched is None else f"{result.searched:.4f}",
