@@ -2,8 +2,8 @@
 
 Claim:    PowerSign, AddSign and any compiled rule with one slot: at most 1.05x optax.lion and 0.8x
           optax.adam for a tree of 50 million parameters.
-Method:   one jitted step (update and apply_updates, buffers donated) of each optimizer in turn, round
-          after round in one process; the median over rounds of the ratio within a round.
+Method:   one jitted step (update and apply_updates, buffers donated) of each optimizer in turn,
+          round after round in one process; the median over rounds of the ratio within a round.
 Command:  python benchmarks/update_time.py
 Time:     2 minutes on 2 cores.
 Writes:   benchmarks/results/update_time.json
