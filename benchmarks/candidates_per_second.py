@@ -56,21 +56,24 @@ def main() -> None:
     start = time.perf_counter()
     trainer.evaluate(programs[:1])
     compiling = time.perf_counter() - start
-    ours = [timed(lambda: trainer.evaluate(programs)) for _ in range(args.repeats)]
-    rows = {"nos_optax": {"seconds": [s / count for s, _ in ours], "rewards": ours[0][1].reward}}
-    status = ours[0][1].status
-    print(f"{dataset.name}: {count} candidates, {np.mean(status == 0):.0%} trained", flush=True)
-    print(f"nos_optax compiles for {compiling:.1f} s, once a search")
-    report("nos_optax", rows)
+    status = trainer.evaluate(programs).status
+    print(f"{dataset.name}: {count} candidates, {np.mean(status == 0):.0%} trained")
+    print(f"nos_optax compiles for {compiling:.1f} s, once a search", flush=True)
 
+    loops = {"nos_optax": lambda: trainer.evaluate(programs).reward}
     for peer in args.peers:
-        loop = make_loop(peer, trainer)
-        if loop is None:
-            continue
-        # Once each is enough: a loop over candidates averages over the machine's noise by itself.
-        seconds, rewards = timed(lambda loop=loop: [loop.reward(p) for p in programs])
-        rows[peer] = {"seconds": [seconds / count], "rewards": np.array(rewards)}
-        report(peer, rows)
+        if (loop := make_loop(peer, trainer)) is not None:
+            loops[peer] = lambda loop=loop: np.array([loop.reward(p) for p in programs])
+    rows: dict[str, dict] = {name: {"seconds": []} for name in loops}
+    for repeat in range(args.repeats):
+        for name, evaluate in loops.items():
+            if name == "optax" and repeat > 0:
+                continue  # so slow that once is enough
+            start = time.perf_counter()
+            rows[name]["rewards"] = evaluate()
+            rows[name]["seconds"].append((time.perf_counter() - start) / count)
+    for name in rows:
+        report(name, rows)
 
     args.out.mkdir(parents=True, exist_ok=True)
     content = {
@@ -88,13 +91,6 @@ def main() -> None:
     }
     path = args.out / f"candidates_per_second_{args.dataset}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def timed(function):
-    """Return the seconds that a call takes, and its result."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
 
 
 def make_loop(peer: str, trainer):

@@ -240,7 +240,8 @@ def reference_accuracy(trainer, rule, rate, order, seed):
 
 
 @pytest.mark.parametrize(
-    "shape", [(8, 8, 1), pytest.param((32, 32, 3), marks=pytest.mark.slow), (9, 7, 2)]
+    "shape",
+    [(8, 8, 1)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((32, 32, 3), (9, 7, 2))],
 )
 def test_the_trainer_equals_a_plain_reference(shape):
     dataset = blobs(100, 60, shape)
@@ -262,7 +263,10 @@ def test_the_trainer_equals_a_plain_reference(shape):
             assert abs(evaluation.reward[i] - reward) <= 2.1 / 60
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 8, 1), (9, 7, 2), (32, 32, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(9, 7, 2)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((4, 4, 1), (32, 32, 3))],
+)
 def test_convnet_equals_flax_layers(shape):
     child = ConvNet(shape, 5, filters=6)
     params, statistics = child.init(jax.random.key(0))

@@ -211,7 +211,7 @@ def test_the_command_line_evaluates_rules(monkeypatch, capsys):
     [
         ("g * q", "unknown operand 'q'"),
         ("exp(g", "expected ')'"),
-        ("(" * 200 + "g" + ")" * 200, "levels deep"),
+        ("(" * 200 + "g" + ")" * 200, "nested more than"),
         ("0.3 * g", "0.3 is not in the vocabulary"),
     ],
 )
