@@ -1,8 +1,8 @@
 """How long until a search evaluates, and what does it spend on anything but children?
 
 Claim:    from process start to the first evaluated population at most 15 s without and 6 s with
-          the persistent compilation cache; no compile after the first population; the controller takes
-          at most 1 % of the search.
+          the compilation cache; no compile after the first population; the controller takes at
+          most 1 % of the search.
 Method:   a search on digits in a fresh process, first with an empty cache, then with the one that
           it left; seconds since the process began when the first population is done; XLA compiles
           are counted by JAX's own monitoring; the controller's sample and update are timed.

@@ -48,6 +48,7 @@ def run(arguments: Arguments, console: Console) -> None:
         load_dataset(arguments),
         arguments.protocol(),
         iterations=max(len(p.iterations) for p in programs.values()),
+        lanes=arguments.lanes,
         devices=devices,
     )
     start = time.perf_counter()

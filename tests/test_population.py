@@ -398,3 +398,32 @@ def test_falling_scales_pool_minima():
     value, new = child.loss(flipped, statistics, images, labels)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(child.logits(flipped, new, images)).all()
+
+
+def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
+    trainer = make_trainer(lanes=8)
+    compile_for = trainer._compile
+
+    def limited():
+        program = compile_for()
+
+        def run(*args):
+            if trainer.lanes > 2:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            return program(*args)
+
+        return run
+
+    monkeypatch.setattr(trainer, "_compile", limited)
+    trainer._evaluate = limited()
+    with pytest.warns(UserWarning, match="out of memory: going on with") as warned:
+        evaluation = trainer.evaluate(programs, seed=3)
+    assert [str(w.message)[-7:] for w in warned] == ["4 lanes", "2 lanes"]
+    assert trainer.lanes == 2 and len(evaluation.reward) == len(programs)
+
+    def broken(*args):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    trainer._evaluate = broken
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        trainer.evaluate(programs)

@@ -6,6 +6,7 @@ children at a time train side by side under `vmap`; with one lane (CPU) there is
 the rule's switches are real branches.
 """
 
+import warnings
 from functools import partial
 
 import jax
@@ -40,6 +41,7 @@ class PopulationTrainer:
         capacity: candidates in one call of the compiled program; larger populations take several,
             smaller ones leave room, which costs nothing.
         lanes: children that train side by side on a device; 1 on CPU and 64 elsewhere where None.
+            Halved, with a warning, while they do not fit in the memory.
         devices: the devices to use; all local ones where None.
 
     Raises:
@@ -100,8 +102,12 @@ class PopulationTrainer:
         self.mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self.mesh, PartitionSpec())
         self._arrays = jax.device_put(_chunked(dataset), replicated)
+        self._evaluate = self._compile()
+
+    def _compile(self):
+        """Return the one program, jitted for the present number of lanes."""
         split, whole = PartitionSpec("device"), PartitionSpec()
-        self._evaluate = jax.jit(
+        return jax.jit(
             jax.shard_map(
                 self._evaluate_share,
                 mesh=self.mesh,
@@ -143,9 +149,21 @@ class PopulationTrainer:
         seats = np.arange(self._share * devices).reshape(self._share, devices).T.ravel()
         counts = np.array([len(range(d, size, devices)) for d in range(devices)], np.int32)
         seated = programs[np.minimum(seats, size - 1)]
-        result = self._evaluate(seated, counts, order, key, self._arrays)
+        result = self._within_memory(seated, counts, order, key, self._arrays)
         seat_of = np.argsort(seats)[:size]
         return Evaluation(*(np.asarray(x)[seat_of] for x in result))
+
+    def _within_memory(self, *args):
+        """Run the program; where the memory does not suffice, halve the lanes and go on."""
+        while True:
+            try:
+                return jax.block_until_ready(self._evaluate(*args))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
+                    raise
+            self.lanes //= 2
+            warnings.warn(f"out of memory: going on with {self.lanes} lanes", stacklevel=4)
+            self._evaluate = self._compile()
 
     def _order(self, seed: int) -> np.ndarray:
         """Return the examples of each minibatch, `int32[sweep_steps + train_steps, B]`."""

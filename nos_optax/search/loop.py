@@ -81,6 +81,7 @@ def search(
         dataset,
         config.protocol(),
         iterations=max(config.iterations, STANDARD_ITERATIONS),
+        lanes=config.lanes,
         devices=devices,
     )
     strategy = make_strategy(config.strategy, config.space(), config.seed, config.preset)
