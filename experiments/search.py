@@ -1,7 +1,7 @@
 """The paper's search (Bello et al., 2017, sections 3 and 5): find update rules for a small ConvNet.
 
 Claim:    a controller trained by PPO writes better and better update rules (figure 4).
-Command:  python experiments/search.py                 (digits, about 3 minutes on 2 cores)
+Command:  python experiments/search.py                 (digits, a minute on 2 cores)
           python experiments/search.py --dataset cifar10 --data-dir DIR --samples 10000
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
 Writes:   runs/DATE-TIME: config.json, candidates.jsonl, rewards.png, results.json, best/*.py
@@ -20,7 +20,9 @@ from nos_optax.search import (
     AcceleratorError,
     Candidate,
     SearchConfig,
+    default_path,
     enable_compilation_cache,
+    read_candidates,
     results_table,
     search,
 )
@@ -45,7 +47,7 @@ def run(arguments: Arguments, console: Console) -> None:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -64,10 +66,11 @@ def run(arguments: Arguments, console: Console) -> None:
         progress.update(task, description="done", note="")
 
     statuses = [c.status for c in result.candidates]
+    distinct = len({c.digest for c in result.candidates})
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("trained", "dead", "diverged"))
     console.print(results_table(result.results))
-    console.print(f"{len(statuses)} candidates ({counts}) in {result.seconds:.0f} s")
-    console.print(f"Run folder: {result.folder}   reward curve: {result.folder / 'rewards.png'}")
+    print(f"{len(statuses)} candidates, {distinct} distinct ({counts}) in {result.seconds:.0f} s")
+    print(f"Run folder: {result.folder}\nReward curve: {result.folder / 'rewards.png'}")
 
 
 def prepare(arguments: Arguments, console: Console) -> None:
@@ -78,24 +81,25 @@ def prepare(arguments: Arguments, console: Console) -> None:
         raise ValueError("--prepare-data needs --data-dir, the folder to prepare")
     with console.status("preparing"):
         folder = prepare_cifar10(arguments.prepare_data, arguments.data_dir)
-    console.print(
-        f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}"
-    )
+    print(f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}")
 
 
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    console = Console()
+    console, out = Console(), None
     if not console.is_terminal:
         console = Console(width=120)  # a file has no width of its own
     try:
         arguments = tyro.cli(Arguments, description=Arguments.__doc__)
         enable_compilation_cache()
+        out = arguments.out or default_path()
+        arguments = dataclasses.replace(arguments, out=out)
         (prepare if arguments.prepare_data else run)(arguments, console)
     except (ValueError, OSError, AcceleratorError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the candidates so far are in the run folder")
+        kept = len(read_candidates(out)) if out and (out / "candidates.jsonl").exists() else 0
+        sys.exit(f"interrupted; {out} holds {kept} candidates" if kept else "interrupted")
 
 
 if __name__ == "__main__":

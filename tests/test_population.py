@@ -142,6 +142,7 @@ def test_lanes_change_rounding_only(programs, evaluation):
 
 _ON_DEVICES = """
 import json, sys, jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 from tests.test_population import make_trainer, RULES
 from nos_optax.grammar import encode
@@ -347,7 +348,14 @@ def test_bad_trainers(options, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"learning_rates": (-1.0,)}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rates": ()},
+        {"learning_rates": (-1.0,)},
+        {"margin": float("nan")},
+        {"learning_rates": (float("inf"),)},
+    ],
 )
 def test_bad_protocols(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -98,7 +98,8 @@ def test_best_candidates_are_distinct_and_trained():
         candidate(0.5, "g * m"),
         candidate(0.7, "m * g"),
         candidate(0.9, "g", "dead"),
-        candidate(0.6, "adam"),
+        candidate(0.65, "adam"),
+        candidate(0.6, "adam * m"),
     ]
     assert [c.reward for c in best_candidates(pool, 5)] == [0.7, 0.6]
     assert len(best_candidates(pool, 1)) == 1
@@ -107,14 +108,22 @@ def test_best_candidates_are_distinct_and_trained():
 
 def test_results_report_the_mean_and_the_spread():
     results = [
-        Result("Adam", "adam", "", (0.8, 0.9), 0.01, None),
-        Result("found 1", "g", "", (0.2, 0.4), 0.1, 0.95),
+        Result("Adam", "adam", "", (0.8, 0.9), (0.01, 0.1), ("trained", "trained")),
+        Result("found 1", "g", "", (0.2, 0.4), (float("nan"), 0.1), ("dead", "trained"), 0.95),
     ]
     assert results[0].mean == pytest.approx(0.85)
     assert results[0].deviation == pytest.approx(np.std([0.8, 0.9], ddof=1))
     table = results_table(results)
     assert list(table.columns[0].cells) == ["Adam", "found 1"]
-    assert list(table.columns[5].cells) == ["", "0.9500"]
+    assert list(table.columns[4].cells) == ["2/2", "1/2"]
+    assert [r.usual_rate for r in results] == ["1e-02", "1e-01"]
+    assert list(table.columns[6].cells) == ["", "0.9500"]
+
+
+def test_a_line_cut_by_a_crash_is_left_out(run, tmp_path):
+    whole = (run[0].folder / "candidates.jsonl").read_text()
+    (tmp_path / "candidates.jsonl").write_text(whole + whole[:40])
+    assert read_candidates(tmp_path) == run[0].candidates
 
 
 def test_records_survive_what_json_lacks(tmp_path):
@@ -135,6 +144,7 @@ def call(monkeypatch, *arguments):
     ("arguments", "message"),
     [
         (["--samples", "0"], "--samples must be at least 1, got 0"),
+        (["--seed", "99999999999999999999"], "--seed must be less than 1000000"),
         (["--iterations", "5"], "--iterations must be 1 to 4, got 5"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--accelerator", "tpu"], "no tpu here; JAX sees cpu"),
@@ -191,7 +201,7 @@ def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
     command.main()
     printed = capsys.readouterr().out
-    assert "PowerSign" in printed and str(tmp_path / "run") in printed.replace("\n", "")
+    assert "PowerSign" in printed and str(tmp_path / "run") in printed
     assert "\x1b" not in printed, "quiet where the output is not a terminal"
 
 

@@ -1,6 +1,7 @@
 """How a candidate earns its reward, and what is known of it afterwards."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ class Protocol:
     Attributes:
         learning_rates: the sweep.
         batch_size: examples in a minibatch; the incomplete last one of an epoch is left out.
-        sweep_examples: how many examples the sweep's epoch has; all, where the dataset has fewer.
+        sweep_examples: how many examples the sweep's epoch has; all, where the dataset has fewer,
+            and at least one minibatch.
         epochs: how long the best learning rate trains.
         margin: a child leaves chance if a learning rate of the sweep is better than the commonest
             class by this many standard errors of the validation accuracy. One that does not is
@@ -28,7 +30,7 @@ class Protocol:
             untrained network already see more than that.)
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: a number is out of range.
 
     References:
         Bello et al., 2017, section 4.2.
@@ -41,8 +43,10 @@ class Protocol:
     margin: float = 6.0
 
     def __post_init__(self):
-        if not self.learning_rates or min(self.learning_rates) <= 0:
+        if not self.learning_rates or not all(0 < r < math.inf for r in self.learning_rates):
             raise ValueError(f"learning_rates must be positive, got {self.learning_rates}")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin must be finite and not negative, got {self.margin}")
         for name in ("batch_size", "sweep_examples", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

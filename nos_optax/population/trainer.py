@@ -87,7 +87,7 @@ class PopulationTrainer:
         if examples < protocol.batch_size:
             raise ValueError(
                 f"{examples} training examples do not fill a minibatch of {protocol.batch_size}; "
-                "give more examples or a smaller batch_size"
+                "give more examples or smaller minibatches"
             )
         sweep_examples = min(protocol.sweep_examples, examples)
         self.sweep_steps = max(1, sweep_examples // protocol.batch_size)

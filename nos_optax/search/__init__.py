@@ -3,6 +3,7 @@
 from nos_optax.search.accelerator import AcceleratorError as AcceleratorError
 from nos_optax.search.accelerator import enable_compilation_cache as enable_compilation_cache
 from nos_optax.search.accelerator import select_devices as select_devices
+from nos_optax.search.config import FRESH_SEEDS as FRESH_SEEDS
 from nos_optax.search.config import SearchConfig as SearchConfig
 from nos_optax.search.config import TaskConfig as TaskConfig
 from nos_optax.search.loop import SearchResult as SearchResult
@@ -12,6 +13,7 @@ from nos_optax.search.loop import train_again as train_again
 from nos_optax.search.report import results_table as results_table
 from nos_optax.search.run_folder import Candidate as Candidate
 from nos_optax.search.run_folder import RunFolder as RunFolder
+from nos_optax.search.run_folder import default_path as default_path
 from nos_optax.search.run_folder import read_candidates as read_candidates
 from nos_optax.search.strategies import PPO as PPO
 from nos_optax.search.strategies import RandomSearch as RandomSearch

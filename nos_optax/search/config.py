@@ -8,6 +8,9 @@ from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
 
+# Seeds of the final training begin here, apart from those of searches.
+FRESH_SEEDS = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
@@ -26,7 +29,7 @@ class TaskConfig:
     train_examples: int | None = None
     """Training images (default: 1000 of digits, all 45,000 of cifar10)."""
     sweep_examples: int = 10_000
-    """Images in the one epoch in which each of seven learning rates is tried."""
+    """Images in the epoch in which each of seven learning rates is tried; at least a minibatch."""
     epochs: int = 5
     """Epochs with the best learning rate; the accuracy after them is the reward."""
     minibatch_size: int = 100
@@ -65,7 +68,7 @@ class SearchConfig(TaskConfig):
     preset: Literal["default", "paper"] = "default"
     """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
     seed: int = 0
-    """Of everything: controller, initial weights, data order, noise."""
+    """Of the search: controller, initial weights, data order, noise."""
     finalists: int = 5
     """Best rules to train again at the end, beside the standard optimizers."""
     final_seeds: int = 5
@@ -76,6 +79,8 @@ class SearchConfig(TaskConfig):
     def __post_init__(self):
         super().__post_init__()
         _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1)
+        if self.seed >= FRESH_SEEDS:
+            raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
 

@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median_low
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, Dataset, Evaluation, PopulationTrainer, load_digits
 from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import SearchConfig, TaskConfig
+from nos_optax.search.config import FRESH_SEEDS, SearchConfig, TaskConfig
 from nos_optax.search.report import (
     STANDARD,
     STANDARD_ITERATIONS,
@@ -25,9 +24,6 @@ from nos_optax.search.report import (
 )
 from nos_optax.search.run_folder import Candidate, RunFolder, check_free
 from nos_optax.search.strategies import make_strategy
-
-# Seeds of the final training, apart from any that a search is likely to use.
-FRESH_SEEDS = 1_000_000
 
 
 class SearchResult(NamedTuple):
@@ -106,7 +102,7 @@ def search(
     results = _finals(trainer, best_candidates(candidates, config.finalists), config.final_seeds)
     write_best(folder, results)
     title = f"{dataset.name}: {config.strategy}, {config.iterations} iterations, seed {config.seed}"
-    draw_rewards(candidates, trainer.chance, title, folder.path / "rewards.png")
+    folder.write_bytes("rewards.png", draw_rewards(candidates, trainer.chance, title))
     return SearchResult(folder.path, candidates, results, time.perf_counter() - start)
 
 
@@ -122,7 +118,8 @@ def train_again(
             str(decode(program)),
             str(program),
             tuple(_decimal(e.reward[i]) for e in evaluations),
-            median_low(_decimal(e.learning_rate[i]) for e in evaluations),
+            tuple(_decimal(e.learning_rate[i]) for e in evaluations),
+            tuple(STATUSES[e.status[i]] for e in evaluations),
         )
         for i, (name, program) in enumerate(programs.items())
     ]

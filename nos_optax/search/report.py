@@ -1,10 +1,11 @@
 """What a run shows at its end: the reward curve, the re-trained rules, the best ones as files."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
@@ -29,7 +30,8 @@ class Result(NamedTuple):
     rule: str  # infix
     tokens: str
     rewards: tuple[float, ...]  # one a seed
-    learning_rate: float  # the median of the sweeps' choices
+    learning_rates: tuple[float, ...]  # the sweeps' choices; nan where every rate diverged
+    statuses: tuple[str, ...]  # trained, dead or diverged; only the trained have a measured reward
     searched: float | None = None  # its reward in the search
 
     @property
@@ -42,12 +44,22 @@ class Result(NamedTuple):
         """Standard deviation of the rewards over the seeds; nan of a single seed."""
         return float(np.std(self.rewards, ddof=1)) if len(self.rewards) > 1 else float("nan")
 
+    @property
+    def usual_rate(self) -> str:
+        """The median of the learning rates, in words; empty if every rate diverged."""
+        finite = sorted(rate for rate in self.learning_rates if not np.isnan(rate))
+        return f"{finite[(len(finite) - 1) // 2]:.0e}" if finite else ""
+
 
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best trained candidates, one of each group that algebra makes equal."""
+    """Return the best trained candidates, one of each group that algebra makes equal.
+
+    The standard optimizers are not among them: they are trained again in any case.
+    """
+    standard = {parse(rule).digest for rule in STANDARD.values()}
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
-        if candidate.status == "trained":
+        if candidate.status == "trained" and candidate.digest not in standard:
             best.setdefault(candidate.digest, candidate)
     return list(best.values())[:count]
 
@@ -61,7 +73,7 @@ def results_table(results: Sequence[Result]) -> Table:
         box=box.SIMPLE,
     )
     table.add_column("optimizer", no_wrap=True)
-    for column in ("mean", "sd", "range", "rate", "search"):
+    for column in ("mean", "sd", "range", "learned", "rate", "search"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("update rule", overflow="fold")
     for result in sorted(results, key=lambda r: -r.mean):
@@ -70,7 +82,8 @@ def results_table(results: Sequence[Result]) -> Table:
             f"{result.mean:.4f}",
             f"{result.deviation:.4f}" if seeds > 1 else "",
             f"{min(result.rewards):.3f}-{max(result.rewards):.3f}",
-            f"{result.learning_rate:.0e}",
+            f"{result.statuses.count('trained')}/{seeds}",
+            result.usual_rate,
             "" if result.searched is None else f"{result.searched:.4f}",
             result.rule,
         )
@@ -96,17 +109,17 @@ def write_best(folder: RunFolder, results: Sequence[Result]) -> None:
             folder.write_text(f"best/{name}.py", parse(result.rule).to_python(f"scale_by_{name}"))
 
 
-def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str, path: Path) -> None:
+def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str) -> bytes:
     """Draw the reward over the samples, as the paper's figure 4.
 
     Args:
         candidates: in the order of their evaluation.
         chance: accuracy of a constant prediction.
         title: of the figure.
-        path: a PNG file.
-    """
-    from matplotlib.figure import Figure
 
+    Returns:
+        A PNG file.
+    """
     rewards = np.array([c.reward for c in candidates])
     samples = np.arange(1, len(rewards) + 1)
     trained = np.array([c.status == "trained" for c in candidates])
@@ -123,4 +136,6 @@ def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str, pat
     axes.set(xlabel="candidates evaluated", ylabel="validation accuracy (reward)", title=title)
     axes.set_ylim(0, 1)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    figure.savefig(path, dpi=150)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150)
+    return png.getvalue()

@@ -22,7 +22,7 @@ class Candidate:
     reward: float  # validation accuracy; the chance level for the dead and the diverged
     learning_rate: float | None  # None where every rate of the sweep diverged
     status: str  # trained, dead or diverged
-    seconds: float  # the population's time, shared equally
+    seconds: float  # the batch's time, controller and compiling included, shared equally
     digest: str  # of the canonical form: the same for rules that algebra makes equal
 
 
@@ -37,21 +37,19 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | None):
-        self.path = path or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+        self.path = path or default_path()
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: SearchConfig, facts: dict) -> None:
         """Record the resolved configuration and facts about the machine and the data."""
-        fields = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(config).items()
-        }
+        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SearchConfig)}
+        fields = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
         self.write_json(CONFIG, {"config": fields | {"out": str(self.path)}, **facts})
 
     def append(self, candidates: list[Candidate]) -> None:
         """Add candidates and force them to the disk."""
-        with (self.path / CANDIDATES).open("a") as file:
+        with (self.path / CANDIDATES).open("a", encoding="utf-8") as file:
             for candidate in candidates:
                 file.write(json.dumps(_plain(dataclasses.asdict(candidate))) + "\n")
             file.flush()
@@ -63,11 +61,20 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file."""
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        partial.write_text(text)
+        partial.write_bytes(content)
         partial.replace(target)
+
+
+def default_path() -> Path:
+    """Return the folder of a run that was not given one: `runs/DATE-TIME`."""
+    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
 
 
 def check_free(path: Path) -> None:
@@ -85,9 +92,9 @@ def check_free(path: Path) -> None:
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """Return the candidates of a run folder, in order."""
-    lines = (path / CANDIDATES).read_text().splitlines()
-    return [Candidate(**json.loads(line)) for line in lines]
+    """Return the candidates of a run folder, in order; a last line that a crash cut is left out."""
+    lines = (path / CANDIDATES).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [Candidate(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def _plain(value):
