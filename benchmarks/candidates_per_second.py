@@ -1,12 +1,14 @@
 """How fast are candidates evaluated, against the loops that others would write?
 
-Claim:    on 2 cores, digits: at least 3x a PyTorch eager loop and 15x a plain Optax loop (compiling
-          included); CIFAR-10's child: at least 1.5x the PyTorch loop.
+Question: on 2 cores, how much faster than a PyTorch eager loop (goal: 3x on digits, 1.5x on
+          CIFAR-10's child) and than a plain Optax loop, compiling included (goal: 15x)?
 Method:   the same random candidates of 2 iterations, the same data and protocol, in one process,
           one after the other; the population trainer is measured in the steady state, and its
           compile time is printed beside it. The rewards are compared too: the loops draw other
           weights and random numbers, so they agree in kind, not in digits.
-Command:  python benchmarks/candidates_per_second.py [--dataset cifar10 --data-dir DIR]
+Command:  python benchmarks/candidates_per_second.py
+          python benchmarks/candidates_per_second.py --dataset cifar10 --data-dir DIR
+          --candidates 8 --peers pytorch
 Needs:    pip install torch (CPU) for the PyTorch row; without it the row is left out.
 Time:     3 minutes for digits, 15 for CIFAR-10, on 2 cores.
 Writes:   benchmarks/results/candidates_per_second_DATASET.json

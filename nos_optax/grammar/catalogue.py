@@ -1,4 +1,8 @@
-"""The rules of the paper, by name, with the accuracies that it gives."""
+"""The rules of the paper, by name, with the accuracies that it gives.
+
+The rows of Table 6 were transcribed without the paper at hand and have not been checked against it:
+a row may be missing, and a figure should be looked up there before it is quoted.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
