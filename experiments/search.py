@@ -58,8 +58,7 @@ def run(arguments: Arguments, console: Console) -> None:
 
         def on_batch(candidates: Sequence[Candidate]) -> None:
             best = max(candidates, key=lambda c: c.reward)
-            recent = candidates[-arguments.batch_size :]
-            note = f"{1 / recent[-1].seconds:.1f}/s, best {best.reward:.3f}: {best.rule}"
+            note = f"{1 / candidates[-1].seconds:.1f}/s, best {best.reward:.3f}: {best.rule}"
             progress.update(task, description="searching", completed=len(candidates), note=note)
 
         result = search(arguments, on_batch, on_stage)

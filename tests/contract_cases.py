@@ -1,4 +1,4 @@
-"""The optimizers that `test_optax_contract.py` holds to Optax's contract.
+"""The optimizers that `test_optax_contract.py` holds to Optax's contract, and what they train on.
 
 To put another optimizer under contract, add a case to `OPTIMIZERS`.
 """
@@ -6,11 +6,27 @@ To put another optimizer under contract, add a case to `OPTIMIZERS`.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from nos_optax.grammar import from_rule
 from nos_optax.schedules import cyclical_cosine, linear_cosine
 from nos_optax.transforms import addsign, powersign
+
+PARAMS = {"w": jnp.array([[-1.0, 2.0], [0.5, -3.0]]), "b": jnp.array([0.3, -0.2, 1.0])}
+
+
+def gradients(steps, like=PARAMS):
+    """Return one gradient per step, with changes of sign and with zeros."""
+    leaves, treedef = jax.tree.flatten(like)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        drawn = [rng.normal(size=leaf.shape) * rng.integers(0, 4, leaf.shape) for leaf in leaves]
+        yield treedef.unflatten(
+            [jnp.asarray(g, leaf.dtype) for g, leaf in zip(drawn, leaves, strict=True)]
+        )
 
 
 class Case(NamedTuple):

@@ -11,22 +11,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from contract_cases import OPTIMIZERS
-
-PARAMS = {"w": jnp.array([[-1.0, 2.0], [0.5, -3.0]]), "b": jnp.array([0.3, -0.2, 1.0])}
+from contract_cases import OPTIMIZERS, PARAMS, gradients
 
 each_optimizer = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
-
-
-def gradients(steps, like=PARAMS):
-    """Return one gradient per step, with changes of sign and with zeros."""
-    leaves, treedef = jax.tree.flatten(like)
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
-        drawn = [rng.normal(size=leaf.shape) * rng.integers(0, 4, leaf.shape) for leaf in leaves]
-        yield treedef.unflatten(
-            [jnp.asarray(g, leaf.dtype) for g, leaf in zip(drawn, leaves, strict=True)]
-        )
 
 
 def run(tx, start=None):

@@ -9,24 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract_cases import PARAMS, gradients
 from test_evaluators import random_programs
 
 import nos_optax
 from nos_optax.grammar import RuleError, decode, from_rule, parse, rules, scale_by_rule
 
-PARAMS = {"w": jnp.array([[-1.0, 2.0], [0.5, -3.0]]), "b": jnp.array([0.3, -0.2, 1.0])}
 BUSY = "exp(ld * sign(g) * sign(m)) * adam + 1e-3 * w + noise + drop(gamma, 0.3)"
-
-
-def gradients(steps, like=PARAMS):
-    """Return one gradient per step, with changes of sign and with zeros."""
-    leaves, treedef = jax.tree.flatten(like)
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
-        drawn = [rng.normal(size=leaf.shape) * rng.integers(0, 4, leaf.shape) for leaf in leaves]
-        yield treedef.unflatten(
-            [jnp.asarray(g, leaf.dtype) for g, leaf in zip(drawn, leaves, strict=True)]
-        )
 
 
 def run(tx, params=PARAMS, steps=5, state=None, jit=True):

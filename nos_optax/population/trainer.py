@@ -101,7 +101,7 @@ class PopulationTrainer:
 
         self.mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self.mesh, PartitionSpec())
-        self._arrays = jax.device_put(_chunked(dataset), replicated)
+        self._arrays = Arrays(*jax.device_put(_chunked(dataset), replicated))
         self._evaluate = self._compile()
 
     def _compile(self):
@@ -240,14 +240,14 @@ class PopulationTrainer:
         return correct / len(self.dataset.validation_labels)
 
 
-def _chunked(dataset: Dataset) -> Arrays:
-    """Cut the validation images into equal chunks."""
+def _chunked(dataset: Dataset) -> tuple[np.ndarray, ...]:
+    """Return the fields of `Arrays` on the host, the validation images cut into equal chunks."""
     size = len(dataset.validation_images)
     chunks = -(-size // VALIDATION_CHUNK)
     padding = -size % chunks
     images = np.concatenate([dataset.validation_images, dataset.validation_images[:padding]])
     labels = np.concatenate([dataset.validation_labels, np.full(padding, -1, np.int32)])
-    chunked = (
+    return (
         dataset.train_images,
         dataset.train_labels,
         images.reshape(chunks, -1, *images.shape[1:]),
@@ -255,4 +255,3 @@ def _chunked(dataset: Dataset) -> Arrays:
         dataset.mean,
         dataset.std,
     )
-    return Arrays(*map(jnp.asarray, chunked))
