@@ -14,8 +14,8 @@ import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, scale_by_rule
 from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol
-from nos_optax.population.convnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
-from nos_optax.population.convolution import convolve, max_pool
+from nos_optax.population.convnet import DECAY, EPSILON
+from nos_optax.population.convolution import convolve, convolve_and_pool, image_moments, pool
 
 PROTOCOL = Protocol(
     learning_rates=(1e-2, 1e-1, 1e1), batch_size=20, epochs=2, sweep_examples=100, margin=3
@@ -178,11 +178,12 @@ class ReferenceNet(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         for _ in range(2):
+            x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
             x = nn.Conv(self.filters, (3, 3), use_bias=False)(x)
             x = nn.BatchNorm(
                 use_running_average=not train,
-                momentum=BATCH_NORM_DECAY,
-                epsilon=BATCH_NORM_EPSILON,
+                momentum=DECAY,
+                epsilon=EPSILON,
             )(x)
             x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         return nn.Dense(self.classes)(x.reshape(len(x), -1))
@@ -234,7 +235,7 @@ def reference_accuracy(trainer, rule, rate, order, seed):
     for batch in order:
         images, labels = standard(data.train_images[batch]), data.train_labels[batch]
         variables, state = step(variables, state, images, labels)
-    weight = 1 - BATCH_NORM_DECAY ** len(order)
+    weight = 1 - DECAY ** len(order)
     variables["batch_stats"] = jax.tree.map(lambda x: x / weight, variables["batch_stats"])
     logits = net.apply(variables, standard(data.validation_images), train=False)
     return float(jnp.mean(logits.argmax(-1) == data.validation_labels))
@@ -302,7 +303,7 @@ def test_convnet_equals_flax_layers(shape):
         ("bias", grads["Dense_0"]["bias"]),
     ):
         np.testing.assert_allclose(g[name].ravel(), expected.ravel(), atol=2e-5, err_msg=name)
-    variables["batch_stats"] = jax.tree.map(lambda x: x / (1 - BATCH_NORM_DECAY), stats)
+    variables["batch_stats"] = jax.tree.map(lambda x: x / (1 - DECAY), stats)
     np.testing.assert_allclose(
         child.logits(params, new, images), net.apply(variables, images, train=False), atol=1e-4
     )
@@ -369,28 +370,60 @@ def test_small_images_and_empty_populations(trainer):
         trainer.evaluate(np.zeros((0, 3, 5), np.int32))
 
 
+def plain_convolution(x, kernel):
+    kernel = kernel.reshape(3, 3, x.shape[-1], -1)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def plain_pool(results):
+    """Return maxima, mean and variance of a convolution `[B, H, W, F]`."""
+    maxima = nn.max_pool(results, (2, 2), strides=(2, 2))
+    return maxima, results.mean((0, 1, 2)), results.var((0, 1, 2))
+
+
+def waves(trees):
+    """Return a number that every entry of a tree has its own influence on."""
+    leaves = jax.tree.leaves(trees)
+    return sum(jnp.sum(jnp.sin(x + jnp.arange(x.size).reshape(x.shape))) for x in leaves)
+
+
 @pytest.mark.parametrize("batch", [1, 6, 7])
-def test_parts_of_a_convolution_make_the_whole(batch):
-    x = jax.random.normal(jax.random.key(0), (batch, 6, 5, 3))
+def test_layers_equal_a_plain_convolution_whole_and_in_parts(batch):
+    x = jax.random.normal(jax.random.key(0), (batch, 6, 4, 3))
     kernel = jax.random.normal(jax.random.key(1), (27, 4))
 
-    def loss(x, kernel, cache_bytes):
-        return jnp.sum(jnp.sin(convolve(x, kernel, cache_bytes)))
+    def image_layer(x, kernel, cache_bytes):
+        return waves((convolve_and_pool(x, kernel, cache_bytes), *image_moments(x, kernel)))
 
-    whole = jax.value_and_grad(loss, (0, 1))(x, kernel, None)
-    for images in (0, 1, 2, 3, 100):
-        parts = jax.value_and_grad(loss, (0, 1))(x, kernel, images * 9 * x[0].size * 4)
-        chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-4)
-    expected = jax.lax.conv_general_dilated(
-        x, kernel.reshape(3, 3, 3, 4), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(convolve(x, kernel), expected, atol=1e-4)
+    def feature_layer(x, kernel, cache_bytes):
+        return waves(pool(convolve(x, kernel, cache_bytes)))
+
+    def plain_layer(x, kernel):
+        return waves(plain_pool(plain_convolution(x, kernel)))
+
+    value, (x_gradient, kernel_gradient) = jax.value_and_grad(plain_layer, (0, 1))(x, kernel)
+    image_bytes = 6 * (16 * 3 + 4 * 4) * 4
+    for cache_bytes in (None, 1, image_bytes, 3 * image_bytes, 1000 * image_bytes):
+        images = jax.value_and_grad(image_layer, 1)(x, kernel, cache_bytes)
+        chex.assert_trees_all_close(images, (value, kernel_gradient), rtol=1e-3, atol=1e-3)
+        features = jax.value_and_grad(feature_layer, (0, 1))(x, kernel, cache_bytes)
+        expected = (value, (x_gradient, kernel_gradient))
+        chex.assert_trees_all_close(features, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_equal_maxima_share_the_gradient():
-    x = jnp.array([[1.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
-    g = jax.grad(lambda x: 3 * max_pool(x).sum())(x)
+    results = jnp.array([1.0, 1.0, 0.0, 1.0]).reshape(4, 1)
+    g = jax.grad(lambda results: 3 * pool(results)[0].sum())(results)
     np.testing.assert_allclose(g.ravel(), [1.0, 1.0, 0.0, 1.0])
+
+    image = jnp.ones((1, 6, 6, 1)).at[0, 0, 0].set(5.0)  # its middle block has four equal results
+    kernel = jax.random.normal(jax.random.key(0), (9, 1))
+    g = jax.grad(lambda k: convolve_and_pool(image, k)[0, 1, 1, 0])(kernel)
+    np.testing.assert_allclose(g, np.ones((9, 1)))
+    patches = jnp.ones((1, 6, 6, 1))  # one in the corner of a larger flat image, by hand
+    g = jax.grad(lambda k: convolve_and_pool(patches, k)[0, 0, 0, 0])(jnp.zeros((9, 1)))
+    np.testing.assert_allclose(g.reshape(3, 3), [[0.25, 0.5, 0.5], [0.5, 1, 1], [0.5, 1, 1]])
 
 
 def test_falling_scales_pool_minima():

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nos_optax.population.convolution import convolve, max_pool
+from nos_optax.population.convolution import convolve, convolve_and_pool, image_moments, pool
 
-BATCH_NORM_DECAY = 0.9
-BATCH_NORM_EPSILON = 1e-5
+DECAY, EPSILON = 0.9, 1e-5  # of the batch normalisation
 
 
 class Statistics(NamedTuple):
@@ -64,7 +63,7 @@ class ConvNet:
     def _layers(self) -> tuple[tuple[str, tuple[int, ...], float, float], ...]:
         """Name, shape, initial mean and initial deviation (He) of each array in the flat vector."""
         height, width, channels = self.image_shape
-        f, features = self.filters, (height // 4) * (width // 4) * self.filters
+        f, features = self.filters, -(-height // 4) * -(-width // 4) * self.filters
         return (
             ("conv1", (9 * channels, f), 0.0, math.sqrt(2 / (9 * channels))),
             ("scale1", (f,), 1.0, 0.0),
@@ -113,50 +112,53 @@ class ConvNet:
             labels: `int32[B]`.
         """
         p = self.unflatten(params)
-        x, moments = images, []
-        for layer in "12":
-            x = convolve(x, p["conv" + layer] * _turn(p["scale" + layer]), self.cache_bytes)
-            x, batch = _normalise_and_pool(x, p["scale" + layer], p["shift" + layer])
-            moments.append(batch)
+        # Pooling comes before the batch normalisation's affine map, which is then done on a quarter
+        # of the numbers. That commutes where the map rises, so the kernel turns with its sign.
+        turn1, turn2 = _sign(p["scale1"]), _sign(p["scale2"])
+        kernel1, kernel2 = p["conv1"] * turn1, p["conv2"] * turn2
+
+        x = _even(images)
+        mean1, variance1 = image_moments(x, kernel1)
+        x = convolve_and_pool(x, kernel1, self.cache_bytes)
+        x = _normalise(x, p["scale1"] * turn1, p["shift1"], mean1, variance1)
+
+        x, mean2, variance2 = pool(convolve(_even(x), kernel2, self.cache_bytes))
+        x = _normalise(x, p["scale2"] * turn2, p["shift2"], mean2, variance2)
+
         logits = x.reshape(len(x), -1) @ p["linear"] + p["bias"]
+        moments = jnp.array([[mean1 * turn1, variance1], [mean2 * turn2, variance2]])
         log_likelihood = jnp.sum(
             jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, self.num_classes), axis=1
         )
-        new = Statistics(jax.lax.stop_gradient(jnp.stack(moments)), jnp.ones([]))
-        statistics = jax.tree.map(
-            lambda old, new: BATCH_NORM_DECAY * old + (1 - BATCH_NORM_DECAY) * new, statistics, new
-        )
+        new = Statistics(jax.lax.stop_gradient(moments), jnp.ones([]))
+        statistics = jax.tree.map(lambda old, new: DECAY * old + (1 - DECAY) * new, statistics, new)
         return -jnp.mean(log_likelihood), statistics
 
     def logits(self, params: jax.Array, statistics: Statistics, images: jax.Array) -> jax.Array:
         """Return class scores `[B, num_classes]` of standardised images, by the statistics."""
         p = self.unflatten(params)
-        x = images
-        moments = statistics.moments / statistics.weight
-        for layer, (mean, variance) in zip("12", moments, strict=True):
-            # A fixed affine map per channel folds into the convolution's matrix.
-            scale = p["scale" + layer] * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
-            x = convolve(x, p["conv" + layer] * scale, self.cache_bytes)
-            x = jax.nn.relu(max_pool(x) + (p["shift" + layer] - mean * scale))
+        mean, variance = jnp.unstack(statistics.moments / statistics.weight, axis=1)
+        # A fixed affine map per channel folds into the convolution's matrix.
+        scale = jnp.stack([p["scale1"], p["scale2"]]) * jax.lax.rsqrt(variance + EPSILON)
+        shift = jnp.stack([p["shift1"], p["shift2"]]) - mean * scale
+        x = convolve_and_pool(_even(images), p["conv1"] * scale[0], self.cache_bytes)
+        x = _even(jax.nn.relu(x + shift[0]))
+        x = convolve(x, p["conv2"] * scale[1], self.cache_bytes).max(0)
+        x = jax.nn.relu(x + shift[1])
         return x.reshape(len(x), -1) @ p["linear"] + p["bias"]
 
 
-def _turn(scale: jax.Array) -> jax.Array:
-    """Return the sign with which a channel is convolved: that of its batch normalisation."""
+def _even(images: jax.Array) -> jax.Array:
+    """Add a row or a column of zeros where their number is odd."""
+    height, width = images.shape[1:3]
+    return jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+
+
+def _sign(scale: jax.Array) -> jax.Array:
     return jnp.where(scale < 0, -1.0, 1.0)
 
 
-def _normalise_and_pool(
-    x: jax.Array, scale: jax.Array, shift: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Normalise over the batch, pool and rectify; also return mean and variance `[2, F]`.
-
-    Pooling comes before the normalisation's affine map, which is then done on a quarter of the
-    numbers. That commutes where the map rises, so `x` comes with `_turn(scale)` as a factor.
-    """
-    turn = _turn(scale)
-    mean = x.mean((0, 1, 2))
-    variance = jnp.maximum(jnp.square(x).mean((0, 1, 2)) - jnp.square(mean), 0)
-    slope = scale * turn * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
-    normal = max_pool(x) * slope + (shift - mean * slope)
-    return jax.nn.relu(normal), jnp.stack([mean * turn, variance])
+def _normalise(x, scale, shift, mean, variance) -> jax.Array:
+    """Normalise by the batch's moments, and rectify."""
+    slope = scale * jax.lax.rsqrt(variance + EPSILON)
+    return jax.nn.relu(x * slope + (shift - mean * slope))
