@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
+from nos_optax.controller.ppo import REINFORCE_PRESETS
 
 RULE_SIZES = (22, 22, 13, 13, 6, 23, 23, 13, 13, 6)  # two iterations of op1 op2 u1 u2 b
 
@@ -208,6 +209,36 @@ def test_one_step_equals_the_textbook(clip_ratio, max_grad_norm):
     # Adam's first step hides the gradient's scale; its first moment doesn't.
     mu = optax.tree.get(new_state.opt_state, "mu")
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, atol=1e-6), mu, grads)
+
+
+def test_reinforce_follows_the_score_function_estimator():
+    """Every gradient is that of sum(A log pi) / B, the later ones too."""
+    config = dataclasses.replace(REINFORCE_PRESETS["default"], entropy_coefficient=0.0)
+    controller = make_controller(config)
+    state, mu, baseline = controller.init(jax.random.key(0)), 0.0, None
+    for i in range(3):
+        sample_key, update_key = jax.random.split(jax.random.key(i + 1))
+        tokens, log_prob, _ = controller.sample(state.params, sample_key, 16)
+        rewards = np.asarray(prefer_zero(tokens)) + 0.1 * i
+        baseline = rewards.mean() if baseline is None else baseline
+        advantages = rewards - baseline
+        advantages /= np.sqrt(np.mean(advantages**2))
+        baseline += (1 - config.baseline_decay) * (rewards.mean() - baseline)
+
+        def objective(params, tokens=tokens, advantages=advantages):
+            return jnp.sum(advantages * controller.score(params, tokens).log_prob) / 16
+
+        grads = jax.grad(objective)(state.params)
+        state, metrics = controller.update(state, update_key, tokens, log_prob, rewards)
+        assert metrics.clip_fraction == 0
+        np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-4)
+        old, mu = mu, optax.tree.get(state.opt_state, "mu")  # descends: mu is of -objective
+        old = jax.tree.map(jnp.zeros_like, mu) if i == 0 else old
+        jax.tree.map(
+            lambda m, o, g: np.testing.assert_allclose(m, 0.9 * o - 0.1 * g, atol=1e-6),
+            *(mu, old, grads),
+        )
+    assert optax.tree.get(state.opt_state, "count") == 3  # one step for each batch
 
 
 @pytest.mark.parametrize(("minibatch_size", "batch_size"), [(5, 21), (64, 3)])

@@ -24,8 +24,8 @@ class PPOConfig:
       baseline_decay: decay rate of the moving average of rewards; 0 is the last batch's mean.
       normalize_advantages: divide the advantages by their root mean square over the batch.
       epochs: passes over each batch.
-      minibatch_size: the most sequences per Adam step. A batch is cut into minibatches that differ
-        by at most one sequence.
+      minibatch_size: the most sequences per Adam step; None takes the whole batch. A batch is cut
+        into minibatches that differ by at most one sequence.
       max_grad_norm: clip the gradient to this global norm; None doesn't.
 
     Raises:
@@ -38,13 +38,18 @@ class PPOConfig:
     baseline_decay: float = 0.95
     normalize_advantages: bool = True
     epochs: int = 2
-    minibatch_size: int = 16
+    minibatch_size: int | None = 16
     max_grad_norm: float | None = None
 
     def __post_init__(self):
-        for name in ("learning_rate", "clip_ratio", "epochs", "minibatch_size"):
+        for name in ("learning_rate", "clip_ratio", "epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")
+        if self.minibatch_size is not None and not self.minibatch_size > 0:
+            raise ValueError(
+                f"minibatch_size={self.minibatch_size}: give a positive number, or None for the "
+                "whole batch."
+            )
         if not 0 <= self.baseline_decay < 1:
             raise ValueError(f"baseline_decay={self.baseline_decay}: give a number in [0, 1).")
         if not self.entropy_coefficient >= 0:
@@ -71,6 +76,12 @@ PRESETS = {
         minibatch_size=16,
         baseline_decay=0.5,
     ),
+}
+
+# In one step over the whole batch every ratio is 1: the update is the plain policy gradient.
+REINFORCE_PRESETS = {
+    name: dataclasses.replace(preset, clip_ratio=math.inf, epochs=1, minibatch_size=None)
+    for name, preset in PRESETS.items()
 }
 
 
@@ -210,7 +221,7 @@ def _minibatches(key, batch_size, config):
       Rows int32[S, M] for S optimizer steps, -1 where there is none, and their weights
       float32[S, M], 0 where there is none.
     """
-    count = math.ceil(batch_size / config.minibatch_size)
+    count = math.ceil(batch_size / (config.minibatch_size or batch_size))
     size = math.ceil(batch_size / count)
     order = jnp.argsort(jax.random.uniform(key, (config.epochs, batch_size)))
     padded = jnp.pad(order, ((0, 0), (0, count * size - batch_size)), constant_values=-1)

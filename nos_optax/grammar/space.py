@@ -167,6 +167,24 @@ class SearchSpace:
             allowed[k, 4, [BINARY.index(word) for word in self._binary(k)]] = True
         return allowed.reshape(-1, most), partners
 
+    def allows(self, tokens: np.typing.ArrayLike) -> np.ndarray:
+        """Return which programs are in the space, many at once and without JAX.
+
+        Args:
+            tokens: `int[B, 5 G]`.
+
+        Returns:
+            `bool[B]`.
+        """
+        allowed, partners = self._mask_tables
+        tokens = np.asarray(tokens)
+        in_table = (tokens >= 0) & (tokens < allowed.shape[1])
+        tokens = np.where(in_table, tokens, 0)
+        fits = allowed[np.arange(len(allowed)), tokens]
+        first, second = tokens[:, 0::TOKENS_PER_ITERATION], tokens[:, 1::TOKENS_PER_ITERATION]
+        fits[:, 1::TOKENS_PER_ITERATION] = partners[np.arange(self.iterations), first, second]
+        return (in_table & fits).all(axis=1)
+
     def __contains__(self, item: Program | UpdateRule | str) -> bool:
         """Whether a program is in the space; a rule is if its encoding is."""
         if not isinstance(item, Program):

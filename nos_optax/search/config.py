@@ -2,11 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
+from nos_optax.search.strategies import STRATEGIES, find_strategy
 
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
@@ -63,8 +66,10 @@ class SearchConfig(TaskConfig):
     """Candidates per population: trained in one program, then the controller learns from them."""
     iterations: int = 2
     """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b (five tokens each)."""
-    strategy: Literal["ppo", "random"] = "ppo"
-    """ppo learns which rules are good; random samples uniformly, for comparison."""
+    strategy: Annotated[
+        str, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
+    ] = "ppo"
+    """What chooses the next rules; MODULE:CLASS is a Strategy of your own, importable."""
     preset: Literal["default", "paper"] = "default"
     """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
     seed: int = 0
@@ -81,6 +86,7 @@ class SearchConfig(TaskConfig):
         _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1)
         if self.seed >= FRESH_SEEDS:
             raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")
+        find_strategy(self.strategy)
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
 

@@ -1,0 +1,345 @@
+"""Laws of every search strategy: in the space, decided by the key, resumable, and learning."""
+
+import dataclasses
+import inspect
+import itertools
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nos_optax.grammar import Program, SearchSpace
+from nos_optax.search import SearchConfig, make_strategy
+from nos_optax.search.strategies import STRATEGIES, Evolution, RandomSearch, find_strategy
+
+NAMES = tuple(STRATEGIES)
+SMALL = SearchSpace(1, operands=("g", "m", "ld"), unary=("x", "exp", "sign"), binary=("+", "*"))
+SPACES = {
+    "small": SMALL,
+    "whole": SearchSpace(1),
+    "three iterations": SearchSpace(
+        3, operands=("g", "adam"), unary=("x", "-x"), binary=("+", "/", "left")
+    ),
+    "no neighbours": SearchSpace(1, operands=("g", "m"), unary=("x",), binary=("*",)),
+    "one program": SearchSpace(
+        1, operands=("g",), unary=("x",), binary=("*",), distinct_operands=False
+    ),
+}
+CONTROLLERS = ("ppo", "reinforce")
+BATCH = 32  # everywhere: a controller's every other batch size is compiled for seconds
+
+
+def make(name, space=SMALL, seed=0):
+    """As on the command line, but evolution's population is full after two batches."""
+    if name == "evolution":
+        return Evolution(space, jax.random.key(seed), population_size=40, tournament_size=10)
+    return make_strategy(name, space, seed)
+
+
+def reward(tokens):
+    """A number for each program that all of its tokens decide."""
+    return np.asarray(tokens @ np.arange(1, tokens.shape[1] + 1) % 7 / 7, np.float32)
+
+
+def rounds(strategy, count=4):
+    """Ask and tell; return all tokens, `[count, BATCH, L]`."""
+    asked = []
+    for _ in range(count):
+        asked.append(strategy.ask(BATCH))
+        strategy.tell(asked[-1], reward(asked[-1]))
+    return np.stack(asked)
+
+
+# The space.
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("name", ["random", "evolution"])
+def test_programs_are_in_the_space(name, space):
+    tokens = rounds(make(name, space))
+    assert tokens.dtype == np.int32 and tokens.shape == (4, BATCH, 5 * space.iterations)
+    assert space.allows(np.concatenate(tokens)).all()
+
+
+@pytest.mark.parametrize("space", ["whole", "three iterations", "no neighbours"])
+def test_programs_of_an_untaught_controller_are_in_the_space(space):
+    assert SPACES[space].allows(make("ppo", SPACES[space]).ask(BATCH)).all()
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_programs_of_a_controller_are_in_the_space(name):
+    assert SMALL.allows(np.concatenate(rounds(make(name)))).all()
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_allows_is_membership(space):
+    """Against `in`, on uniform samples, on their neighbours and on nonsense."""
+    rng = np.random.default_rng(0)
+    inside = np.asarray(space.sample(jax.random.key(0), BATCH))[:10]
+    neighbours = inside.copy()
+    places = rng.integers(inside.shape[1], size=10)
+    neighbours[np.arange(10), places] = rng.integers(0, np.array(space.num_choices)[places])
+    outside = rng.integers(0, space.num_choices, inside.shape)
+    tokens = np.concatenate([inside, neighbours, outside])
+    assert space.allows(tokens).tolist() == [Program.from_array(row) in space for row in tokens]
+    assert space.allows(inside).all()
+    assert not space.allows(np.concatenate([inside - 100, inside + 100])).any()
+
+
+# Randomness and resuming.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_key_decides(name):
+    first, again, other = (rounds(make(name, seed=seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != other[0]).any() and (first[-1] != other[-1]).any()
+    assert all((a != b).any() for a, b in itertools.pairwise(first))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_is_a_pytree_of_arrays_of_fixed_shapes(name):
+    def shapes(state):
+        for leaf in jax.tree.leaves(state):
+            assert isinstance(leaf, jax.Array | np.ndarray) and leaf.size > 0
+            assert leaf.dtype in (np.int32, np.uint32, np.float32)
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+
+    strategy = make(name)
+    fresh = shapes(strategy.state)
+    for _ in range(3):
+        rounds(strategy, 1)
+        assert shapes(strategy.state) == fresh
+
+
+def save_and_restore(state, template, folder):
+    """Write a checkpoint, and read it as NumPy arrays: Orbax's JAX arrays, committed to a device,
+    would compile the controllers once more."""
+    template = jax.tree.map(np.asarray, template)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Orbax's own, of its versions to come
+        import orbax.checkpoint as ocp
+
+        with ocp.CheckpointManager(folder) as manager:
+            manager.save(0, args=ocp.args.StandardSave(state))
+            manager.wait_until_finished()
+            return manager.restore(0, args=ocp.args.StandardRestore(template))
+
+
+@pytest.mark.parametrize("told", [1, 3])  # evolution's population: not yet full, and full
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_strategy_goes_on_as_if_nothing_had_happened(name, told, tmp_path):
+    unbroken, resumed = make(name), make(name, seed=5)
+    rounds(unbroken, told)
+    resumed.state = save_and_restore(unbroken.state, resumed.state, tmp_path / "checkpoint")
+    np.testing.assert_array_equal(rounds(resumed, 3), rounds(unbroken, 3))
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ask_without_an_answer_is_forgotten(name):
+    """A run that is killed between ask and tell goes on from the last tell."""
+    strategy = make(name)
+    rounds(strategy, 2)
+    state = jax.tree.map(np.array, strategy.state)
+    asked = strategy.ask(BATCH)
+    strategy.state = state
+    np.testing.assert_array_equal(strategy.ask(BATCH), asked)
+
+
+# Answers.
+
+
+def test_a_controller_learns_from_the_part_it_is_told():
+    strategy = make("ppo")
+    before = strategy.state.learner
+    tokens = strategy.ask(BATCH + 5)[:BATCH]
+    strategy.tell(tokens, reward(tokens))
+    controller = strategy.controller
+    log_prob = controller.score(before.params, tokens).log_prob
+    key = jax.random.fold_in(strategy.state.keys.key(), 1)
+    alone, _ = controller.update(before, key, tokens, log_prob, reward(tokens))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), strategy.state.learner, alone
+    )
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "ppo"])
+def test_part_of_an_answer_is_enough(name):
+    strategy = make(name)
+    for _ in range(3):
+        tokens = strategy.ask(BATCH + 5)
+        assert len(tokens) == BATCH + 5 and SMALL.allows(tokens).all()
+        strategy.tell(tokens[:BATCH], reward(tokens[:BATCH]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_answers_are_refused_and_change_nothing(name):
+    strategy = make(name)
+    with pytest.raises(ValueError, match="ask for programs first"):
+        strategy.tell(np.zeros((1, 5), np.int32), np.zeros(1))
+    tokens = strategy.ask(BATCH)
+    foreign = tokens.copy()
+    foreign[0, 2:4] = tokens[0, 2:4] + 1
+    state, rewards = jax.tree.map(np.array, strategy.state), reward(tokens)
+    for wrong, given, message in (
+        (np.concatenate([tokens, tokens]), np.tile(rewards, 2), r"\(64, 5\).*first rows of.*\(32"),
+        (foreign, rewards, "not the first rows of the last ask"),
+        (tokens[1:], rewards[1:], "not the first rows of the last ask"),
+        (tokens[:0], rewards[:0], "not the first rows of the last ask"),
+        (tokens, rewards[1:], "one finite reward"),
+        (tokens, rewards[:, None], "one finite reward"),
+        (tokens, np.where(rewards == rewards[0], np.nan, rewards), "one finite reward"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            strategy.tell(wrong, given)
+    jax.tree.map(np.testing.assert_array_equal, strategy.state, state)
+    strategy.tell(tokens, rewards)
+    with pytest.raises(ValueError, match="ask for programs first"):
+        strategy.tell(tokens, rewards)
+
+
+# Learning.
+
+
+def bandit(tokens):
+    """Which fraction of a rule's tokens is the wanted one: 0.47 on average over the space."""
+    return np.mean(tokens == Program.from_words("m ld sign exp *").array, axis=1)
+
+
+@pytest.mark.parametrize("name", [*CONTROLLERS, "evolution"])
+def test_learning_beats_chance(name):
+    def last_quarter(strategy):
+        rewards = []
+        for _ in range(16):
+            tokens = strategy.ask(BATCH)
+            rewards.append(bandit(tokens))
+            strategy.tell(tokens, rewards[-1])
+        return np.mean(rewards[12:])
+
+    for seed in range(3):
+        learned = last_quarter(make_strategy(name, SMALL, seed))
+        chance = last_quarter(make_strategy("random", SMALL, seed))
+        assert learned > chance + 0.2, (learned, chance)
+
+
+def test_the_paper_preset_is_another_learner():
+    """An Adam step moves a weight by the learning rate, 1e-5 or 1e-2, at first; there are some."""
+
+    def change(preset):
+        strategy = make_strategy("ppo", SMALL, 0, preset)
+        before = strategy.state.learner.params
+        tokens = rounds(strategy, 1)[0]
+        assert SMALL.allows(tokens).all()
+        changes = jax.tree.map(
+            lambda a, b: jnp.abs(a - b).max(), before, strategy.state.learner.params
+        )
+        return max(jax.tree.leaves(changes))
+
+    assert 0 < change("paper") < 1e-4 < 5e-3 < change("default")
+
+
+# Evolution.
+
+
+def test_evolution_begins_as_random_search():
+    strategies = Evolution(SMALL, jax.random.key(0)), RandomSearch(SMALL, jax.random.key(0))
+    evolved, uniform = (rounds(strategy, 3) for strategy in strategies)
+    np.testing.assert_array_equal(evolved[:2], uniform[:2])  # 64, the population's size
+    assert (evolved[2] != uniform[2]).any()
+
+
+def test_children_are_all_the_neighbours_of_the_best():
+    """Where all compete, the one that was best of the population has every child."""
+    strategy = Evolution(SMALL, jax.random.key(0), population_size=8, tournament_size=200)
+    population = strategy.ask(8)
+    strategy.tell(population, np.arange(8))
+    everything = np.array(list(itertools.product(*map(range, SMALL.num_choices))), np.int32)
+    space = everything[SMALL.allows(everything)]
+    assert len(space) == SMALL.size
+    neighbours = space[(space != population[-1]).sum(axis=1) == 1]
+    children = np.concatenate([strategy.ask(8) for _ in range(250)])
+    children, counts = np.unique(children, axis=0, return_counts=True)
+    np.testing.assert_array_equal(children, neighbours)
+    # Four places can change, the last binary function cannot: places are equally likely.
+    place = np.argmax(children != population[-1], axis=1)
+    shares = np.bincount(place, weights=counts, minlength=5) / 2000
+    movable = np.bincount(place, minlength=5) > 0
+    np.testing.assert_allclose(shares[movable], 1 / movable.sum(), atol=0.04)
+
+
+def test_the_oldest_dies_however_good():
+    strategy = Evolution(SMALL, jax.random.key(0), population_size=8, tournament_size=4)
+    tokens = strategy.ask(8)
+    strategy.tell(tokens, [9, *range(7)])
+    assert strategy.state.rewards.tolist() == [9, *range(7)]
+    strategy.tell(strategy.ask(8)[:1], [5])
+    assert strategy.state.rewards.tolist() == [*range(7), 5]
+    np.testing.assert_array_equal(strategy.state.tokens[:7], tokens[1:])
+    strategy.tell(strategy.ask(BATCH), range(BATCH))
+    assert strategy.state.rewards.tolist() == [*range(BATCH - 8, BATCH)]
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0)])
+def test_evolution_needs_a_population(sizes):
+    with pytest.raises(ValueError, match=f"population_size={sizes[0]}, tournament_size={sizes[1]}"):
+        Evolution(SMALL, jax.random.key(0), *sizes)
+
+
+# Names.
+
+
+def test_a_class_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_strategies.py").write_text(
+        "class Greedy:\n"
+        "    def __init__(self, space, key): self.space, self.state = space, {'key': key}\n"
+        "    def ask(self, count): return self.space.sample(self.state['key'], count)\n"
+        "    def tell(self, tokens, rewards): pass\n"
+        "class Mute:\n"
+        "    def ask(self, count): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = SearchConfig(strategy="my_strategies:Greedy")
+    strategy = make_strategy(config.strategy, SMALL, seed=3)
+    assert type(strategy).__name__ == "Greedy"
+    np.testing.assert_array_equal(strategy.ask(4), SMALL.sample(jax.random.key(3), 4))
+    for name, message in (
+        ("my_strategies:Mute", "has no method tell"),
+        ("my_strategies:Other", "'Other'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SearchConfig(strategy=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("annealing", "one of ppo, reinforce, random, evolution, or module:Class, got 'annealing'"),
+        ("my/file.py:Greedy", "module:Class, got 'my/file.py:Greedy'"),
+        (":Greedy", "module:Class, got ':Greedy'"),
+        ("module:", "module:Class, got 'module:'"),
+        ("absent_module:Greedy", "'absent_module'; is its folder on PYTHONPATH"),
+    ],
+)
+def test_unknown_strategies_get_the_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SearchConfig(), strategy=name)
+
+
+def test_the_command_line_names_every_strategy(capsys, monkeypatch):
+    tyro = pytest.importorskip("tyro")
+    monkeypatch.setattr(sys, "argv", ["search.py", "--help"])
+    with pytest.raises(SystemExit):
+        tyro.cli(SearchConfig)
+    flags = "".join(capsys.readouterr().out.split())
+    assert "--strategy{" + ",".join(NAMES) + ",MODULE:CLASS}" in flags
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_make_what_a_user_could_make(name):
+    strategy = find_strategy(name)(SMALL, jax.random.key(0), "default")
+    assert {"ask", "tell"} <= {n for n, _ in inspect.getmembers(strategy, callable)}
+    assert type(strategy).__doc__ and hasattr(strategy, "state")
