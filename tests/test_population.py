@@ -1,5 +1,6 @@
 """Laws of the population trainer: independence, isolation, one compile, and a plain reference."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -110,6 +111,47 @@ def test_changing_one_row_leaves_the_others_bitwise_equal(trainer, programs, eva
 def test_padding_a_program_changes_nothing(trainer, evaluation):
     short = np.stack([encode("adam", 1).array, encode("exp(g) - exp(m)", 1).array])
     chex.assert_trees_all_equal(rows(trainer.evaluate(short, seed=3), [0]), rows(evaluation, [0]))
+
+
+def test_longer_training_is_an_argument(programs, evaluation):
+    longer = make_trainer(max_epochs=6)
+    chex.assert_trees_all_equal(longer.evaluate(programs, seed=3), evaluation)
+    six = longer.evaluate(programs, seed=3, epochs=6)
+    np.testing.assert_array_equal(six.sweep, evaluation.sweep)
+    protocol = dataclasses.replace(PROTOCOL, epochs=6)
+    chex.assert_trees_all_equal(make_trainer(protocol=protocol).evaluate(programs, seed=3), six)
+    with pytest.raises(ValueError, match="max_epochs=6, got 7"):
+        longer.evaluate(programs, epochs=7)
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        make_trainer(max_epochs=1)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_hurdles_stop_children_and_nothing_else(programs, lanes):
+    protocol = dataclasses.replace(PROTOCOL, hurdle_epochs=(1, 3), epochs=4)
+    trainer = make_trainer(protocol=protocol, lanes=lanes)
+    free = trainer.evaluate(programs, seed=3)
+    trained = free.status == STATUSES.index("trained")
+    assert free.curve.shape == (len(programs), 3) and trained.sum() >= 4
+    np.testing.assert_array_equal(free.curve[trained, -1], free.reward[trained])
+    assert np.isnan(free.curve[~trained]).any(axis=1).all()
+
+    hurdles = np.nanmedian(free.curve[:, :2], axis=0)
+    some = trainer.evaluate(programs, seed=3, hurdles=hurdles)
+    over = (free.curve[:, :2] >= hurdles) & trained[:, None]
+    stopped = trained & ~over.all(axis=1)
+    assert stopped.any() and (trained & ~stopped).any()
+    np.testing.assert_array_equal(some.status == STATUSES.index("stopped"), stopped)
+    chex.assert_trees_all_equal(rows(some, ~stopped), rows(free, ~stopped))
+    for i in np.flatnonzero(stopped):
+        at = int(np.argmin(over[i]))
+        assert some.reward[i] == free.curve[i, at]
+        np.testing.assert_array_equal(some.curve[i, : at + 1], free.curve[i, : at + 1])
+        assert np.isnan(some.curve[i, at + 1 :]).all()
+    with pytest.raises(ValueError, match=r"each of the epochs \(1, 3\)"):
+        trainer.evaluate(programs, hurdles=(0.5,))
+    with pytest.raises(ValueError, match="hurdle_epochs must rise"):
+        dataclasses.replace(PROTOCOL, hurdle_epochs=(2,))
 
 
 def test_the_seed_matters(trainer, programs, evaluation):

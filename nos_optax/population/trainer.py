@@ -7,6 +7,7 @@ the rule's switches are real branches.
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -18,7 +19,14 @@ from nos_optax.grammar import program_streams
 from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
 from nos_optax.population.convnet import ConvNet
 from nos_optax.population.data import Dataset
-from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED, Evaluation, Protocol
+from nos_optax.population.protocol import (
+    DEAD,
+    DIVERGED,
+    STOPPED,
+    TRAINED,
+    Evaluation,
+    Protocol,
+)
 from nos_optax.population.training import Arrays, Candidate, Minibatches, train
 
 VALIDATION_CHUNK = 250  # images that pass through a network at once
@@ -43,6 +51,8 @@ class PopulationTrainer:
         lanes: children that train side by side on a device; 1 on CPU and 64 elsewhere where None.
             Halved, with a warning, while they do not fit in the memory.
         devices: the devices to use; all local ones where None.
+        max_epochs: the longest training that `evaluate` may be asked for; the protocol's where
+            None.
 
     Raises:
         ValueError: the dataset has fewer training examples than a minibatch, or `lanes` or
@@ -67,6 +77,7 @@ class PopulationTrainer:
         capacity: int = 256,
         lanes: int | None = None,
         devices: list[jax.Device] | None = None,
+        max_epochs: int | None = None,
     ):
         devices = devices or jax.local_devices()
         self.dataset = dataset
@@ -91,7 +102,10 @@ class PopulationTrainer:
             )
         sweep_examples = min(protocol.sweep_examples, examples)
         self.sweep_steps = max(1, sweep_examples // protocol.batch_size)
-        self.train_steps = examples // protocol.batch_size * protocol.epochs
+        self.epoch_steps = examples // protocol.batch_size
+        self.max_epochs = max_epochs or protocol.epochs
+        if self.max_epochs < protocol.epochs:
+            raise ValueError(f"max_epochs must be at least {protocol.epochs}, got {max_epochs}")
         self.chance = 1 / dataset.num_classes
         # Accuracy that a constant prediction cannot reach but by luck.
         counts = np.bincount(dataset.validation_labels, minlength=dataset.num_classes)
@@ -111,45 +125,76 @@ class PopulationTrainer:
             jax.shard_map(
                 self._evaluate_share,
                 mesh=self.mesh,
-                in_specs=(split, split, whole, whole, whole),
+                in_specs=(split, split, whole, whole, whole, whole, whole),
                 out_specs=split,
                 check_vma=False,
             )
         )
 
-    def evaluate(self, programs: np.typing.ArrayLike, seed: int = 0) -> Evaluation:
+    @property
+    def train_steps(self) -> int:
+        """Steps of the training in the protocol."""
+        return self.epoch_steps * self.protocol.epochs
+
+    def evaluate(
+        self,
+        programs: np.typing.ArrayLike,
+        seed: int = 0,
+        epochs: int | None = None,
+        hurdles: Sequence[float] | None = None,
+    ) -> Evaluation:
         """Train a child with each program and return the rewards.
 
         Args:
             programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
             seed: of the initial weights, the order of the examples and the rules' random numbers.
+            epochs: of the training after the sweep; the protocol's where None.
+            hurdles: accuracy that lets a child go on after each of the protocol's `hurdle_epochs`;
+                where None all go on.
 
         Returns:
             The evaluation of each program, in order.
 
         Raises:
-            ValueError: the population is empty, or its programs are longer than `iterations`.
+            ValueError: the population is empty, its programs are longer than `iterations`, there
+                are more epochs than `max_epochs`, or not as many hurdles as `hurdle_epochs`.
         """
         programs = np.asarray(programs, np.int32)
         if not programs.size:
             raise ValueError("the population is empty: give at least one program")
         programs = programs.reshape(len(programs), -1, TOKENS_PER_ITERATION)
         programs = pad_programs(programs, self.iterations)
-        order, key = self._order(seed), jax.random.key(seed)
+        run = self._run(seed, epochs or self.protocol.epochs, hurdles)
         capacity = self._share * self.mesh.size
         parts = [
-            self._evaluate_part(programs[start : start + capacity], order, key)
+            self._evaluate_part(programs[start : start + capacity], run)
             for start in range(0, len(programs), capacity)
         ]
         return Evaluation(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _evaluate_part(self, programs: np.ndarray, order: np.ndarray, key: jax.Array) -> Evaluation:
+    def _run(self, seed: int, epochs: int, hurdles: Sequence[float] | None) -> tuple:
+        """Return what the candidates of an evaluation share: order, ends, hurdles and key."""
+        hurdle_epochs = self.protocol.hurdle_epochs
+        if not max((0, *hurdle_epochs)) < epochs <= self.max_epochs:
+            raise ValueError(
+                f"epochs must be after the hurdles {hurdle_epochs} and at most max_epochs="
+                f"{self.max_epochs}, got {epochs}"
+            )
+        hurdles = [-1.0] * len(hurdle_epochs) if hurdles is None else list(hurdles)
+        if len(hurdles) != len(hurdle_epochs):
+            raise ValueError(f"give a hurdle for each of the epochs {hurdle_epochs}, got {hurdles}")
+        ends = np.array([*hurdle_epochs, epochs], np.int32) * np.int32(self.epoch_steps)
+        # Half an image less, so that rounding decides nothing.
+        images = np.ceil(np.array([*hurdles, -1.0]) * len(self.dataset.validation_labels)) - 0.5
+        return self._order(seed), ends, images.astype(np.float32), jax.random.key(seed)
+
+    def _evaluate_part(self, programs: np.ndarray, run: tuple) -> Evaluation:
         """Evaluate at most `capacity` programs, dealt out to the devices like cards."""
         size, devices = len(programs), self.mesh.size
         seats = np.arange(self._share * devices).reshape(self._share, devices).T.ravel()
         counts = np.array([len(range(d, size, devices)) for d in range(devices)], np.int32)
         seated = programs[np.minimum(seats, size - 1)]
-        result = self._within_memory(seated, counts, order, key, self._arrays)
+        result = self._within_memory(seated, counts, *run, self._arrays)
         seat_of = np.argsort(seats)[:size]
         return Evaluation(*(np.asarray(x)[seat_of] for x in result))
 
@@ -166,15 +211,15 @@ class PopulationTrainer:
             self._evaluate = self._compile()
 
     def _order(self, seed: int) -> np.ndarray:
-        """Return the examples of each minibatch, `int32[sweep_steps + train_steps, B]`."""
+        """Return the examples of each minibatch: the sweep's, then those of `max_epochs` epochs."""
         batch, examples = self.protocol.batch_size, len(self.dataset.train_images)
         rng = np.random.default_rng(seed)
         sweep = rng.permutation(max(batch, min(self.protocol.sweep_examples, examples)))
-        epochs = [rng.permutation(examples) for _ in range(self.protocol.epochs)]
+        epochs = [rng.permutation(examples) for _ in range(self.max_epochs)]
         full = [x[: len(x) // batch * batch] for x in (sweep, *epochs)]
         return np.concatenate(full).reshape(-1, batch).astype(np.int32)
 
-    def _evaluate_share(self, programs, counts, order, key, arrays):
+    def _evaluate_share(self, programs, counts, order, ends, hurdles, key, arrays):
         """Evaluate one device's candidates `[p, G, 5]`, of which the first `counts[0]` are real."""
         streams = jax.vmap(program_streams)(programs)
         sweep_tasks = self._sweep_tasks(len(programs), counts[0])
@@ -187,22 +232,28 @@ class PopulationTrainer:
             minibatches = Minibatches(
                 order,
                 first=jnp.where(training, self.sweep_steps, 0),
-                steps=jnp.where(training, self.train_steps, self.sweep_steps),
+                ends=jnp.where(training, ends, self.sweep_steps),
+                hurdles=hurdles,
+                rounds=jnp.where(training, len(ends), 1),
             )
             candidates = Candidate(programs[task], streams[task], rate)
-            accuracy = self._train_all(candidates, count, minibatches, arrays, key)
-            return jnp.where(training, sweep, accuracy.reshape(sweep.shape)), (task, accuracy)
+            curves = self._train_all(candidates, count, minibatches, arrays, key)
+            return jnp.where(training, sweep, curves[:, 0].reshape(sweep.shape)), (task, curves)
 
         nothing = jnp.full((len(programs), len(self.protocol.learning_rates)), jnp.nan)
-        sweep, (tasks, accuracies) = jax.lax.scan(phase, nothing, jnp.array([False, True]))
-        order_trained, accuracy = tasks[1, : len(programs)], accuracies[1, : len(programs)]
-        accuracy = jnp.zeros_like(accuracy).at[order_trained].set(accuracy)
+        sweep, (tasks, curves) = jax.lax.scan(phase, nothing, jnp.array([False, True]))
+        order_trained, curve = tasks[1, : len(programs)], curves[1, : len(programs)]
+        curve = jnp.zeros_like(curve).at[order_trained].set(curve)
 
         learned, best_rate = self._survivors(sweep)
-        trained = learned & jnp.isfinite(accuracy)
+        curve = jnp.where(learned[:, None], curve, jnp.nan)
+        failed = curve * len(self.dataset.validation_labels) < hurdles
+        stopped, trained = failed.any(axis=1), jnp.isfinite(curve[:, -1])
         diverged = jnp.where(learned, ~trained, jnp.all(jnp.isnan(sweep), axis=1))
-        status = jnp.where(trained, TRAINED, jnp.where(diverged, DIVERGED, DEAD))
-        return jnp.where(trained, accuracy, self.chance), best_rate, status, sweep
+        status = jnp.where(diverged, DIVERGED, DEAD)
+        status = jnp.where(trained, TRAINED, jnp.where(stopped, STOPPED, status))
+        last = jnp.where(trained, curve[:, -1], jnp.nanmin(jnp.where(failed, curve, jnp.nan), 1))
+        return jnp.where(trained | stopped, last, self.chance), best_rate, status, sweep, curve
 
     def _survivors(self, sweep):
         """Return which candidates left chance `[p]`, and their best learning rates `[p]`."""
@@ -225,17 +276,17 @@ class PopulationTrainer:
         return jnp.pad(first, padding), jnp.pad(rate[first], padding), learned.sum()
 
     def _train_all(self, candidates: Candidate, count, minibatches: Minibatches, arrays, key):
-        """Train the first `count` candidates, `lanes` at a time; return accuracies `[p L]`."""
+        """Train the first `count` candidates, `lanes` at a time; return curves `[p L, R]`."""
 
         def chunk(i, correct):
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
             some = jax.tree.map(lambda x: x[rows], candidates)
             lanes = None if self.lanes == 1 else self.lanes
             result = train(self.net, some, minibatches, arrays, key, lanes)
-            return correct.at[rows].set(result, mode="drop")
+            return correct.at[rows].set(result.T, mode="drop")
 
         chunks = -(-count // self.lanes)
-        nothing = jnp.full(len(candidates.learning_rate), jnp.nan)
+        nothing = jnp.full((len(candidates.learning_rate), len(minibatches.ends)), jnp.nan)
         correct = jax.lax.fori_loop(0, chunks, chunk, nothing)
         return correct / len(self.dataset.validation_labels)
 

@@ -22,7 +22,9 @@ class Minibatches(NamedTuple):
 
     order: jax.Array  # int32[S, B]: rows of the training images
     first: jax.Array  # int32[]
-    steps: jax.Array  # int32[]
+    ends: jax.Array  # int32[R]: steps until the validation that ends each round
+    hurdles: jax.Array  # float32[R]: images that a child must know then to go on
+    rounds: jax.Array  # int32[], at most R
 
 
 class Arrays(NamedTuple):
@@ -44,7 +46,7 @@ class _Child(NamedTuple):
     params: jax.Array  # [D]
     statistics: Statistics
     rule: ProgramState
-    finite: jax.Array  # bool[]
+    running: jax.Array  # bool[]: finite, and over all hurdles so far
 
 
 def train(
@@ -57,6 +59,8 @@ def train(
 ) -> jax.Array:
     """Train children from the same initial weights; return how many validation images they know.
 
+    A child stops once it isn't finite, and after a round in which it fails the hurdle.
+
     Args:
         net: the network.
         candidate: one candidate, or `lanes` of them along a leading axis.
@@ -66,9 +70,11 @@ def train(
         lanes: None for one child without any `vmap`, so that the rule's switches are real branches.
 
     Returns:
-        float32[] or [lanes]: the count; nan where the child diverged.
+        float32[R] or [R, lanes]: the count after each round; nan where the child diverged or had
+        stopped before.
     """
     init_key, rule_key = jax.random.split(key)
+    steps = minibatches.ends[minibatches.rounds - 1]
 
     def side_by_side(function, axes):
         return function if lanes is None else jax.vmap(function, axes)
@@ -86,16 +92,12 @@ def train(
             child.rule,
             g,
             child.params,
-            minibatches.steps,
+            steps,
             rule_key,
         )
         params = child.params - candidate.learning_rate * update
-        finite = child.finite & jnp.isfinite(value) & jnp.all(jnp.isfinite(params))
-        return _Child(params, statistics, rule, finite)
-
-    def going(state):
-        i, child = state
-        return (i < minibatches.steps) & jnp.any(child.finite)
+        running = child.running & jnp.isfinite(value) & jnp.all(jnp.isfinite(params))
+        return _Child(params, statistics, rule, running)
 
     def train_step(state):
         i, child = state
@@ -107,13 +109,28 @@ def train(
         predicted = net.logits(child.params, child.statistics, images).argmax(axis=-1)
         return jnp.sum(predicted == labels)
 
-    def validate(i, total):
-        images, labels = arrays.validation_images[i], arrays.validation_labels[i]
-        count = side_by_side(correct, (0, None, None))
-        return total + count(child, arrays.standardise(images), labels)
+    def validate(child):
+        def chunk(i, total):
+            images, labels = arrays.validation_images[i], arrays.validation_labels[i]
+            count = side_by_side(correct, (0, None, None))
+            return total + count(child, arrays.standardise(images), labels)
+
+        chunks = jnp.where(jnp.any(child.running), len(arrays.validation_labels), 0)
+        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros_like(child.running, jnp.int32))
+
+    def unfinished(state):
+        r, _, child, _ = state
+        return (r < minibatches.rounds) & jnp.any(child.running)
+
+    def train_round(state):
+        r, i, child, counts = state
+        going = lambda state: (state[0] < minibatches.ends[r]) & jnp.any(state[1].running)  # noqa: E731
+        i, child = jax.lax.while_loop(going, train_step, (i, child))
+        total = validate(child)
+        counts = counts.at[r].set(jnp.where(child.running, total, jnp.nan))
+        running = child.running & (total >= minibatches.hurdles[r])
+        return r + 1, i, child._replace(running=running), counts
 
     start = side_by_side(new_child, 0)(candidate)
-    _, child = jax.lax.while_loop(going, train_step, (0, start))
-    chunks = jnp.where(jnp.any(child.finite), len(arrays.validation_labels), 0)
-    total = jax.lax.fori_loop(0, chunks, validate, jnp.zeros_like(child.finite, jnp.int32))
-    return jnp.where(child.finite, total, jnp.nan)
+    counts = jnp.full((len(minibatches.ends), *start.running.shape), jnp.nan)
+    return jax.lax.while_loop(unfinished, train_round, (0, 0, start, counts))[-1]
