@@ -14,15 +14,13 @@ import tyro
 from rich.console import Console
 
 from nos_optax.grammar import Program, encode
-from nos_optax.population import PopulationTrainer
 from nos_optax.search import (
     FRESH_SEEDS,
     AcceleratorError,
+    LocalEngine,
     TaskConfig,
     enable_compilation_cache,
-    load_dataset,
     results_table,
-    select_devices,
     train_again,
 )
 
@@ -44,18 +42,12 @@ def run(arguments: Arguments, console: Console) -> None:
     programs: dict[str, Program] = {
         f"rule {i + 1}": encode(rule) for i, rule in enumerate(arguments.rules)
     }
-    devices = select_devices(arguments.accelerator)
-    trainer = PopulationTrainer(
-        load_dataset(arguments),
-        arguments.protocol(),
-        iterations=max(len(p.iterations) for p in programs.values()),
-        lanes=arguments.lanes,
-        devices=devices,
-    )
+    engine = LocalEngine(arguments, max(len(p.iterations) for p in programs.values()))
     start = time.perf_counter()
     seeds = range(FRESH_SEEDS, FRESH_SEEDS + arguments.seeds)
-    console.print(results_table(train_again(trainer, programs, seeds)))
-    steps = f"{trainer.sweep_steps} steps a rate in the sweep, {trainer.train_steps} with the best"
+    console.print(results_table(train_again(engine, programs, seeds)))
+    facts = engine.facts
+    steps = f"{facts['sweep_steps']} steps a rate, {facts['train_steps']} with the best"
     console.print(f"{steps}; {time.perf_counter() - start:.1f} s, compiling included")
 
 

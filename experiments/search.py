@@ -3,12 +3,16 @@
 Claim:    a controller trained by PPO writes better and better update rules (figure 4).
 Command:  python experiments/search.py                 (digits, a minute on 2 cores)
           python experiments/search.py --dataset cifar10 --data-dir DIR --samples 10000
+          python experiments/search.py --out runs/a --resume    (after whatever ended it)
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
-Writes:   runs/DATE-TIME: config.json, candidates.jsonl, rewards.png, results.json, best/*.py
+Writes:   runs/DATE-TIME: config.json, history.sqlite, checkpoints, and at the end candidates.jsonl,
+          rewards.png, results.json, best/*.py
 """
 
 import dataclasses
+import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from nos_optax.search import (
     default_path,
     enable_compilation_cache,
     read_candidates,
+    read_config,
     results_table,
     search,
 )
@@ -58,17 +63,22 @@ def run(arguments: Arguments, console: Console) -> None:
 
         def on_batch(candidates: Sequence[Candidate]) -> None:
             best = max(candidates, key=lambda c: c.reward)
-            note = f"{1 / candidates[-1].seconds:.1f}/s, best {best.reward:.3f}: {best.rule}"
+            note = f"best {best.reward:.3f}: {best.rule}"
             progress.update(task, description="searching", completed=len(candidates), note=note)
 
         result = search(arguments, on_batch, on_stage)
         progress.update(task, description="done", note="")
 
-    statuses = [c.status for c in result.candidates]
-    distinct = len({c.digest for c in result.candidates})
-    counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("trained", "dead", "diverged"))
+    statuses = Counter(c.status for c in result.candidates)
+    evaluated = sum(c.origin == c.id for c in result.candidates)
+    repeated = len(result.candidates) - evaluated - statuses["rejected"]
     console.print(results_table(result.results))
-    print(f"{len(statuses)} candidates, {distinct} distinct ({counts}) in {result.seconds:.0f} s")
+    print(
+        f"{len(result.candidates)} candidates in {result.seconds:.0f} s: {evaluated} evaluated, ",
+        end="",
+    )
+    print(f"{repeated} repeats, {statuses['rejected']} rejected on sight")
+    print(", ".join(f"{count} {status}" for status, count in statuses.most_common()))
     print(f"Run folder: {result.folder}\nReward curve: {result.folder / 'rewards.png'}")
 
 
@@ -83,23 +93,42 @@ def prepare(arguments: Arguments, console: Console) -> None:
     print(f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}")
 
 
+def parse() -> Arguments:
+    """Parse the command line; of a run to resume, what is not given is as it was."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    if arguments.out is None and arguments.resume:
+        raise ValueError("--resume needs --out, the folder of the run")
+    if not (arguments.resume and arguments.out and (arguments.out / "config.json").exists()):
+        return dataclasses.replace(arguments, out=arguments.out or default_path())
+    begun = read_config(arguments.out)
+    values = {field.name: getattr(begun, field.name) for field in dataclasses.fields(begun)}
+    return tyro.cli(Arguments, default=Arguments(**values), description=Arguments.__doc__)
+
+
+def stop(*_: object) -> None:
+    """Treat SIGTERM, which job queues send, as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
     console, out = Console(), None
     if not console.is_terminal:
         console = Console(width=120)  # a file has no width of its own
     try:
-        arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+        arguments = parse()
         enable_compilation_cache()
-        out = arguments.out or default_path()
-        arguments = dataclasses.replace(arguments, out=out)
+        out = arguments.out
         (prepare if arguments.prepare_data else run)(arguments, console)
     except (ValueError, OSError, AcceleratorError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        kept = len(read_candidates(out)) if out and (out / "candidates.jsonl").exists() else 0
-        sys.exit(f"interrupted; {out} holds {kept} candidates" if kept else "interrupted")
+        if out is None or not (out / "history.sqlite").exists():
+            sys.exit("interrupted")
+        kept = len(read_candidates(out))
+        sys.exit(f"interrupted; {out} holds {kept} candidates. Go on: --resume --out {out}")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     main()

@@ -10,9 +10,10 @@ import pytest
 
 from nos_optax.grammar import Program, decode, parse
 from nos_optax.population import STATUSES
-from nos_optax.search import SearchConfig, make_strategy, read_candidates, search
+from nos_optax.search import SearchConfig, read_candidates, search
+from nos_optax.search.history import Candidate
 from nos_optax.search.report import Result, best_candidates, results_table
-from nos_optax.search.run_folder import Candidate, RunFolder
+from nos_optax.search.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import search as command
@@ -52,8 +53,7 @@ def test_the_run_folder_holds_everything(run):
     for candidate in result.candidates:
         rule = decode(Program.from_words(candidate.tokens))
         assert str(rule) == candidate.rule and rule.digest == candidate.digest
-        assert 0 <= candidate.reward <= 1 and candidate.status in STATUSES
-        assert candidate.seconds > 0
+        assert 0 <= candidate.reward <= 1 and candidate.status in (*STATUSES, "rejected")
     assert (folder / "rewards.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((folder / "results.json").read_text())
     assert [r["mean"] for r in results] == sorted((r["mean"] for r in results), reverse=True)
@@ -71,26 +71,12 @@ def test_the_run_folder_holds_everything(run):
 
 def test_the_same_seed_gives_the_same_search(run, tmp_path):
     again = search(dataclasses.replace(TINY, out=tmp_path / "again"))
-    for a, b in zip(run[0].candidates, again.candidates, strict=True):
-        assert dataclasses.replace(a, seconds=0) == dataclasses.replace(b, seconds=0)
+    assert run[0].candidates == again.candidates
     assert [r.rewards for r in run[0].results] == [r.rewards for r in again.results]
 
 
-def test_strategies_answer_in_the_space():
-    space = TINY.space()
-    for name in ("ppo", "random"):
-        strategy = make_strategy(name, space, seed=1)
-        first, second = strategy.ask(5), None
-        strategy.tell(first, np.linspace(0, 1, 5, dtype=np.float32))
-        second = strategy.ask(5)
-        assert not np.array_equal(first, second)
-        assert all(Program.from_array(row) in space for row in np.concatenate([first, second]))
-    with pytest.raises(ValueError, match="annealing"):
-        make_strategy("annealing", space, seed=0)
-
-
 def candidate(reward, rule="g", status="trained"):
-    return Candidate(0, rule, "", reward, 0.1, status, 1.0, parse(rule).digest)
+    return Candidate(0, rule, "", parse(rule).digest, "", 0, reward, 0.1, status, None)
 
 
 def test_best_candidates_are_distinct_and_trained():
@@ -109,7 +95,7 @@ def test_best_candidates_are_distinct_and_trained():
 def test_results_report_the_mean_and_the_spread():
     results = [
         Result("Adam", "adam", "", (0.8, 0.9), (0.01, 0.1), ("trained", "trained")),
-        Result("found 1", "g", "", (0.2, 0.4), (float("nan"), 0.1), ("dead", "trained"), 0.95),
+        Result("found 1", "g", "", (0.2, 0.4), (None, 0.1), ("dead", "trained"), 0.95),
     ]
     assert results[0].mean == pytest.approx(0.85)
     assert results[0].deviation == pytest.approx(np.std([0.8, 0.9], ddof=1))
@@ -120,16 +106,10 @@ def test_results_report_the_mean_and_the_spread():
     assert list(table.columns[6].cells) == ["", "0.9500"]
 
 
-def test_a_line_cut_by_a_crash_is_left_out(run, tmp_path):
-    whole = (run[0].folder / "candidates.jsonl").read_text()
-    (tmp_path / "candidates.jsonl").write_text(whole + whole[:40])
-    assert read_candidates(tmp_path) == run[0].candidates
-
-
 def test_records_survive_what_json_lacks(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.write_json("x.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
-    assert json.loads((folder.path / "x.json").read_text()) == {"a": None, "b": [None, 1.5]}
+    with RunFolder(dataclasses.replace(TINY, out=tmp_path / "run")) as folder:
+        folder.write_json("x.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
+        assert json.loads((folder.path / "x.json").read_text()) == {"a": None, "b": [None, 1.5]}
 
 
 def call(monkeypatch, *arguments):

@@ -51,6 +51,11 @@ class TaskConfig:
             epochs=self.epochs,
         )
 
+    @property
+    def max_epochs(self) -> int:
+        """The longest training."""
+        return self.epochs
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig(TaskConfig):
@@ -74,21 +79,56 @@ class SearchConfig(TaskConfig):
     """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
     seed: int = 0
     """Of the search: controller, initial weights, data order, noise."""
+    reuse: bool = True
+    """Train one of several rules whose updates are equal; the others share its reward."""
+    reject: bool = True
+    """Give the chance level, untrained, to rules that ignore the gradient or point uphill."""
+    hurdle_epochs: tuple[int, ...] = ()
+    """Stop a child after these epochs if most before it were better then (default: never)."""
+    hurdle_quantile: float = 0.5
+    """The part of the children before it that a child must beat at a hurdle."""
     finalists: int = 5
     """Best rules to train again at the end, beside the standard optimizers."""
     final_seeds: int = 5
     """Fresh seeds for each of them."""
+    final_epochs: int | None = None
+    """Epochs of that training (default: as in the search)."""
+    engine: Literal["local", "ray"] = "local"
+    """local trains on this machine's devices, ray on those of a Ray cluster."""
+    ray_address: str | None = None
+    """HOST:PORT of the cluster (default: RAY_ADDRESS, or a Ray that is started here)."""
     out: Path | None = None
     """Folder of the run; it must not hold another run (default: runs/DATE-TIME)."""
+    resume: bool = False
+    """Go on with the run in --out where it stopped; flags that are not given are that run's."""
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1)
+        _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1, final_epochs=1)
         if self.seed >= FRESH_SEEDS:
             raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")
         find_strategy(self.strategy)
+        if not 0 <= self.hurdle_quantile < 1:
+            raise ValueError(f"--hurdle-quantile must be in [0, 1), got {self.hurdle_quantile}")
+        if self.final_epochs is not None and self.final_epochs < self.epochs:
+            raise ValueError(
+                f"--final-epochs must be at least the --epochs {self.epochs}, "
+                f"got {self.final_epochs}"
+            )
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError(f"--ray-address {self.ray_address} needs --engine ray")
+        self.protocol()
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
+
+    def protocol(self) -> Protocol:
+        """Return how a candidate earns its reward."""
+        return dataclasses.replace(super().protocol(), hurdle_epochs=self.hurdle_epochs)
+
+    @property
+    def max_epochs(self) -> int:
+        """The longest training: the finalists'."""
+        return self.final_epochs or self.epochs
 
     def space(self) -> SearchSpace:
         """Return the programs that the search may write."""

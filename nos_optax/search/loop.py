@@ -1,19 +1,19 @@
 """The search: ask the strategy for programs, train a population with them, tell it the rewards."""
 
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
-from nos_optax.population import STATUSES, Dataset, Evaluation, PopulationTrainer, load_digits
-from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import FRESH_SEEDS, SearchConfig, TaskConfig
+from nos_optax.search.checkpoints import Checkpoints
+from nos_optax.search.config import FRESH_SEEDS, SearchConfig
+from nos_optax.search.engine import Engine, make_engine
+from nos_optax.search.history import Candidate
+from nos_optax.search.judge import Judge, collect
 from nos_optax.search.report import (
     STANDARD,
     STANDARD_ITERATIONS,
@@ -22,8 +22,8 @@ from nos_optax.search.report import (
     draw_rewards,
     write_best,
 )
-from nos_optax.search.run_folder import Candidate, RunFolder, check_free
-from nos_optax.search.strategies import make_strategy
+from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
+from nos_optax.search.strategies import Strategy, make_strategy
 
 
 class SearchResult(NamedTuple):
@@ -35,30 +35,21 @@ class SearchResult(NamedTuple):
     seconds: float
 
 
-def load_dataset(config: TaskConfig) -> Dataset:
-    """Return the data that a configuration names.
-
-    Raises:
-        DatasetError: it is missing, or smaller than asked for, with the remedy.
-    """
-    if config.dataset == "digits":
-        return load_digits(train_examples=config.train_examples or 1000)
-    from nos_optax.population.cifar10 import load_cifar10
-
-    return load_cifar10(config.data_dir, config.train_examples)
-
-
 def search(
     config: SearchConfig,
     on_batch: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    strategy: Strategy | None = None,
+    engine: Engine | None = None,
 ) -> SearchResult:
-    """Run a search and write its folder.
+    """Run a search, or the rest of one, and write its folder.
 
     Args:
         config: what to search.
         on_batch: called with all candidates so far, after each population.
         on_stage: called with a few words when a stage begins.
+        strategy: what chooses programs, in place of `config.strategy`.
+        engine: where they are evaluated, in place of `config.engine`; it stays open.
 
     Returns:
         What the folder holds too.
@@ -66,119 +57,114 @@ def search(
     Raises:
         AcceleratorError: the accelerator is absent.
         DatasetError: the data is missing.
-        OSError: the folder holds another run, or cannot be written.
+        OSError: the folder holds another run, is in use, or cannot be written.
+        ValueError: the run to resume has another configuration.
     """
     start = time.perf_counter()
-    if config.out is not None:
-        check_free(config.out)
-    devices = select_devices(config.accelerator)
-    dataset = load_dataset(config)
-    trainer = PopulationTrainer(
-        dataset,
-        config.protocol(),
-        iterations=max(config.iterations, STANDARD_ITERATIONS),
-        lanes=config.lanes,
-        devices=devices,
-    )
-    strategy = make_strategy(config.strategy, config.space(), config.seed, config.preset)
-    folder = RunFolder(config.out)
-    folder.write_config(config, _facts(trainer, config))
-
-    on_stage("compiling")
-    candidates: list[Candidate] = []
-    while len(candidates) < config.samples:
-        began = time.perf_counter()
-        tokens = strategy.ask(config.batch_size)[: config.samples - len(candidates)]
-        evaluation = trainer.evaluate(tokens, config.seed)
-        if len(tokens) == config.batch_size:  # an incomplete last batch has nobody left to teach
-            strategy.tell(tokens, evaluation.reward)
-        seconds = (time.perf_counter() - began) / len(tokens)
-        batch = _records(len(candidates), tokens, evaluation, seconds)
-        folder.append(batch)
-        candidates += batch
-        on_batch(candidates)
-
-    on_stage("training the best again")
-    results = _finals(trainer, best_candidates(candidates, config.finalists), config.final_seeds)
-    write_best(folder, results)
-    title = f"{dataset.name}: {config.strategy}, {config.iterations} iterations, seed {config.seed}"
-    folder.write_bytes("rewards.png", draw_rewards(candidates, trainer.chance, title))
+    check(config)
+    own_engine = engine or make_engine(config, max(config.iterations, STANDARD_ITERATIONS))
+    try:
+        with RunFolder(config) as folder:
+            facts = {**own_engine.facts, "space_size": str(config.space().size)}
+            folder.write_config(config, facts)
+            on_stage("compiling")
+            strategy = strategy or make_strategy(
+                config.strategy, config.space(), config.seed, config.preset
+            )
+            candidates = _sample(config, folder, strategy, own_engine, on_batch)
+            on_stage("training the best again")
+            results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
+            write_best(folder, results)
+            folder.write_candidates(candidates)
+            title = f"{facts['dataset']}: {config.strategy}, seed {config.seed}"
+            picture = draw_rewards(candidates, own_engine.chance, title)
+            folder.write_bytes("rewards.png", picture)
+    finally:
+        if engine is None:
+            own_engine.close()
     return SearchResult(folder.path, candidates, results, time.perf_counter() - start)
 
 
+def _sample(
+    config: SearchConfig,
+    folder: RunFolder,
+    strategy: Strategy,
+    engine: Engine,
+    on_batch: Callable[[Sequence[Candidate]], None],
+) -> list[Candidate]:
+    """Evaluate what the strategy asks for until there are enough candidates; return them all."""
+    judge = Judge(config, folder.history, engine)
+    checkpoints = Checkpoints(folder.path / CHECKPOINTS)
+    try:
+        _restore(config, strategy, checkpoints, judge.candidates)
+        if judge.candidates:
+            on_batch(judge.candidates)
+        while len(judge.candidates) < config.samples:
+            tokens = strategy.ask(config.batch_size)[: config.samples - len(judge.candidates)]
+            rewards = judge(tokens)
+            on_batch(judge.candidates)
+            if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
+                strategy.tell(tokens, rewards)
+                checkpoints.save_if_due(len(judge.candidates) // config.batch_size, strategy.state)
+    finally:
+        checkpoints.close()
+    return judge.candidates
+
+
+def _restore(
+    config: SearchConfig,
+    strategy: Strategy,
+    checkpoints: Checkpoints,
+    candidates: Sequence[Candidate],
+) -> None:
+    """Bring the strategy to where the history ends: from a checkpoint, then by the same dialogue.
+
+    Raises:
+        ValueError: the strategy asks for other programs than it did.
+    """
+    size = config.batch_size
+    done, state = checkpoints.restore(strategy.state, len(candidates) // size) or (0, None)
+    if state is not None:
+        strategy.state = state
+    for first in range(done * size, len(candidates), size):
+        batch = candidates[first : first + size]
+        told = np.stack([Program.from_words(c.tokens).array.reshape(-1) for c in batch])
+        tokens = strategy.ask(size)[: len(batch)]
+        if not np.array_equal(tokens, told):
+            raise ValueError(
+                f"{config.out} cannot be resumed: from candidate {first} on, the strategy asks for "
+                "other programs than it did. Resume on the kind of machine, and with the "
+                "versions of jax, that the run was begun with"
+            )
+        strategy.tell(tokens, np.array([c.reward for c in batch], np.float32))
+
+
 def train_again(
-    trainer: PopulationTrainer, programs: Mapping[str, Program], seeds: Sequence[int]
+    engine: Engine, programs: Mapping[str, Program], seeds: Sequence[int], epochs: int | None = None
 ) -> list[Result]:
     """Evaluate named programs with each of several seeds."""
-    population = np.stack([pad_programs(p.array, trainer.iterations) for p in programs.values()])
-    evaluations = [trainer.evaluate(population, seed) for seed in seeds]
+    longest = max(len(p.iterations) for p in programs.values())
+    population = np.stack([pad_programs(p.array, longest) for p in programs.values()])
+    evaluations = [collect(engine.evaluate(population, seed, epochs)) for seed in seeds]
     return [
         Result(
             name,
             str(decode(program)),
             str(program),
-            tuple(_decimal(e.reward[i]) for e in evaluations),
-            tuple(_decimal(e.learning_rate[i]) for e in evaluations),
-            tuple(STATUSES[e.status[i]] for e in evaluations),
+            tuple(t[i].reward for t in evaluations),
+            tuple(t[i].learning_rate for t in evaluations),
+            tuple(t[i].status for t in evaluations),
         )
         for i, (name, program) in enumerate(programs.items())
     ]
 
 
-def _finals(trainer: PopulationTrainer, found: Sequence[Candidate], seeds: int) -> list[Result]:
+def _finals(engine: Engine, found: Sequence[Candidate], config: SearchConfig) -> list[Result]:
     """Train the best candidates and the standard optimizers again, with fresh seeds."""
     names = [f"found {i + 1}" for i in range(len(found))]
     programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
     programs |= {name: encode(rule) for name, rule in STANDARD.items()}
     searched = dict(zip(names, (c.reward for c in found), strict=True))
-    results = train_again(trainer, programs, range(FRESH_SEEDS, FRESH_SEEDS + seeds))
+    seeds = range(FRESH_SEEDS, FRESH_SEEDS + config.final_seeds)
+    results = train_again(engine, programs, seeds, config.final_epochs)
     return [result._replace(searched=searched.get(result.name)) for result in results]
-
-
-def _records(first: int, tokens: np.ndarray, e: Evaluation, seconds: float) -> list[Candidate]:
-    records = []
-    for i, row in enumerate(tokens):
-        program = Program.from_array(row)
-        rule = decode(program)
-        rate = _decimal(e.learning_rate[i])
-        records.append(
-            Candidate(
-                id=first + i,
-                rule=str(rule),
-                tokens=str(program),
-                reward=_decimal(e.reward[i]),
-                learning_rate=None if np.isnan(rate) else rate,
-                status=STATUSES[e.status[i]],
-                seconds=seconds,
-                digest=rule.digest,
-            )
-        )
-    return records
-
-
-def _decimal(x: np.float32) -> float:
-    """Return the number that a person would write for a float32: 0.1, not 0.10000000149."""
-    return float(f"{x:.6g}")
-
-
-def _facts(trainer: PopulationTrainer, config: SearchConfig) -> dict:
-    """Return what the configuration does not say: the data, the space, the machine."""
-    from nos_optax import __version__
-
-    devices = trainer.mesh.devices.ravel()
-    return {
-        "train_examples": len(trainer.dataset.train_images),
-        "validation_examples": len(trainer.dataset.validation_images),
-        "sweep_steps": trainer.sweep_steps,
-        "train_steps": trainer.train_steps,
-        "threshold": trainer.threshold,
-        "space_size": str(config.space().size),
-        "devices": [str(d) for d in devices],
-        "device_kind": devices[0].device_kind,
-        "lanes": trainer.lanes,
-        "versions": {
-            "nos_optax": __version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
-    }

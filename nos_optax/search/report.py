@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from nos_optax.grammar import encode, parse
-from nos_optax.search.run_folder import Candidate, RunFolder
+from nos_optax.search.history import Candidate
+from nos_optax.search.run_folder import RunFolder
 
 STANDARD = {
     "SGD": "g",
@@ -30,7 +31,7 @@ class Result(NamedTuple):
     rule: str  # infix
     tokens: str
     rewards: tuple[float, ...]  # one a seed
-    learning_rates: tuple[float, ...]  # the sweeps' choices; nan where every rate diverged
+    learning_rates: tuple[float | None, ...]  # the sweeps' choices; None if every rate diverged
     statuses: tuple[str, ...]  # trained, dead or diverged; only the trained have a measured reward
     searched: float | None = None  # its reward in the search
 
@@ -47,7 +48,7 @@ class Result(NamedTuple):
     @property
     def usual_rate(self) -> str:
         """The median of the learning rates, in words; empty if every rate diverged."""
-        finite = sorted(rate for rate in self.learning_rates if not np.isnan(rate))
+        finite = sorted(rate for rate in self.learning_rates if rate is not None)
         return f"{finite[(len(finite) - 1) // 2]:.0e}" if finite else ""
 
 

@@ -3,57 +3,73 @@
 import dataclasses
 import json
 import math
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import filelock
+
+from nos_optax import __version__
 from nos_optax.search.config import SearchConfig
+from nos_optax.search.history import FILE as HISTORY
+from nos_optax.search.history import Candidate, History
 
-CONFIG, CANDIDATES = "config.json", "candidates.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One row of `candidates.jsonl`."""
-
-    id: int
-    rule: str  # infix
-    tokens: str  # the vocabulary's words
-    reward: float  # validation accuracy; the chance level for the dead and the diverged
-    learning_rate: float | None  # None where every rate of the sweep diverged
-    status: str  # trained, dead or diverged
-    seconds: float  # the batch's time, controller and compiling included, shared equally
-    digest: str  # of the canonical form: the same for rules that algebra makes equal
+CONFIG, CANDIDATES, CHECKPOINTS, LOCK = "config.json", "candidates.jsonl", "checkpoints", "lock"
 
 
 class RunFolder:
-    """Writes a run; files appear whole or not at all, but for the growing list of candidates.
+    """A run's folder, held by one process at a time; files appear whole or not at all.
+
+    Used as a context.
 
     Args:
-        path: the folder, made here; `runs/DATE-TIME` where None.
+        config: what is searched. `out` is the folder, `runs/DATE-TIME` where None. It must be new,
+            but with `resume` it may hold a run to go on with.
 
     Raises:
-        FileExistsError: the folder holds another run, or anything else.
+        FileExistsError: it holds another run, or anything else.
+        OSError: it cannot be written, or another process holds it.
+        ValueError: the run to go on with has another configuration, or is of another version.
     """
 
-    def __init__(self, path: Path | None):
-        self.path = path or default_path()
-        check_free(self.path)
+    def __init__(self, config: SearchConfig):
+        self.path = config.out or default_path()
+        check(config)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.path / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BlockingIOError(f"another process is searching in {self.path}") from None
+        try:
+            self.history = History(self.path / HISTORY)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.history.close()
+        self._lock.release()
 
     def write_config(self, config: SearchConfig, facts: dict) -> None:
-        """Record the resolved configuration and facts about the machine and the data."""
-        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SearchConfig)}
-        fields = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-        self.write_json(CONFIG, {"config": fields | {"out": str(self.path)}, **facts})
+        """Record the configuration, the version, and facts about the machine and the data."""
+        content = {"version": __version__, "config": _fields(config), **facts}
+        self.write_json(CONFIG, content)
 
-    def append(self, candidates: list[Candidate]) -> None:
-        """Add candidates and force them to the disk."""
-        with (self.path / CANDIDATES).open("a", encoding="utf-8") as file:
-            for candidate in candidates:
-                file.write(json.dumps(_plain(dataclasses.asdict(candidate))) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def write_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Export the history as JSON, a line each."""
+        rows = (json.dumps(dataclasses.asdict(candidate)) + "\n" for candidate in candidates)
+        self.write_text(CANDIDATES, "".join(rows))
 
     def write_json(self, name: str, content) -> None:
         """Write a JSON file; nan becomes null."""
@@ -77,24 +93,109 @@ def default_path() -> Path:
     return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
 
 
-def check_free(path: Path) -> None:
-    """Refuse a folder that is not empty.
+def check(config: SearchConfig) -> None:
+    """Refuse a folder that this configuration cannot write or go on with; see `RunFolder`."""
+    path = config.out
+    if path is None:
+        return
+    if (path / CONFIG).exists():
+        if not config.resume:
+            raise FileExistsError(
+                f"--out {path} holds another run; go on with it by --resume, or name a new folder"
+            )
+        _check_same(config, read_config(path))
+    elif path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"--out {path} is a file; name a new folder")
+    elif path.exists() and not all(_is_first(file.name) for file in path.iterdir()):
+        raise FileExistsError(f"--out {path} holds other files; name a new folder")
+
+
+def _is_first(name: str) -> bool:
+    """Whether a run has a file of this name before its configuration."""
+    return name == LOCK or name.startswith((HISTORY, CONFIG))
+
+
+def read_config(path: Path) -> SearchConfig:
+    """Return the configuration of a run, as it was recorded.
 
     Raises:
-        FileExistsError: it holds another run, or other files.
-        NotADirectoryError: it is a file.
+        FileNotFoundError: the folder holds no run.
+        ValueError: it is of another version, or cannot be understood.
     """
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"--out {path} is a file; name a new folder")
-    if path.is_dir() and any(path.iterdir()):
-        what = "another run" if (path / CONFIG).exists() else "other files"
-        raise FileExistsError(f"--out {path} holds {what}; name a new folder or remove it")
+    try:
+        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        version, fields = content["version"], dict(content["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged ({error!r}); start a new run") from None
+    if version != __version__:
+        raise ValueError(
+            f"{path} was written by nos_optax {version}, this is {__version__}: go on with that "
+            "version, or start a new run"
+        )
+    known = {field.name for field in dataclasses.fields(SearchConfig)}
+    if set(fields) != known - {"out", "resume"}:
+        wrong = ", ".join(sorted(set(fields) ^ (known - {"out", "resume"})))
+        raise ValueError(f"{path / CONFIG} is damaged: look at {wrong}, or start a new run")
+    fields["data_dir"] = fields["data_dir"] and Path(fields["data_dir"])
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    try:
+        return SearchConfig(**values, out=path, resume=True)
+    except TypeError as error:
+        raise ValueError(f"{path / CONFIG} is damaged ({error}); start a new run") from None
+
+
+def _check_same(config: SearchConfig, begun: SearchConfig) -> None:
+    """Refuse to go on with a run in another way than it was begun."""
+    old, new = _fields(begun), _fields(config)
+    different = [
+        f"--{name.replace('_', '-')} was {old[name]}, is {new[name]}"
+        for name in old
+        if name not in FREE and old[name] != new[name]
+    ]
+    if different:
+        raise ValueError(
+            f"{config.out} was begun with another configuration: {'; '.join(different)}. Go on "
+            "with the old one, or name a new folder"
+        )
+
+
+# What may change between the parts of a run: it decides how long and where, not what is sampled.
+FREE = (
+    "accelerator",
+    "data_dir",
+    "engine",
+    "final_epochs",
+    "final_seeds",
+    "finalists",
+    "lanes",
+    "ray_address",
+    "samples",
+)
+
+
+def _fields(config: SearchConfig) -> dict:
+    """Return the configuration as JSON can hold it."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SearchConfig)}
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    return {k: v for k, v in plain.items() if k not in ("out", "resume")}
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """Return the candidates of a run folder, in order; a last line that a crash cut is left out."""
-    lines = (path / CANDIDATES).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Candidate(**json.loads(line)) for line in lines if line.endswith("\n")]
+    """Return the candidates of a run folder, in order; also while it is being written.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+    """
+    if not (path / HISTORY).exists():
+        raise FileNotFoundError(f"{path} holds no run: there is no {HISTORY} in it")
+    history = History(path / HISTORY)
+    try:
+        return history.candidates()
+    finally:
+        history.close()
 
 
 def _plain(value):

@@ -1,0 +1,154 @@
+"""Where candidates are evaluated: on this machine, or by a class with the same methods elsewhere.
+
+A candidate's reward depends on the seed and its program alone, so a search does not notice which
+engine it has, nor in which order the parts come back.
+"""
+
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from nos_optax.population import Dataset, Evaluation, PopulationTrainer, load_digits
+from nos_optax.search.accelerator import select_devices
+from nos_optax.search.config import SearchConfig, TaskConfig
+
+
+class Engine(Protocol):
+    """Evaluates candidates.
+
+    Attributes:
+        chance: reward of a rule that never learns.
+        facts: what a run records of the data, the devices and the versions.
+    """
+
+    chance: float
+    facts: dict
+
+    def evaluate(
+        self,
+        programs: np.ndarray,
+        seed: int,
+        epochs: int | None = None,
+        hurdles: Sequence[float] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Evaluation]]:
+        """Yield the evaluation in parts, as they are done.
+
+        Args:
+            programs: `int32[P, 5 G]` or `int32[P, G, 5]`.
+            seed: as in `PopulationTrainer.evaluate`, like what follows.
+            epochs: of the training; those of the configuration where None.
+            hurdles: accuracies that let a child go on; where None all go on.
+
+        Yields:
+            Rows of `programs`, `int[K]`, and their evaluation. Each row comes exactly once.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds; it evaluates nothing afterwards."""
+        ...
+
+
+class LocalEngine:
+    """Evaluates on all devices of this machine.
+
+    Args:
+        config: the task.
+        iterations: the length of the longest program.
+
+    Raises:
+        AcceleratorError: the accelerator is absent.
+        DatasetError: the data is missing.
+        ValueError: the training examples do not fill a minibatch.
+    """
+
+    def __init__(self, config: TaskConfig, iterations: int):
+        self.trainer = make_trainer(config, iterations, select_devices(config.accelerator))
+        self.chance = self.trainer.chance
+        self.facts = trainer_facts(self.trainer)
+
+    def evaluate(
+        self,
+        programs: np.ndarray,
+        seed: int,
+        epochs: int | None = None,
+        hurdles: Sequence[float] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Evaluation]]:
+        """Yield all rows at once: the devices share them out among themselves."""
+        yield np.arange(len(programs)), self.trainer.evaluate(programs, seed, epochs, hurdles)
+
+    def close(self) -> None:
+        """Do nothing: the devices belong to the process."""
+
+
+def make_engine(config: SearchConfig, iterations: int) -> Engine:
+    """Return the engine that a configuration names.
+
+    Args:
+        config: what is searched.
+        iterations: the length of the longest program.
+    """
+    if config.engine == "local":
+        return LocalEngine(config, iterations)
+    from nos_optax.search.ray_engine import RayEngine
+
+    return RayEngine(config, iterations, config.ray_address)
+
+
+def load_dataset(config: TaskConfig) -> Dataset:
+    """Return the data that a configuration names.
+
+    Raises:
+        DatasetError: it is missing, or smaller than asked for, with the remedy.
+    """
+    if config.dataset == "digits":
+        return load_digits(train_examples=config.train_examples or 1000)
+    from nos_optax.population.cifar10 import load_cifar10
+
+    return load_cifar10(config.data_dir, config.train_examples)
+
+
+def make_trainer(
+    config: TaskConfig, iterations: int, devices: list[jax.Device]
+) -> PopulationTrainer:
+    """Return the trainer of a task.
+
+    Args:
+        config: the task; its `accelerator` is ignored.
+        iterations: the length of the longest program.
+        devices: where the children train.
+    """
+    return PopulationTrainer(
+        load_dataset(config),
+        config.protocol(),
+        iterations=iterations,
+        lanes=config.lanes,
+        devices=devices,
+        max_epochs=config.max_epochs,
+    )
+
+
+def trainer_facts(trainer: PopulationTrainer) -> dict:
+    """Return what a task's configuration does not say: its data, the devices, the versions."""
+    from nos_optax import __version__
+
+    devices = trainer.mesh.devices.ravel()
+    return {
+        "dataset": trainer.dataset.name,
+        "train_examples": len(trainer.dataset.train_images),
+        "validation_examples": len(trainer.dataset.validation_images),
+        "sweep_steps": trainer.sweep_steps,
+        "train_steps": trainer.train_steps,
+        "threshold": trainer.threshold,
+        "devices": [str(d) for d in devices],
+        "device_kind": devices[0].device_kind,
+        "lanes": trainer.lanes,
+        "versions": {
+            "nos_optax": __version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+    }

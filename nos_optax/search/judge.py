@@ -1,0 +1,159 @@
+"""The reward of each program that a strategy asks for, without training what need not be."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nos_optax.grammar import Program, decode
+from nos_optax.population import STATUSES, Evaluation
+from nos_optax.search.config import SearchConfig
+from nos_optax.search.engine import Engine
+from nos_optax.search.history import REJECTED, Candidate, History, Training
+from nos_optax.search.probes import Probed, Probes
+
+HURDLE_AFTER = 32  # trainings before there is a hurdle
+
+
+class Judge:
+    """Gives each program its reward.
+
+    A program that the probes reject has the reward of chance. One whose updates equal an earlier
+    one's, by algebra or on the probes, shares its training. The others are trained.
+
+    Args:
+        config: what is searched.
+        history: what was judged before; all that is judged is added to it.
+        engine: where programs are trained.
+
+    Attributes:
+        candidates: all that was judged, in order.
+    """
+
+    def __init__(self, config: SearchConfig, history: History, engine: Engine):
+        self.config, self.history, self.engine = config, history, engine
+        self.probes = Probes(config.iterations)
+        self.candidates: list[Candidate] = []
+        self._fingerprints: dict[str, str] = {}  # of each digest
+        self._origins: dict[str, int] = {}  # the candidate that was trained under each key
+        self._curves: list[tuple[float | None, ...]] = []  # of the trainings that met a hurdle
+        self._remember(history.candidates())
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the rewards `[P]` of the next programs, `int32[P, 5 G]`."""
+        first = len(self.candidates)
+        drafts = [
+            self._draft(first + i, Program.from_array(row), probed)
+            for i, (row, probed) in enumerate(zip(tokens, self.probes(tokens), strict=True))
+        ]
+        self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
+        batch = [self._judged(draft) for draft in drafts]
+        self.history.add_candidates(batch)
+        self._remember(batch)
+        return np.array([c.reward for c in batch], np.float32)
+
+    def _draft(self, number: int, program: Program, probed: Probed) -> Candidate:
+        """Return a candidate as if it was rejected, but for its origin: where its result is."""
+        rule = decode(program)
+        digest = rule.digest
+        fingerprint = self._fingerprints.setdefault(digest, probed.fingerprint)
+        reason = probed.rejection if self.config.reject else None
+        draft = Candidate(
+            id=number,
+            rule=str(rule),
+            tokens=str(program),
+            digest=digest,
+            fingerprint=fingerprint,
+            origin=None,
+            reward=_decimal(self.engine.chance),
+            learning_rate=None,
+            status=REJECTED,
+            reason=reason,
+        )
+        if reason is not None:
+            return draft
+        return replace(draft, origin=self._origins.setdefault(self._key(draft), number))
+
+    def _key(self, candidate: Candidate) -> str:
+        """Return what a candidate's training is stored under."""
+        return candidate.fingerprint if self.config.reuse else str(candidate.id)
+
+    def _judged(self, draft: Candidate) -> Candidate:
+        """Return a draft with the result of its training."""
+        if draft.origin is None:
+            return draft
+        training = self.history.training(self._key(draft))
+        return replace(
+            draft,
+            reward=training.reward,
+            learning_rate=training.learning_rate,
+            status=training.status,
+        )
+
+    def _train(self, programs: Mapping[str, np.ndarray]) -> None:
+        """Train programs, but for those that an interrupted search has trained already."""
+        missing = {k: row for k, row in programs.items() if not self.history.has_training(k)}
+        if not missing:
+            return
+        keys, began = list(missing), time.perf_counter()
+        population = np.stack(list(missing.values()))
+        parts = self.engine.evaluate(population, self.config.seed, hurdles=self._hurdles())
+        for rows, evaluation in parts:
+            seconds = (time.perf_counter() - began) / len(rows)
+            self.history.add_trainings([keys[i] for i in rows], trainings(evaluation, seconds))
+            began = time.perf_counter()
+
+    def _hurdles(self) -> list[float] | None:
+        """Return what a child must reach at each hurdle: a quantile of those that came there."""
+        if not self.config.hurdle_epochs:
+            return None
+        hurdles = []
+        for hurdle in range(len(self.config.hurdle_epochs)):
+            met = np.array([c[hurdle] for c in self._curves if c[hurdle] is not None], float)
+            enough = len(met) >= HURDLE_AFTER
+            hurdles.append(float(np.quantile(met, self.config.hurdle_quantile)) if enough else 0.0)
+        return hurdles
+
+    def _remember(self, batch: Sequence[Candidate]) -> None:
+        for candidate in batch:
+            self._fingerprints.setdefault(candidate.digest, candidate.fingerprint)
+            if candidate.origin == candidate.id:
+                self._origins[self._key(candidate)] = candidate.id
+                if self.config.hurdle_epochs:
+                    self._curves.append(self.history.training(self._key(candidate)).curve)
+        self.candidates += batch
+
+
+def trainings(evaluation: Evaluation, seconds: float = 0.0) -> list[Training]:
+    """Return the rows of an evaluation, in decimal numbers that a person would write."""
+    return [
+        Training(
+            _decimal(evaluation.reward[i]),
+            _known(evaluation.learning_rate[i]),
+            STATUSES[evaluation.status[i]],
+            tuple(map(_known, evaluation.sweep[i])),
+            tuple(map(_known, evaluation.curve[i])),
+            seconds,
+        )
+        for i in range(len(evaluation.reward))
+    ]
+
+
+def collect(parts: Iterable[tuple[np.ndarray, Evaluation]]) -> list[Training]:
+    """Return the trainings of all rows that an engine yields, in the order of the rows."""
+    done = {
+        int(row): training
+        for rows, evaluation in parts
+        for row, training in zip(rows, trainings(evaluation), strict=True)
+    }
+    return [done[row] for row in sorted(done)]
+
+
+def _decimal(x: float) -> float:
+    """Return the number that a person would write for a float32: 0.1, not 0.10000000149."""
+    return float(f"{x:.6g}")
+
+
+def _known(x: float) -> float | None:
+    return None if np.isnan(x) else _decimal(x)

@@ -1,0 +1,189 @@
+"""What a rule does to a few fixed gradients: tells equal rules, and hopeless ones, untrained.
+
+The probes are two sequences of gradients beside the same weights. Their first columns span all
+magnitudes, so that rules which agree there are equal: the fingerprint. The others are a plausible
+problem, a mean gradient with noise, at the magnitudes that the digits' network has: the rejection.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nos_optax.grammar import apply_program, init_program_state, program_streams
+from nos_optax.grammar.program import TOKENS_PER_ITERATION, pad_programs
+
+REASONS = ("not finite", "constant", "ignores the gradient", "points uphill")
+
+CHUNK = 32  # programs in one call of the compiled function
+STEPS = 7  # T of the decays too; a prime, so that no restart of rd(10) or rd(20) falls on a step
+WIDE = 64  # parameters of the fingerprint
+PAIRS = 128  # of parameters with opposite gradients, of the rejection
+BITS = 16  # of each value's mantissa that the fingerprint keeps
+
+RARE = 0.01  # share of the entries; one that is larger no network escapes
+NEARLY = 1e-3  # relative difference of entries that count as equal
+UPHILL = -3.0  # standard errors
+
+_FLOAT32 = np.finfo(np.float32)
+
+
+class Probed(NamedTuple):
+    """What the probes tell of one program."""
+
+    fingerprint: str  # hex digest: equal for rules whose updates agree on the probes
+    rejection: str | None  # why training it would be hopeless; None if it may be worth training
+
+
+class Probes:
+    """Evaluates programs on the probes, always on a CPU and in float64.
+
+    In float64 the rounding errors of equal rules stay far below what the fingerprint keeps.
+    Results that float32, in which the children train, could not hold become zeros and infinities.
+
+    Args:
+        iterations: the length of the longest program.
+
+    Example:
+        >>> import numpy as np
+        >>> from nos_optax.grammar import encode
+        >>> from nos_optax.search.probes import Probes
+        >>> probes = Probes(iterations=2)
+        >>> rules = ("g * m * m", "m^2 * g", "-adam")
+        >>> one, other, bad = probes(np.stack([encode(rule, 2).array for rule in rules]))
+        >>> one.fingerprint == other.fingerprint, one.rejection, bad.rejection
+        (True, None, 'points uphill')
+    """
+
+    def __init__(self, iterations: int):
+        self.iterations = iterations
+
+    def __call__(self, programs: np.typing.ArrayLike) -> list[Probed]:
+        """Return what the probes tell of each program, whatever its neighbours.
+
+        Args:
+            programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
+
+        Raises:
+            ValueError: the population is empty, or its programs are longer than `iterations`.
+        """
+        programs = np.asarray(programs, np.int32)
+        if not programs.size:
+            raise ValueError("the population is empty: give at least one program")
+        programs = programs.reshape(len(programs), -1, TOKENS_PER_ITERATION)
+        programs = pad_programs(programs, self.iterations)
+        return [
+            Probed(_fingerprint(updates[..., :WIDE]), _rejection(updates[..., WIDE:]))
+            for start in range(0, len(programs), CHUNK)
+            for updates in _all_updates(programs[start : start + CHUNK])
+        ]
+
+
+def _wide(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return gradients `[STEPS, 2, WIDE]` and weights `[WIDE]` of all magnitudes."""
+    shape = (STEPS, 2, WIDE)
+    gradients = np.geomspace(1e-6, 1e1, WIDE) * rng.normal(size=shape)
+    # Tiny beside large averages, averages that nearly cancel, zeros beside averages that are not,
+    # and zeros alone: there g, rmsprop, adam and their signs differ.
+    gradients[:, :, ::2] = (10 ** rng.uniform(-6, 1, shape) * rng.choice([-1, 1], shape))[:, :, ::2]
+    gradients[1, :, 1::8] = -0.9 * gradients[0, :, 1::8] * (1 + np.geomspace(1e-6, 1e-2, WIDE // 8))
+    gradients[2:][rng.random((STEPS - 2, 2, WIDE)) < 0.1] = 0
+    gradients[:, :, ::12] = 0
+    weights = rng.permutation(np.geomspace(1e-6, 1e2, WIDE)) * rng.choice([-1, 1], WIDE)
+    weights[::16] = 0
+    return gradients, weights
+
+
+def _plausible(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return gradients `[STEPS, 2, 2 PAIRS]`, weights `[2 PAIRS]` and mean gradients `[2, ...]`.
+
+    The second half has the gradients of the first with the other sign: rules that are blind to the
+    sign point neither uphill nor downhill, rather than either by chance.
+    """
+    # The median and the spread that the first gradients of the digits' network have.
+    sizes = 0.015 * np.exp(0.7 * rng.normal(size=(2, PAIRS)))
+    means = sizes * rng.choice([-1, 1], sizes.shape)
+    gradients = means + sizes * rng.normal(size=(STEPS, 2, PAIRS))
+    weights = 0.1 * rng.normal(size=PAIRS)
+    weights[::8] = 0  # as biases begin
+    return (
+        np.concatenate([gradients, -gradients], axis=-1),
+        np.tile(weights, 2),
+        np.concatenate([means, -means], axis=-1),
+    )
+
+
+_rng = np.random.default_rng(0)
+_wide_gradients, _wide_weights = _wide(_rng)
+_plausible_gradients, _plausible_weights, _MEANS = _plausible(_rng)
+_GRADIENTS = np.concatenate([_wide_gradients, _plausible_gradients], axis=-1)
+_WEIGHTS = np.concatenate([_wide_weights, _plausible_weights])
+
+
+def _all_updates(programs: np.ndarray) -> np.ndarray:
+    """Return the updates `[P, STEPS, 2, D]` of at most CHUNK programs."""
+    padded = np.pad(programs, ((0, CHUNK - len(programs)), (0, 0), (0, 0)), mode="edge")
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        updates = np.asarray(_map_updates(padded))[: len(programs)]
+    sizes = abs(updates)
+    updates = np.where(sizes > _FLOAT32.max, np.copysign(np.inf, updates), updates)
+    return np.where(sizes < _FLOAT32.tiny, 0.0, updates)
+
+
+@jax.jit
+def _map_updates(programs: jax.Array) -> jax.Array:
+    # A map, not a vmap: the rule's switches are real branches and rows have no neighbours.
+    return jax.lax.map(_updates, programs)
+
+
+def _updates(program: jax.Array) -> jax.Array:
+    """Return the updates `[STEPS, 2, D]` of one program; both sequences have the same draws."""
+    weights, streams, key = jnp.asarray(_WEIGHTS), program_streams(program), jax.random.key(0)
+
+    def step(state, g):
+        update, state = jax.vmap(
+            lambda state, g: apply_program(
+                program, streams, state, g, weights, jnp.int32(STEPS), key
+            )
+        )(state, g)
+        return state, update
+
+    start = jax.vmap(init_program_state)(jnp.zeros(_GRADIENTS.shape[1:]))
+    return jax.lax.scan(step, start, jnp.asarray(_GRADIENTS))[1]
+
+
+def _fingerprint(updates: np.ndarray) -> str:
+    """Return a hash of the leading bits of the values; all nans are one, and so are both zeros."""
+    mantissa, exponent = np.frexp(updates)
+    values = np.ldexp(np.round(mantissa * 2**BITS), exponent) + 0.0
+    values[np.isnan(values)] = np.nan
+    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()[:16]
+
+
+def _rejection(updates: np.ndarray) -> str | None:
+    """Return the first of REASONS that holds for the updates `[STEPS, 2, 2 PAIRS]`."""
+    finite = np.isfinite(updates)
+    if np.mean(~finite) > RARE:
+        return "not finite"
+    updates = np.where(finite, updates, 0)
+    middle = np.median(updates, axis=(1, 2), keepdims=True)
+    if _agree(updates, middle):
+        return "constant"
+    if _agree(updates[:, 0], updates[:, 1]):
+        return "ignores the gradient"
+    return "points uphill" if _descent(updates) < UPHILL else None
+
+
+def _agree(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether all but rare entries are nearly equal."""
+    different = np.abs(x - y) > NEARLY * np.maximum(np.abs(x), np.abs(y))
+    return bool(np.mean(different) <= RARE)
+
+
+def _descent(updates: np.ndarray) -> float:
+    """Return the first-order decrease of the loss, in standard errors over the pairs."""
+    decreases = (updates.sum(axis=0) * _MEANS).reshape(2, 2, PAIRS).sum(axis=1)
+    error = np.sqrt(np.sum(decreases**2))
+    return float(decreases.sum() / error) if error else 0.0

@@ -1,0 +1,164 @@
+"""Probes: equal rules share a fingerprint, and only hopeless rules are rejected."""
+
+import jax
+import numpy as np
+import pytest
+
+from nos_optax.grammar import SearchSpace, decode, encode, rules
+from nos_optax.grammar.program import pad_programs
+from nos_optax.search.probes import CHUNK, REASONS, Probes
+
+ITERATIONS = 4
+PROBES = Probes(ITERATIONS)
+
+
+def probe(*texts):
+    return PROBES(np.stack([encode(text, ITERATIONS).array for text in texts]))
+
+
+def fingerprints(*texts):
+    return [p.fingerprint for p in probe(*texts)]
+
+
+def random_programs(count):
+    return np.asarray(SearchSpace(2).sample(jax.random.key(0), count))
+
+
+# Fingerprints
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("g", "1 * g", "-(-g)", "log(exp(g))", "g + m - m"),
+        ("g * m^2", "(g * m) * m", "m * (m * g)"),
+        ("exp(g) * exp(m)", "exp(g + m)"),
+        ("adam", "m / sqrt(v)"),
+        ("sign(g)", "sign(rmsprop)", "sign(g^3)"),
+        ("exp(sign(g) * sign(m)) * g", "g * exp(sign(m) * sign(g))"),
+        ("drop(g * m, 0.5)", "drop(m * g, 0.5) * 1"),
+        ("noise * g", "g * noise"),
+        ("1 - 1", "g - g", "(m - m) * -g"),  # a zero's sign is no difference
+        ("g^m", "-(-(g^m))", "g^m * sign(1 + v)"),  # nor is a nan's
+    ],
+)
+def test_equal_rules_have_equal_fingerprints(texts):
+    assert len(set(fingerprints(*texts))) == 1
+
+
+def test_different_rules_have_different_fingerprints():
+    texts = (
+        *("g", "m", "v", "gamma", "g^2", "g^3", "sign(g)", "sign(m)", "adam", "rmsprop", "noise"),
+        *("1", "2", "ld", "cd", "rd(10)", "rd(20)", "annealed_noise", "1e-4*w", "1e-3*w"),
+        *("-g", "2 * g", "exp(g)", "log(g)", "sqrt(g)", "sigmoid(g)", "g * ld", "g + m"),
+        *("drop(g, 0.1)", "drop(g, 0.3)", "drop(m, 0.3)", "drop(g * m, 0.3)"),
+        *(f"clip({x}, {c})" for x in ("g", "m", "v") for c in (1e-5, 1e-4, 1e-3)),
+        *(f"clip({x}, {c})" for x in ("adam", "rmsprop", "sign(m)") for c in (1e-5, 1e-4, 1e-3)),
+        *("clip(0.01 * w, 1e-5)", "clip(0.1 * w, 1e-5)", "1e-4 * w - clip(g, 1e-5)"),
+    )
+    found = fingerprints(*texts)
+    twins = {found.index(f) for f in found if found.count(f) > 1}
+    assert not twins, [texts[i] for i in twins]
+
+
+def test_equal_digests_have_equal_fingerprints():
+    # All unary functions of the same operands, so that many programs compute one rule.
+    space = SearchSpace(2, operands=("g", "m", "1", "noise"), binary=("*", "-", "/", "left"))
+    programs = np.asarray(space.sample(jax.random.key(0), 600))
+    digests = [decode(program).digest for program in programs]
+    first = {}
+    repeats = 0
+    for digest, probed, program in zip(digests, PROBES(programs), programs, strict=True):
+        repeats += digest in first
+        assert first.setdefault(digest, probed.fingerprint) == probed.fingerprint, decode(program)
+    assert repeats > 50
+
+
+def test_a_fingerprint_does_not_depend_on_the_padding():
+    programs = random_programs(20)
+    padded = pad_programs(programs.reshape(-1, 2, 5), ITERATIONS)
+    assert Probes(2)(programs) == PROBES(programs) == PROBES(padded)
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    programs = random_programs(CHUNK + 5)
+    together = PROBES(programs)
+    assert PROBES(programs[::-1])[::-1] == together
+    assert [PROBES(programs[i : i + 1])[0] for i in (0, 7, CHUNK, CHUNK + 4)] == [
+        together[i] for i in (0, 7, CHUNK, CHUNK + 4)
+    ]
+
+
+def test_the_precision_of_the_caller_is_left_alone():
+    before = probe("adam", "noise")
+    assert jax.numpy.ones(1).dtype == np.float32
+    with jax.enable_x64(True):
+        assert probe("adam", "noise") == before
+
+
+# Rejections
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("m^noise", "not finite"),
+        ("log(1e-4 * w)", "not finite"),  # biases begin at zero
+        ("exp(exp(1 / v))", "not finite"),
+        ("1 - 2", "constant"),
+        ("ld * 2", "constant"),
+        ("g - g", "constant"),
+        ("sign(v)", "constant"),
+        ("2 + clip(g, 1e-5)", "constant"),
+        ("noise", "ignores the gradient"),
+        ("1e-4*w", "ignores the gradient"),
+        ("drop(2, 0.5)", "ignores the gradient"),
+        ("-g", "points uphill"),
+        ("-m", "points uphill"),
+        ("-adam", "points uphill"),
+        ("1 - sign(g)", "points uphill"),
+        ("noise - sign(m)", "points uphill"),
+    ],
+)
+def test_reasons(text, reason):
+    assert reason in REASONS
+    assert probe(text)[0].rejection == reason
+
+
+@pytest.mark.parametrize("name", list(rules))
+def test_no_rule_of_the_paper_is_rejected(name):
+    assert probe(rules[name].rule)[0].rejection is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("g", "m", "adam", "rmsprop", "sign(g)", "sign(m)", "g^3", "gamma"),
+        *("clip(g, 1e-5)", "clip(m, 1e-4) * exp(v)", "drop(g, 0.5)", "drop(drop(g, 0.5), 0.5)"),
+        *(
+            "exp(sign(m))",
+            "2 + sign(m)",
+            "g + 0.1 * w",
+            "g + noise",
+            "cd * adam",
+            "noise + clip(g, 1e-3)",
+        ),
+        "g - m",  # neither uphill nor downhill to first order
+        *("v", "sqrt(g)", "drop(v, 0.5)"),  # blind to the sign; some of these learn a little
+    ],
+)
+def test_rules_that_may_train_are_not_rejected(text):
+    assert probe(text)[0].rejection is None
+
+
+# Errors
+
+
+def test_an_empty_population_is_refused():
+    with pytest.raises(ValueError, match="the population is empty"):
+        PROBES(np.zeros((0, 5), np.int32))
+
+
+def test_programs_that_are_too_long_are_refused():
+    with pytest.raises(ValueError, match="programs of 3 iterations do not fit in 2"):
+        Probes(2)(np.zeros((2, 15), np.int32))
