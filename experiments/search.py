@@ -10,6 +10,7 @@ Writes:   runs/DATE-TIME: config.json, history.sqlite, checkpoints, and at the e
 """
 
 import dataclasses
+import os
 import signal
 import sys
 from collections import Counter
@@ -123,10 +124,12 @@ def main() -> None:
     except (ValueError, OSError, AcceleratorError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        if out is None or not (out / "history.sqlite").exists():
-            sys.exit("interrupted")
-        kept = len(read_candidates(out))
-        sys.exit(f"interrupted; {out} holds {kept} candidates. Go on: --resume --out {out}")
+        message = "interrupted"
+        if out is not None and (out / "history.sqlite").exists():
+            kept = len(read_candidates(out))
+            message += f"; {out} holds {kept} candidates. Go on: --resume --out {out}"
+        print(message, file=sys.stderr, flush=True)
+        os._exit(130)  # at once: sys.exit would wait for the population that is being trained
 
 
 if __name__ == "__main__":

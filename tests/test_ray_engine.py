@@ -17,7 +17,7 @@ from nos_optax.grammar import SearchSpace
 from nos_optax.population import DatasetError
 from nos_optax.search import AcceleratorError, TaskConfig
 from nos_optax.search.engine import LocalEngine
-from nos_optax.search.ray_engine import RayEngine, task_size
+from nos_optax.search.ray_engine import RayEngine, _result, task_size
 
 ROOT = Path(__file__).parents[1]
 TASK = TaskConfig(accelerator="cpu", train_examples=100, sweep_examples=100, epochs=1)
@@ -159,6 +159,20 @@ def test_errors_of_the_workers_arrive_as_they_were_raised(cluster, engine):
         RayEngine(absent, 2)
     with pytest.raises(AcceleratorError, match="has no tpu, but cpu"):
         RayEngine(dataclasses.replace(TASK, accelerator="tpu"), 2)
+
+
+class NeedsAnAbsentPackage:
+    def __reduce__(self):
+        return __import__, ("a_package_that_is_absent",)
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_package_is_named(engine):
+    import ray
+
+    needs = NeedsAnAbsentPackage()
+    with pytest.raises(ImportError, match=r"'a_package_that_is_absent'\): install the same"):
+        _result(ray.remote(lambda: needs).remote())
 
 
 def test_an_address_without_ray_is_one_error(monkeypatch):

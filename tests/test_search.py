@@ -76,7 +76,8 @@ def test_the_same_seed_gives_the_same_search(run, tmp_path):
 
 
 def candidate(reward, rule="g", status="trained"):
-    return Candidate(0, rule, "", parse(rule).digest, "", 0, reward, 0.1, status, None)
+    digest = parse(rule).digest
+    return Candidate(0, rule, "", digest, digest, 0, reward, 0.1, status, None)
 
 
 def test_best_candidates_are_distinct_and_trained():

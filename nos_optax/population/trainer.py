@@ -121,6 +121,7 @@ class PopulationTrainer:
     def _compile(self):
         """Return the one program, jitted for the present number of lanes."""
         split, whole = PartitionSpec("device"), PartitionSpec()
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         return jax.jit(
             jax.shard_map(
                 self._evaluate_share,
@@ -128,8 +129,17 @@ class PopulationTrainer:
                 in_specs=(split, split, whole, whole, whole, whole, whole),
                 out_specs=split,
                 check_vma=False,
-            )
+            ),
+            # A device is a core: to split its products among more changes how they are rounded.
+            compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
         )
+
+    def compile(self) -> None:
+        """Compile the program now, rather than at the first evaluation."""
+        seats = self._share * self.mesh.size
+        programs = np.zeros((seats, self.iterations, TOKENS_PER_ITERATION), np.int32)
+        none = np.zeros(self.mesh.size, np.int32)
+        self._within_memory(programs, none, *self._run(0, self.protocol.epochs, None), self._arrays)
 
     @property
     def train_steps(self) -> int:

@@ -6,6 +6,7 @@ engine it has, nor in which order the parts come back.
 
 import platform
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import jax
@@ -55,6 +56,9 @@ class Engine(Protocol):
 class LocalEngine:
     """Evaluates on all devices of this machine.
 
+    It compiles from the start, while its maker does something else, and in a thread of its own, so
+    that Ctrl-C need not wait for the end of a population.
+
     Args:
         config: the task.
         iterations: the length of the longest program.
@@ -69,6 +73,8 @@ class LocalEngine:
         self.trainer = make_trainer(config, iterations, select_devices(config.accelerator))
         self.chance = self.trainer.chance
         self.facts = trainer_facts(self.trainer)
+        self._thread = ThreadPoolExecutor(1)
+        self._compiled = self._thread.submit(self.trainer.compile)
 
     def evaluate(
         self,
@@ -78,10 +84,13 @@ class LocalEngine:
         hurdles: Sequence[float] | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield all rows at once: the devices share them out among themselves."""
-        yield np.arange(len(programs)), self.trainer.evaluate(programs, seed, epochs, hurdles)
+        self._compiled.result()
+        done = self._thread.submit(self.trainer.evaluate, programs, seed, epochs, hurdles)
+        yield np.arange(len(programs)), done.result()
 
     def close(self) -> None:
-        """Do nothing: the devices belong to the process."""
+        """Begin nothing more; the devices belong to the process."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def make_engine(config: SearchConfig, iterations: int) -> Engine:

@@ -76,10 +76,10 @@ class History:
 
     def add_trainings(self, keys: Sequence[str], trainings: Sequence[Training]) -> None:
         """Store finished trainings, under keys that are new; they are on the disk on return."""
-        rows = [
-            (key, *t._replace(sweep=json.dumps(t.sweep), curve=json.dumps(t.curve)))
-            for key, t in zip(keys, trainings, strict=True)
-        ]
+        rows = []
+        for key, t in zip(keys, trainings, strict=True):
+            sweep, curve = json.dumps(t.sweep), json.dumps(t.curve)
+            rows.append((key, t.reward, t.learning_rate, t.status, sweep, curve, t.seconds))
         with self._errors(), self._transaction() as connection:
             connection.executemany(f"INSERT INTO trainings VALUES ({_marks(7)})", rows)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
@@ -53,7 +52,7 @@ class Result(NamedTuple):
 
 
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best trained candidates, one of each group that algebra makes equal.
+    """Return the best trained candidates, one of each group whose updates are equal.
 
     The standard optimizers are not among them: they are trained again in any case.
     """
@@ -61,7 +60,7 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
         if candidate.status == "trained" and candidate.digest not in standard:
-            best.setdefault(candidate.digest, candidate)
+            best.setdefault(candidate.fingerprint, candidate)
     return list(best.values())[:count]
 
 
@@ -121,6 +120,8 @@ def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str) -> 
     Returns:
         A PNG file.
     """
+    from matplotlib.figure import Figure  # a quarter of the import time of every worker
+
     rewards = np.array([c.reward for c in candidates])
     samples = np.arange(1, len(rewards) + 1)
     trained = np.array([c.status == "trained" for c in candidates])
