@@ -198,7 +198,7 @@ print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in evaluation]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("devices", [1, 3, 8])
 def test_the_number_of_devices_does_not_matter(evaluation, devices, pytestconfig):
     out = subprocess.run(
         [sys.executable, "-c", _ON_DEVICES, str(devices)],
@@ -209,6 +209,15 @@ def test_the_number_of_devices_does_not_matter(evaluation, devices, pytestconfig
     ).stdout
     for x, bits in zip(evaluation, json.loads(out.splitlines()[-1]), strict=True):
         np.testing.assert_array_equal(np.asarray(x).view(np.int32), bits)
+
+
+def test_an_evaluation_never_leaves_the_device(trainer):
+    programs = np.zeros((16, 3, 5), np.int32)
+    counts = np.full(trainer.mesh.size, 16 // trainer.mesh.size, np.int32)
+    run = trainer._run(0, PROTOCOL.epochs, None)
+    text = trainer._evaluate.lower(programs, counts, *run, trainer._arrays).as_text()
+    for word in ("callback", "infeed", "outfeed", "send", "all_reduce", "all_gather", "collective"):
+        assert word not in text
 
 
 class ReferenceNet(nn.Module):
@@ -510,3 +519,36 @@ def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
     trainer._evaluate = broken
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         trainer.evaluate(programs)
+
+
+_WITH_LITTLE_MEMORY = """
+import resource, sys, warnings, jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 1)
+from tests.test_population import blobs, make_trainer
+from nos_optax.grammar import encode
+from nos_optax.population import Protocol
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+protocol = Protocol(learning_rates=(0.1,), batch_size=50, epochs=1, sweep_examples=50)
+trainer = make_trainer(dataset=blobs(50, 60, (16, 16, 1)), protocol=protocol, lanes=2**13)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    evaluation = trainer.evaluate([encode("adam", 1).array, encode("g", 1).array])
+assert caught and all("out of memory: going on with" in str(w.message) for w in caught), caught
+assert len(evaluation.reward) == 2
+print(trainer.lanes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_far_too_many_lanes_finish_in_little_memory(pytestconfig):
+    out = subprocess.run(
+        [sys.executable, "-c", _WITH_LITTLE_MEMORY],
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert 1 <= int(out.stdout.split()[-1]) < 2**13
