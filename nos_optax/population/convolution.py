@@ -44,7 +44,7 @@ def convolve(x: jax.Array, kernel: jax.Array, cache_bytes: int | None = None) ->
         `[4, B, H / 2, W / 2, F]`.
     """
     batch, height, width, channels = x.shape
-    image_bytes = height * width // 4 * 16 * (channels + kernel.shape[-1]) * 4
+    image_bytes = height * width // 4 * 16 * max(channels, kernel.shape[-1]) * 4
     images = _images_at_a_time(batch, image_bytes, cache_bytes)
     if images == batch:
         return _convolve(x, kernel)
@@ -112,19 +112,17 @@ def _windows(x: jax.Array) -> jax.Array:
 
 
 def _windows_backward(_, gradient):
-    """Add up the windows' cells; JAX's own transpose, sixteen sums, takes four times as long."""
+    """Add up the cells of the windows; JAX's own transpose, sixteen sums, takes far longer."""
+    batch, height, width, channels = gradient.shape[1:]
     pixels = gradient.reshape(2, 2, 2, 2, *gradient.shape[1:])  # cell row, row, cell column, column
-
-    def cell(row, column):
-        shifted = [
-            jnp.pad(pixels[i, row, j, column], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
-            for i, j in itertools.product(range(2), range(2))
-        ]
-        return sum(shifted)
-
-    cells = jnp.stack([jnp.stack([cell(i, j) for j in range(2)], 3) for i in range(2)], 2)
-    batch, height, _, width, _, channels = cells.shape
-    return (cells.reshape(batch, 2 * height, 2 * width, channels)[:, 1:-1, 1:-1],)
+    cells = sum(
+        jnp.pad(pixels[i, :, j], ((0, 0),) * 3 + ((i, 1 - i), (j, 1 - j), (0, 0)))
+        for i, j in itertools.product(range(2), range(2))
+    )
+    padded = cells.transpose(2, 3, 0, 4, 1, 5).reshape(
+        batch, 2 * height + 2, 2 * width + 2, channels
+    )
+    return (padded[:, 1:-1, 1:-1],)
 
 
 _windows.defvjp(lambda x: (_windows(x), None), _windows_backward)

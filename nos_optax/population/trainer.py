@@ -30,9 +30,7 @@ from nos_optax.population.protocol import (
 from nos_optax.population.training import Arrays, Candidate, Minibatches, train
 
 VALIDATION_CHUNK = 250  # images that pass through a network at once
-CPU_CACHE_BYTES = (
-    2**21
-)  # of patches; 1 to 4 MiB are equally fast on the machines that were measured
+CPU_CACHE_BYTES = 2**20  # of a core's second level
 
 
 class PopulationTrainer:
