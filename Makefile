@@ -17,7 +17,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-fast lint format bench constraints clean
+.PHONY: help setup search test test-fast lint format bench bench-gpu constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -55,6 +55,9 @@ format: $(STAMP)  ## Format the code and fix what ruff can fix
 
 bench: $(STAMP)  ## Run every benchmark
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+bench-gpu: $(STAMP)  ## Run the benchmark of a GPU; ARGS="--data-dir DIR" for CIFAR-10's images
+	$(BIN)/python benchmarks/gpu/run.py $(ARGS)
 
 constraints:  ## Write constraints.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header \

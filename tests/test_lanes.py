@@ -28,22 +28,26 @@ def digits():
     return load_digits(train_examples=200, validation_examples=100)
 
 
-class Clock:
-    """Measures what it was told, and counts."""
+@pytest.fixture
+def clock(monkeypatch):
+    """Install a clock that measures what it is told, and counts."""
 
-    def __init__(self, seconds):
-        self.seconds, self.calls = seconds, []
+    def install(seconds):
+        def measure(dataset, protocol, iterations, device, lanes):
+            calls.append(lanes)
+            return seconds.get(lanes, math.inf)
 
-    def __call__(self, dataset, protocol, iterations, devices, lanes):
-        self.calls.append(lanes)
-        return self.seconds.get(lanes, math.inf)
+        calls = []
+        monkeypatch.setattr(lanes_module, "child_step_seconds", measure)
+        return calls
+
+    return install
 
 
-def test_cpu_has_one_lane_and_measures_nothing(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(lanes_module, "child_step_seconds", None)
-    store = tmp_path / "lanes.json"
-    assert choose_lanes(digits, PROTOCOL, 2, jax.devices(), store) == 1
-    assert not store.exists()
+def test_cpu_has_one_lane_and_measures_nothing(digits, tmp_path, clock):
+    calls, store = clock({16: 1}), tmp_path / "lanes"
+    assert choose_lanes(digits, PROTOCOL, 2, jax.devices(), store, 64) == 1
+    assert not calls and not store.exists()
 
 
 @pytest.mark.parametrize(
@@ -55,34 +59,34 @@ def test_cpu_has_one_lane_and_measures_nothing(digits, tmp_path, monkeypatch):
         ({n: 1 / n for n in lanes_module.SIZES}, list(lanes_module.SIZES)),
     ],
 )
-def test_measuring_stops_where_more_lanes_do_not_pay(digits, seconds, measured):
-    clock = Clock(seconds)
-    result = measure_lanes(digits, PROTOCOL, 2, [GPU], measure=clock)
-    assert clock.calls == measured
-    assert result == {n: seconds[n] for n in measured if n in seconds}
+def test_measuring_stops_where_more_lanes_do_not_pay(digits, seconds, measured, clock):
+    calls = clock(seconds)
+    result = measure_lanes(digits, PROTOCOL, 2, GPU)
+    assert calls == measured
+    faster = measured if len(measured) == len(lanes_module.SIZES) else measured[:-1]
+    assert result == {n: seconds[n] for n in faster}
 
 
-def test_where_nothing_fits_nothing_is_remembered(digits, tmp_path):
-    store = tmp_path / "lanes.json"
-    assert choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=Clock({})) == 16
+def test_where_nothing_fits_nothing_is_remembered(digits, tmp_path, clock):
+    clock({})
+    store = tmp_path / "lanes"
+    assert choose_lanes(digits, PROTOCOL, 2, [GPU], store, 64) == 16
     assert not store.exists()
 
 
-def test_a_measurement_is_made_once_and_stored(digits, tmp_path):
-    store = tmp_path / "cache" / "lanes.json"
-    clock = Clock({16: 8, 32: 1, 64: 1})
-    first = choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=clock)
-    again = choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=clock)
+def test_a_measurement_is_made_once_and_stored(digits, tmp_path, clock):
+    calls, store = clock({16: 8, 32: 1, 64: 1}), tmp_path / "cache" / "lanes"
+    first = choose_lanes(digits, PROTOCOL, 2, [GPU], store, 64)
+    again = choose_lanes(digits, PROTOCOL, 2, [GPU], store, 64)
     assert first == again == 32
-    assert clock.calls == [16, 32, 64]
-    assert list(store.parent.iterdir()) == [store]
+    assert calls == [16, 32, 64]
 
 
 @pytest.mark.parametrize("other", ["device", "batch size", "iterations", "images"])
-def test_another_question_is_another_measurement(digits, tmp_path, other):
-    store, clock = tmp_path / "lanes.json", Clock({16: 1})
-    choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=clock)
-    calls = len(clock.calls)
+def test_another_question_is_another_measurement(digits, tmp_path, other, clock):
+    calls = clock({16: 1})
+    choose_lanes(digits, PROTOCOL, 2, [GPU], tmp_path, 64)
+    once = len(calls)
     device, protocol, iterations, dataset = GPU, PROTOCOL, 2, digits
     match other:
         case "device":
@@ -93,24 +97,26 @@ def test_another_question_is_another_measurement(digits, tmp_path, other):
             iterations = 3
         case "images":
             dataset = load_digits(train_examples=200, validation_examples=100, size=16)
-    choose_lanes(dataset, protocol, iterations, [device], store, measure=clock)
-    assert len(clock.calls) == 2 * calls
-    choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=clock)
-    assert len(clock.calls) == 2 * calls  # the first is still there
+    choose_lanes(dataset, protocol, iterations, [device], tmp_path, 64)
+    assert len(calls) == 2 * once
+    choose_lanes(digits, PROTOCOL, 2, [GPU], tmp_path, 64)
+    assert len(calls) == 2 * once  # the first is still there
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"a": {"x": 1}}', "\x00\xff"])
-def test_a_damaged_store_is_measured_and_written_anew(digits, tmp_path, text):
-    store = tmp_path / "lanes.json"
-    store.write_text(text)
-    assert choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=Clock({16: 1})) == 16
-    assert [list(row) for row in json.loads(store.read_text()).values()] == [["16"]]
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '{"a": 1}', '{"16": {}}', "\x00\xff"])
+def test_a_damaged_measurement_is_made_anew(digits, tmp_path, text, clock):
+    clock({16: 1})
+    choose_lanes(digits, PROTOCOL, 2, [GPU], tmp_path, 64)
+    (file,) = tmp_path.iterdir()
+    file.write_text(text)
+    assert choose_lanes(digits, PROTOCOL, 2, [GPU], tmp_path, 64) == 16
+    assert json.loads(file.read_text()) == {"16": 1}
 
 
-def test_a_store_that_cannot_be_written_is_done_without(digits, tmp_path):
+def test_a_store_that_cannot_be_written_is_done_without(digits, tmp_path, clock):
+    clock({16: 1})
     (tmp_path / "file").write_text("in the way")
-    store = tmp_path / "file" / "lanes.json"
-    assert choose_lanes(digits, PROTOCOL, 2, [GPU], store, measure=Clock({16: 1})) == 16
+    assert choose_lanes(digits, PROTOCOL, 2, [GPU], tmp_path / "file" / "lanes", 64) == 16
 
 
 def test_a_small_population_has_few_lanes(digits):
@@ -121,30 +127,23 @@ def test_a_small_population_has_few_lanes(digits):
     assert best_lanes(seconds, digits, protocol, share=1024) == 512
 
 
-def test_devices_share_the_population(digits, tmp_path):
-    clock = Clock({16: 1.0, 32: 0.94, 64: 0.93})
-    choose = lambda devices: choose_lanes(  # noqa: E731
-        digits, PROTOCOL, 2, devices, tmp_path / "x", population=128, measure=clock
-    )
+def test_devices_share_the_population(digits, tmp_path, clock):
+    clock({16: 1.0, 32: 0.94, 64: 0.88})
+    choose = lambda devices: choose_lanes(digits, PROTOCOL, 2, devices, tmp_path, 128)  # noqa: E731
     assert choose([GPU]) == 64
     assert choose([GPU] * 8) < 64
 
 
 @pytest.mark.slow
-def test_a_real_measurement_with_lanes_side_by_side(digits, tmp_path):
-    def measure(dataset, protocol, iterations, devices, lanes):
-        if lanes > 16:
-            return math.inf
-        return child_step_seconds(dataset, protocol, iterations, devices, lanes)
-
-    store = tmp_path / "lanes.json"
-    assert choose_lanes(digits, PROTOCOL, 1, jax.devices(), store, measure=measure) == 16
-    (row,) = json.loads(store.read_text()).values()
-    assert 0 < row["16"] < 60
+def test_a_real_measurement_with_lanes_side_by_side(digits, monkeypatch):
+    monkeypatch.setattr(lanes_module, "SIZES", (4,))
+    assert 0 < measure_lanes(digits, PROTOCOL, 1, jax.devices()[0])[4] < 60
 
 
 def test_the_measured_children_all_take_the_same_steps(digits):
-    trainer = short_trainer(digits, PROTOCOL, 1, jax.devices()[:1], lanes=1, steps=3)
+    # Whatever the protocol of the search: its hurdles would be later than the one epoch here.
+    protocol = dataclasses.replace(PROTOCOL, epochs=5, hurdle_epochs=(2,))
+    trainer = short_trainer(digits, protocol, 1, jax.devices()[0], lanes=1, steps=3)
     evaluation = trainer.evaluate([encode("g", 1).array])
     assert trainer.sweep_steps == 3
     assert [STATUSES[i] for i in evaluation.status] == ["dead"]
@@ -160,5 +159,5 @@ def test_lanes_that_do_not_fit_take_forever(digits, monkeypatch):
             self.lanes //= 2
 
     monkeypatch.setattr(lanes_module, "PopulationTrainer", Halving)
-    seconds = child_step_seconds(digits, PROTOCOL, 1, jax.devices(), 4)
+    seconds = child_step_seconds(digits, PROTOCOL, 1, jax.devices()[0], 4)
     assert seconds == math.inf

@@ -68,7 +68,7 @@ class Bench:
         key = ("steps", lanes)
         if key not in self._trainers:
             trainer = short_trainer(
-                self.dataset, self.size.protocol, ITERATIONS, [self.device], lanes, self.size.steps
+                self.dataset, self.size.protocol, ITERATIONS, self.device, lanes, self.size.steps
             )
             self._trainers[key] = trainer, _compile_seconds(trainer)
         return self._trainers[key]

@@ -69,8 +69,8 @@ def floor(bench: Bench) -> Findings:
     size, count = bench.size, bench.lanes
     step_trainer, _ = bench.step_trainer(count)
     net = step_trainer.net
-    paper = on_paper(net, size.protocol.batch_size)
-    yield "on_paper", paper._asdict() | {"flops": paper.flops}
+    paper = on_paper(net, size.protocol.batch_size, count)
+    yield "on_paper", paper._asdict() | {"product_flops": paper.product_flops, "flops": paper.flops}
 
     compiled, arguments = compile_gradient(net, size.protocol.batch_size, count)
     xla = by_xla(compiled, count)
@@ -98,8 +98,7 @@ def _against(peak: dict, paper: Step, xla: dict, gradient: float, step: float) -
     """Return the fractions of a device's rates that are reached, and the distance to the floor."""
     rates = {name: rate for name, rate in peak.items() if name != "bandwidth"}
     traffic = {
-        "patch_bytes": paper.patch_bytes / step,
-        "direct_bytes": paper.direct_bytes / step,
+        "pass_bytes": paper.pass_bytes / step,
         "least_bytes": paper.least_bytes / step,
         "by_xla_in_gradient": xla["bytes"] / gradient,
     }
@@ -108,7 +107,8 @@ def _against(peak: dict, paper: Step, xla: dict, gradient: float, step: float) -
         "arithmetic": {name: paper.flops / step / rate for name, rate in rates.items()},
         "bandwidth": {name: rate / peak["bandwidth"] for name, rate in traffic.items()},
         "step_over_floor": {
-            name: step / max(paper.flops / rate, moving) for name, rate in rates.items()
+            name: step / max(paper.seconds(rate, peak["float32"]), moving)
+            for name, rate in rates.items()
         },
     }
 
@@ -158,7 +158,7 @@ def interpreter(bench: Bench) -> Findings:
             bench.dataset,
             bench.size.protocol,
             ITERATIONS,
-            [bench.device],
+            bench.device,
             count,
             bench.size.steps,
         )

@@ -145,7 +145,8 @@ _TAPS = np.einsum("cirt,djsu->cdijrstu", _AXIS, _AXIS).reshape(16, 4, 9).astype(
 def _widen(kernel: jax.Array) -> jax.Array:
     """Return what a window of an image is multiplied by: `[9 C, F] -> [16 C, 4 F]`."""
     filters = kernel.shape[-1]
-    wide = jnp.einsum("prt,tcf->pcrf", _TAPS, kernel.reshape(9, -1, filters))
+    taps = kernel.reshape(9, -1, filters)
+    wide = jnp.einsum("prt,tcf->pcrf", _TAPS, taps, precision=jax.lax.Precision.HIGHEST)
     return wide.reshape(-1, 4 * filters)
 
 

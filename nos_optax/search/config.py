@@ -38,7 +38,8 @@ class TaskConfig:
     minibatch_size: int = 100
     """Images in a child's minibatch."""
     lanes: int | None = None
-    """Children side by side on a device (default: 1 on CPU, else 64); halved if memory runs out."""
+    """Children side by side on a device (default: 1 on CPU, else measured once and remembered);
+    halved if memory runs out."""
 
     def __post_init__(self):
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)

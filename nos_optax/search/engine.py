@@ -7,12 +7,14 @@ engine it has, nor in which order the parts come back.
 import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import jax
 import numpy as np
 
 from nos_optax.population import Dataset, Evaluation, PopulationTrainer, load_digits
+from nos_optax.population.lanes import choose_lanes
 from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import SearchConfig, TaskConfig
 
@@ -130,14 +132,26 @@ def make_trainer(
         iterations: the length of the longest program.
         devices: where the children train.
     """
+    dataset = load_dataset(config)
     return PopulationTrainer(
-        load_dataset(config),
+        dataset,
         config.protocol(),
         iterations=iterations,
-        lanes=config.lanes,
+        lanes=_lanes(config, dataset, iterations, devices),
         devices=devices,
         max_epochs=config.max_epochs,
     )
+
+
+def _lanes(
+    config: TaskConfig, dataset: Dataset, iterations: int, devices: list[jax.Device]
+) -> int | None:
+    """Return the lanes asked for, or in a search those measured to be fastest."""
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    if config.lanes or cache is None or not isinstance(config, SearchConfig):
+        return config.lanes
+    store = Path(cache) / "lanes"
+    return choose_lanes(dataset, config.protocol(), iterations, devices, store, config.batch_size)
 
 
 def trainer_facts(trainer: PopulationTrainer) -> dict:

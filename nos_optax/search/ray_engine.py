@@ -29,6 +29,7 @@ from nos_optax.search.config import TaskConfig
 from nos_optax.search.engine import make_trainer, trainer_facts
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
+LANES = 64  # on an accelerator, where none are asked for
 PROBE_SECONDS = 5  # Ray itself tries an address for minutes
 
 
@@ -64,7 +65,7 @@ class RayEngine:
         try:
             self.accelerator = _accelerator(config.accelerator)
             self.task = (_for_workers(config, self.accelerator), iterations)
-            self.lanes, self.task_size = config.lanes or 64, task_size
+            self.lanes, self.task_size = config.lanes or LANES, task_size
             self._evaluate = _remote(_evaluate, self.accelerator)
             self.chance, self.facts = _result(
                 _remote(_describe, self.accelerator).remote(self.task)
@@ -212,7 +213,8 @@ def _accelerator(wanted: str) -> str:
 def _for_workers(config: TaskConfig, accelerator: str) -> TaskConfig:
     """Return the task as every node understands it, whatever its working directory."""
     folder = config.data_dir and config.data_dir.expanduser().absolute()
-    return dataclasses.replace(config, accelerator=accelerator, data_dir=folder)
+    lanes = config.lanes if accelerator == "cpu" else config.lanes or LANES
+    return dataclasses.replace(config, accelerator=accelerator, data_dir=folder, lanes=lanes)
 
 
 def _remote(function, accelerator: str):

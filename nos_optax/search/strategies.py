@@ -22,7 +22,9 @@ class Strategy(Protocol):
 
     Attributes:
         state: all that later asks depend on, a pytree of arrays. Set right after a `tell` to one
-            that was read right after a `tell`, it makes the strategy go on from there.
+            that was read right after a `tell`, it makes the strategy go on from there. A search
+            does without, where a strategy of the user's own has none: to resume, it asks and tells
+            all of the history again.
     """
 
     state: Any
