@@ -67,16 +67,16 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    finals = {r.name: [r.rule, r.mean, r.deviation, r.searched] for r in result.results}
-    for name, final in sorted(finals.items(), key=lambda item: -item[1][1]):
-        print(name, final)
+    finals = sorted(result.results, key=lambda r: -r.mean)
+    for r in finals:
+        print(f"{r.name:10} {r.mean:.4f} sd {r.deviation:.4f}, in the search {r.searched}: {r.rule}")
     total = {key: sum(r[key] for r in rows) for key in ("trained_anew", "repeats", "rejected")}
     print(total, f"{result.seconds:.0f} s")
 
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"soak_{args.strategy}.json"
     content = {"cores": len(os.sched_getaffinity(0)), "seconds": result.seconds, **total}
-    path.write_text(json.dumps({**content, "windows": rows, "finals": finals}, indent=1) + "\n")
+    path.write_text(json.dumps({**content, "windows": rows, "finals": [r._asdict() for r in finals]}, indent=1) + "\n")
     path.with_suffix(".png").write_bytes(draw(rows, args))
 
 

@@ -15,8 +15,8 @@ References:
     <https://arxiv.org/abs/1509.09308>`_, 2016
 """
 
+import functools
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -115,10 +115,11 @@ def _windows_backward(_, gradient):
     """Add up the cells of the windows; JAX's own transpose, sixteen sums, takes far longer."""
     batch, height, width, channels = gradient.shape[1:]
     pixels = gradient.reshape(2, 2, 2, 2, *gradient.shape[1:])  # cell row, row, cell column, column
-    cells = sum(
+    shifted = [
         jnp.pad(pixels[i, :, j], ((0, 0),) * 3 + ((i, 1 - i), (j, 1 - j), (0, 0)))
         for i, j in itertools.product(range(2), range(2))
-    )
+    ]
+    cells = functools.reduce(jnp.add, shifted)
     padded = cells.transpose(2, 3, 0, 4, 1, 5).reshape(
         batch, 2 * height + 2, 2 * width + 2, channels
     )
@@ -167,7 +168,7 @@ def image_moments(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_and_pool(x: jax.Array, kernel: jax.Array, cache_bytes: int | None = None) -> jax.Array:
     """Convolve images and take 2x2 maxima; the convolution, ten images large, is never whole.
 
