@@ -69,14 +69,15 @@ def main() -> None:
         print(rows[-1], flush=True)
     finals = sorted(result.results, key=lambda r: -r.mean)
     for r in finals:
-        print(f"{r.name:10} {r.mean:.4f} sd {r.deviation:.4f}, in the search {r.searched}: {r.rule}")
+        print(f"{r.name:10} {r.mean:.4f} ({r.deviation:.4f}), searched {r.searched}: {r.rule}")
     total = {key: sum(r[key] for r in rows) for key in ("trained_anew", "repeats", "rejected")}
     print(total, f"{result.seconds:.0f} s")
 
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"soak_{args.strategy}.json"
-    content = {"cores": len(os.sched_getaffinity(0)), "seconds": result.seconds, **total}
-    path.write_text(json.dumps({**content, "windows": rows, "finals": [r._asdict() for r in finals]}, indent=1) + "\n")
+    content: dict = {"cores": len(os.sched_getaffinity(0)), "seconds": result.seconds, **total}
+    content |= {"windows": rows, "finals": [r._asdict() for r in finals]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
     path.with_suffix(".png").write_bytes(draw(rows, args))
 
 
