@@ -377,7 +377,7 @@ def rule_reward(key, tokens):
 
 def test_default_beats_random_within_512_samples():
     controller = make_controller(PRESETS["default"], RULE_SIZES, hidden_size=150)
-    _, _, rewards = learn(controller, rule_reward, num_seeds=5, num_updates=10, batch_size=32)
+    _, _, rewards = learn(controller, rule_reward, num_seeds=5, num_updates=16, batch_size=32)
     gains = rewards[:, -2:].mean(axis=(1, 2)) - rewards[:, :2].mean(axis=(1, 2))
     assert gains.min() > 0.2 and gains.mean() > 0.4, gains
 

@@ -95,17 +95,21 @@ def _sample(
     """Evaluate what the strategy asks for until there are enough candidates; return them all."""
     judge = Judge(config, folder.history, engine)
     checkpoints = Checkpoints(folder.path / CHECKPOINTS)
+    size = config.batch_size
     try:
         _restore(config, strategy, checkpoints, judge.candidates)
         if judge.candidates:
             on_batch(judge.candidates)
         while len(judge.candidates) < config.samples:
-            tokens = strategy.ask(config.batch_size)[: config.samples - len(judge.candidates)]
-            rewards = judge(tokens)
+            tokens = strategy.ask(size)
+            begun = len(judge.candidates) % size  # where a run ended that is longer now
+            _check_same(config, tokens[:begun], judge.candidates[-begun:])
+            judge(tokens[begun:][: config.samples - len(judge.candidates)])
             on_batch(judge.candidates)
             if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
-                strategy.tell(tokens, rewards)
-                checkpoints.save_if_due(len(judge.candidates) // config.batch_size, strategy.state)
+                strategy.tell(tokens, _rewards(judge.candidates[-size:]))
+                if hasattr(strategy, "state"):
+                    checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
     finally:
         checkpoints.close()
     return judge.candidates
@@ -117,26 +121,38 @@ def _restore(
     checkpoints: Checkpoints,
     candidates: Sequence[Candidate],
 ) -> None:
-    """Bring the strategy to where the history ends: from a checkpoint, then by the same dialogue.
+    """Bring the strategy to the last whole population: by a checkpoint, then the same dialogue.
+
+    One without a state goes through the whole dialogue.
 
     Raises:
         ValueError: the strategy asks for other programs than it did.
     """
-    size = config.batch_size
-    done, state = checkpoints.restore(strategy.state, len(candidates) // size) or (0, None)
-    if state is not None:
-        strategy.state = state
-    for first in range(done * size, len(candidates), size):
-        batch = candidates[first : first + size]
-        told = np.stack([Program.from_words(c.tokens).array.reshape(-1) for c in batch])
-        tokens = strategy.ask(size)[: len(batch)]
-        if not np.array_equal(tokens, told):
+    size, told = config.batch_size, 0
+    if hasattr(strategy, "state"):
+        restored = checkpoints.restore(strategy.state, len(candidates) // size)
+        if restored is not None:
+            told, strategy.state = restored
+    for first in range(told * size, len(candidates) - size + 1, size):
+        population = candidates[first : first + size]
+        tokens = strategy.ask(size)
+        _check_same(config, tokens, population)
+        strategy.tell(tokens, _rewards(population))
+
+
+def _check_same(config: SearchConfig, tokens: np.ndarray, candidates: Sequence[Candidate]) -> None:
+    """Refuse to go on if the strategy asks for other programs than those of the history."""
+    for row, candidate in zip(tokens, candidates, strict=False):
+        if str(Program.from_array(row)) != candidate.tokens:
             raise ValueError(
-                f"{config.out} cannot be resumed: from candidate {first} on, the strategy asks for "
-                "other programs than it did. Resume on the kind of machine, and with the "
+                f"{config.out} cannot be resumed: from candidate {candidate.id} on, the strategy "
+                "asks for other programs than it did. Resume on the kind of machine, and with the "
                 "versions of jax, that the run was begun with"
             )
-        strategy.tell(tokens, np.array([c.reward for c in batch], np.float32))
+
+
+def _rewards(candidates: Sequence[Candidate]) -> np.ndarray:
+    return np.array([c.reward for c in candidates], np.float32)
 
 
 def train_again(
