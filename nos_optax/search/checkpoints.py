@@ -4,6 +4,9 @@ The history alone can rebuild a strategy: asked again and told the stored reward
 same state. A checkpoint saves that work, and the dependence on identical arithmetic.
 """
 
+import hashlib
+import shutil
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -13,6 +16,7 @@ import jax
 import numpy as np
 
 SHARE = 0.01  # of the time that checkpoints may take
+SEAL = "sha256"  # a file in each of them: the hash of the others
 
 
 class Checkpoints:
@@ -56,42 +60,90 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        manager, start = self._manager, time.perf_counter()
-        arrays = jax.tree.map(np.asarray, state)
-        manager.save(populations, args=ocp.args.StandardSave(arrays), force=True)
-        manager.wait_until_finished()
+        start, arrays = time.perf_counter(), jax.tree.map(np.asarray, state)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            _take_room(self.folder, 2 * sum(array.nbytes for array in jax.tree.leaves(arrays)))
+            manager = self._manager
+            manager.save(populations, args=ocp.args.StandardSave(arrays), force=True)
+            manager.wait_until_finished()
+            folder = self.folder / str(populations)
+            (folder / SEAL).write_text(_digest(folder))
+        except Exception as error:  # whatever a writer raises
+            raise OSError(
+                f"{self.folder}: cannot write a checkpoint ({_reason(error)}); once that is "
+                "mended, go on by --resume"
+            ) from error
         self._saved = time.perf_counter()
         self._cost = self._saved - start
 
     def restore(self, template: Any, most: int) -> tuple[int, Any] | None:
         """Return the newest readable state, and the populations that it was told.
 
+        Checkpoints that are newer, or cannot be read, are deleted: their numbers come again.
+
         Args:
             template: a state of the same structure.
-            most: the populations that the history holds; a later state is left out.
+            most: the populations that the history holds; a later state is of no use.
 
         Returns:
             None where there is no such checkpoint. One that cannot be read gives a warning.
         """
-        if not self.folder.exists():
-            return None
-        import orbax.checkpoint as ocp
-
-        arrays = jax.tree.map(np.asarray, template)
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = [int(file.name) for file in self.folder.glob("*") if file.name.isdecimal()]
+        for step in sorted(steps, reverse=True):
             if step <= most:
                 try:
-                    return step, self._manager.restore(step, args=ocp.args.StandardRestore(arrays))
+                    return step, self._read(step, template)
                 except Exception as error:  # whatever a broken file makes a reader raise
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                     warnings.warn(
-                        f"checkpoint {self.folder / str(step)} cannot be read ({reason:.200}); "
+                        f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}); "
                         "going on from an earlier one and the history",
                         stacklevel=2,
                     )
+            self._delete(step)
         return None
+
+    def _read(self, step: int, template: Any) -> Any:
+        """Return the state of a checkpoint.
+
+        Raises:
+            ValueError: it is not what was written.
+        """
+        import orbax.checkpoint as ocp
+
+        folder = self.folder / str(step)
+        if (folder / SEAL).read_text() != _digest(folder):
+            raise ValueError("its files are not what was written")
+        arrays = jax.tree.map(np.asarray, template)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(arrays))
+
+    def _delete(self, step: int) -> None:
+        """Delete a checkpoint, whatever is left of it."""
+        self.close()
+        shutil.rmtree(self.folder / str(step), ignore_errors=True)
 
     def close(self) -> None:
         """Let go of the folder."""
         if self._lazy is not None:
             self._lazy.close()
+            self._lazy = None
+
+
+def _take_room(folder: Path, size: int) -> None:
+    """Raise an OSError on a full disk, in place of the hundreds of lines that Orbax logs."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(size + 2**20))
+
+
+def _digest(folder: Path) -> str:
+    """Return a hash of all files: Orbax does not notice every flipped bit, and is loud about it."""
+    sha = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != SEAL:
+            sha.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    return sha.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of a message, which can be long."""
+    return f"{str(error).splitlines()[0] if str(error) else type(error).__name__:.200}"

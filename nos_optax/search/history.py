@@ -2,13 +2,15 @@
 
 Two tables. A training is stored the moment it is done, under what it was a training of, so that a
 search that dies in the middle of a population repeats none. Candidates are stored a population at a
-time, in one transaction: they are the search's history.
+time, in one transaction: they are the search's history. Every row ends with a checksum, so that a
+damaged file is found, not believed.
 """
 
 import contextlib
 import dataclasses
 import json
 import sqlite3
+import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +30,7 @@ class Training(NamedTuple):
     seconds: float  # its share of the time that its population took
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # a search holds tens of thousands
 class Candidate:
     """One sample of the search. It depends on the configuration alone, not on time or machine."""
 
@@ -58,16 +60,23 @@ class History:
         self.path = path
         with self._errors():
             self._connection = sqlite3.connect(path, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            with self._transaction() as connection:
+            try:
+                self._prepare()
+            except BaseException:
+                self.close()
+                raise
+
+    def _prepare(self) -> None:
+        """Make the tables if need be."""
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        with self._transaction() as connection:
+            for table, columns in _TABLES.items():
+                kind = "INTEGER" if table == "candidates" else "TEXT"
+                first, *others = columns
                 connection.execute(
-                    "CREATE TABLE IF NOT EXISTS candidates "
-                    f"(id INTEGER PRIMARY KEY, {', '.join(_COLUMNS[1:])})"
-                )
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS trainings "
-                    f"(key TEXT PRIMARY KEY, {', '.join(Training._fields)})"
+                    f"CREATE TABLE IF NOT EXISTS {table} "
+                    f"({first} {kind} PRIMARY KEY, {', '.join(others)}, checksum)"
                 )
 
     def close(self) -> None:
@@ -80,8 +89,7 @@ class History:
         for key, t in zip(keys, trainings, strict=True):
             sweep, curve = json.dumps(t.sweep), json.dumps(t.curve)
             rows.append((key, t.reward, t.learning_rate, t.status, sweep, curve, t.seconds))
-        with self._errors(), self._transaction() as connection:
-            connection.executemany(f"INSERT INTO trainings VALUES ({_marks(7)})", rows)
+        self._insert("trainings", rows)
 
     def has_training(self, key: str) -> bool:
         """Return whether something is stored under a key."""
@@ -90,27 +98,53 @@ class History:
             return row.fetchone() is not None
 
     def training(self, key: str) -> Training:
-        """Return what is stored under a key, which must be there."""
-        with self._errors():
-            row = self._connection.execute(
-                f"SELECT {', '.join(Training._fields)} FROM trainings WHERE key = ?", (key,)
-            ).fetchone()
-        reward, rate, status, sweep, curve, seconds = row
+        """Return what is stored under a key.
+
+        Raises:
+            OSError: nothing is, or it is damaged.
+        """
+        rows = self._select("trainings", "WHERE key = ?", key)
+        if not rows:
+            raise self._damaged(f"it has no training {key}")
+        _, reward, rate, status, sweep, curve, seconds = rows[0]
         return Training(
             reward, rate, status, tuple(json.loads(sweep)), tuple(json.loads(curve)), seconds
         )
 
     def add_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Store a population, all of it or nothing."""
-        rows = [dataclasses.astuple(candidate) for candidate in candidates]
-        with self._errors(), self._transaction() as connection:
-            connection.executemany(f"INSERT INTO candidates VALUES ({_marks(len(_COLUMNS))})", rows)
+        self._insert("candidates", [dataclasses.astuple(candidate) for candidate in candidates])
 
     def candidates(self) -> list[Candidate]:
-        """Return all candidates in order."""
-        with self._errors():
-            rows = self._connection.execute("SELECT * FROM candidates ORDER BY id").fetchall()
+        """Return all candidates in order.
+
+        Raises:
+            OSError: they cannot be read, or are damaged.
+        """
+        rows = self._select("candidates", "ORDER BY id")
+        if [row[0] for row in rows] != list(range(len(rows))):
+            raise self._damaged("candidates are missing")
         return [Candidate(*row) for row in rows]
+
+    def _insert(self, table: str, rows: Sequence[tuple]) -> None:
+        """Append rows, all of them or none."""
+        marks = ", ".join("?" * (len(_TABLES[table]) + 1))
+        checked = [(*row, _checksum(row)) for row in rows]
+        with self._errors(), self._transaction() as connection:
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", checked)
+
+    def _select(self, table: str, which: str, *values: str) -> list[tuple]:
+        """Return rows that are as they were written."""
+        query = f"SELECT {', '.join(_TABLES[table])}, checksum FROM {table} {which}"
+        with self._errors():
+            rows = self._connection.execute(query, values).fetchall()
+        for *row, checksum in rows:
+            if checksum != _checksum(row):
+                raise self._damaged(f"{table[:-1]} {row[0]!r} is not what was written")
+        return [row[:-1] for row in rows]
+
+    def _damaged(self, what: str) -> OSError:
+        return OSError(f"{self.path} is damaged: {what}; {_NEW_RUN}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
@@ -125,15 +159,33 @@ class History:
 
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
-        """Raise what went wrong as an OSError that names the file."""
+        """Raise what went wrong as an OSError that names the file, and the remedy if one is known.
+
+        The remedies are under SQLite's primary result codes, the low byte of the extended ones.
+        """
         try:
             yield
         except sqlite3.Error as error:
-            raise OSError(f"{self.path}: {error}") from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            remedy = f"; {_REMEDIES[code]}" if code in _REMEDIES else ""
+            raise OSError(f"{self.path}: {error}{remedy}") from error
 
 
-_COLUMNS = [field.name for field in dataclasses.fields(Candidate)]
+_TABLES = {
+    "candidates": tuple(field.name for field in dataclasses.fields(Candidate)),
+    "trainings": ("key", *Training._fields),
+}
+
+_NEW_RUN = "restore it from a copy, or start a new run"
+_SPACE = "make room on the disk, then go on by --resume"
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: _SPACE,
+    sqlite3.SQLITE_IOERR: _SPACE,
+    sqlite3.SQLITE_CORRUPT: _NEW_RUN,
+    sqlite3.SQLITE_NOTADB: _NEW_RUN,
+}
 
 
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
+def _checksum(row: Sequence) -> int:
+    """Return a checksum of a row; the default is for bytes, which only a damaged row holds."""
+    return zlib.crc32(json.dumps(row, default=repr).encode())

@@ -37,7 +37,7 @@ class Judge:
         self.candidates: list[Candidate] = []
         self._fingerprints: dict[str, str] = {}  # of each digest
         self._origins: dict[str, int] = {}  # the candidate that was trained under each key
-        self._curves: list[tuple[float | None, ...]] = []  # of the trainings that met a hurdle
+        self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
         self._remember(history.candidates())
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
@@ -105,12 +105,19 @@ class Judge:
             began = time.perf_counter()
 
     def _hurdles(self) -> list[float] | None:
-        """Return what a child must reach at each hurdle: a quantile of those that came there."""
+        """Return what a child must reach at each hurdle: a quantile of those that came there.
+
+        Only whole populations count: a population that an extended run completes has the hurdles
+        that it began with.
+        """
         if not self.config.hurdle_epochs:
             return None
+        size = self.config.batch_size
+        whole = len(self.candidates) // size * size
+        curves = [curve for number, curve in self._curves.items() if number < whole]
         hurdles = []
         for hurdle in range(len(self.config.hurdle_epochs)):
-            met = np.array([c[hurdle] for c in self._curves if c[hurdle] is not None], float)
+            met = np.array([c[hurdle] for c in curves if c[hurdle] is not None], float)
             enough = len(met) >= HURDLE_AFTER
             hurdles.append(float(np.quantile(met, self.config.hurdle_quantile)) if enough else 0.0)
         return hurdles
@@ -121,7 +128,8 @@ class Judge:
             if candidate.origin == candidate.id:
                 self._origins[self._key(candidate)] = candidate.id
                 if self.config.hurdle_epochs:
-                    self._curves.append(self.history.training(self._key(candidate)).curve)
+                    training = self.history.training(self._key(candidate))
+                    self._curves[candidate.id] = training.curve
         self.candidates += batch
 
 

@@ -1,13 +1,15 @@
 """The folder of a run: what was asked, what was evaluated, what came out."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import filelock
 
@@ -44,7 +46,9 @@ class RunFolder:
         except filelock.Timeout:
             raise BlockingIOError(f"another process is searching in {self.path}") from None
         try:
+            check(config)  # again: until here another process could have begun a run
             self.history = History(self.path / HISTORY)
+            self._check_begun()
         except BaseException:
             self._lock.release()
             raise
@@ -60,6 +64,14 @@ class RunFolder:
     ) -> None:
         self.history.close()
         self._lock.release()
+
+    def _check_begun(self) -> None:
+        """Refuse a history of which nobody knows how it was made."""
+        if not (self.path / CONFIG).exists() and self.history.candidates():
+            self.history.close()
+            raise FileNotFoundError(
+                f"{self.path} has lost its {CONFIG}; restore it, or start a new run"
+            )
 
     def write_config(self, config: SearchConfig, facts: dict) -> None:
         """Record the configuration, the version, and facts about the machine and the data."""
@@ -84,8 +96,15 @@ class RunFolder:
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power failure may leave the new name, but empty
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(f"cannot write {target}: {error.strerror}") from error
 
 
 def default_path() -> Path:
@@ -127,8 +146,9 @@ def read_config(path: Path) -> SearchConfig:
         version, fields = content["version"], dict(content["config"])
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged ({error!r}); start a new run") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path / CONFIG} is damaged ({reason}); start a new run") from None
     if version != __version__:
         raise ValueError(
             f"{path} was written by nos_optax {version}, this is {__version__}: go on with that "
@@ -138,12 +158,32 @@ def read_config(path: Path) -> SearchConfig:
     if set(fields) != known - {"out", "resume"}:
         wrong = ", ".join(sorted(set(fields) ^ (known - {"out", "resume"})))
         raise ValueError(f"{path / CONFIG} is damaged: look at {wrong}, or start a new run")
-    fields["data_dir"] = fields["data_dir"] and Path(fields["data_dir"])
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    if isinstance(values["data_dir"], str):
+        values["data_dir"] = Path(values["data_dir"])
+    kinds = get_type_hints(SearchConfig)
+    for name, value in values.items():
+        if not _is(value, kinds[name]):
+            raise ValueError(f"{path / CONFIG} is damaged: {name} is {value!r}; start a new run")
     try:
         return SearchConfig(**values, out=path, resume=True)
-    except TypeError as error:
-        raise ValueError(f"{path / CONFIG} is damaged ({error}); start a new run") from None
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} is damaged: {error}; start a new run") from None
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of the type that an annotation of `SearchConfig` gives."""
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case None:
+            kinds = {float: (int, float), Path: (type(Path()),)}.get(kind, (kind,))
+            return type(value) in kinds  # exactly: True is no number
+        case origin if origin is Literal:
+            return value in arguments
+        case origin if origin is tuple:
+            return isinstance(value, tuple) and all(type(item) is arguments[0] for item in value)
+        case _:
+            return any(_is(value, argument) for argument in arguments)
 
 
 def _check_same(config: SearchConfig, begun: SearchConfig) -> None:
@@ -183,19 +223,27 @@ def _fields(config: SearchConfig) -> dict:
     return {k: v for k, v in plain.items() if k not in ("out", "resume")}
 
 
+def open_history(path: Path) -> History:
+    """Return the history of a run folder; also while it is being written. Close it.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        OSError: it cannot be read.
+    """
+    if not (path / HISTORY).exists():
+        raise FileNotFoundError(f"{path} holds no run: there is no {HISTORY} in it")
+    return History(path / HISTORY)
+
+
 def read_candidates(path: Path) -> list[Candidate]:
     """Return the candidates of a run folder, in order; also while it is being written.
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        OSError: it cannot be read.
     """
-    if not (path / HISTORY).exists():
-        raise FileNotFoundError(f"{path} holds no run: there is no {HISTORY} in it")
-    history = History(path / HISTORY)
-    try:
+    with contextlib.closing(open_history(path)) as history:
         return history.candidates()
-    finally:
-        history.close()
 
 
 def _plain(value):

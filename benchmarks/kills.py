@@ -1,0 +1,222 @@
+"""Is a search that is killed at any moment, and resumed, the same search?
+
+Claim:    `kill -9` at a random moment, Ctrl-C and SIGTERM lose nothing: after `--resume` the
+          history equals, row for row and byte for byte, that of an unbroken run.
+Method:   a small digits search runs unbroken for each strategy. Then it is begun again, killed,
+          resumed, killed again and resumed, at most --in-a-row times, until it ends by itself; and
+          so on until --kills kills were survived. Half of the moments are uniform in time, from
+          the start of the process to the unbroken run's end; half are up to a second after a
+          uniform number of candidates is in the history. Of every run that ends, candidates.jsonl
+          and both tables (but for the seconds that a training took) are compared with the
+          unbroken run's. A checkpoint is written after every population, far more often than by
+          default, so that kills fall into that too. Then the same with --signals of each other
+          signal, which must not leave a traceback.
+Command:  python benchmarks/kills.py
+Time:     about 15 minutes on one core.
+Writes:   benchmarks/results/kills.json
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SEARCH = Path(__file__).parents[1] / "experiments" / "search.py"
+SAMPLES = 96
+FLAGS = (
+    f"--samples {SAMPLES} --batch-size 16 --train-examples 200 --epochs 1 --finalists 1 "
+    "--final-seeds 1 --accelerator cpu"
+).split()
+STRATEGIES = ("ppo", "random", "evolution")
+# The search as its users run it, but for the checkpoints.
+CHILD = (
+    "import runpy, sys; import nos_optax.search.checkpoints as checkpoints; "
+    f"checkpoints.SHARE = 1e9; sys.argv[0] = {str(SEARCH)!r}; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+class History(NamedTuple):
+    """All that must not depend on kills."""
+
+    exported: bytes
+    candidates: list[tuple]
+    trainings: list[tuple]
+
+
+def main() -> None:
+    """Run, kill, resume, compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--in-a-row", type=int, default=4)
+    parser.add_argument("--signals", type=int, default=6, help="of each of SIGINT and SIGTERM")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    # In the background of a shell SIGINT is ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        unbroken = {name: run_unbroken(root / name, name) for name in STRATEGIES}
+        report = {
+            "flags": FLAGS,
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "unbroken_seconds": {name: seconds for name, (_, seconds) in unbroken.items()},
+        }
+        for kind, count in (
+            (signal.SIGKILL, args.kills),
+            (signal.SIGTERM, args.signals),
+            (signal.SIGINT, args.signals),
+        ):
+            report[kind.name] = survive(root / kind.name, kind, count, args.in_a_row, unbroken, rng)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "kills.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def run_unbroken(folder: Path, strategy: str) -> tuple[History, float]:
+    """Return the history of an unbroken run and its seconds, with everything compiled before."""
+    for path in (folder / "first", folder / "second"):
+        process, start = begin(path, strategy), time.perf_counter()
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    seconds = round(time.perf_counter() - start, 1)
+    assert read(folder / "first") == read(folder / "second"), "not even two unbroken runs agree"
+    print(f"{strategy}: unbroken {seconds} s", flush=True)
+    return read(folder / "second"), seconds
+
+
+def survive(
+    folder: Path,
+    kind: signal.Signals,
+    count: int,
+    in_a_row: int,
+    unbroken: dict[str, tuple[History, float]],
+    rng: random.Random,
+) -> dict:
+    """Interrupt runs until there were enough interruptions; return what was counted."""
+    stages: Counter[str] = Counter()
+    runs = equal = 0
+    last_words: Counter[str] = Counter()
+    while (missing := count - stages.total()) > 0:
+        strategy = STRATEGIES[runs % len(STRATEGIES)]
+        history, seconds = unbroken[strategy]
+        path = folder / str(runs)
+        for said in interrupted(path, strategy, kind, seconds, min(missing, in_a_row), rng):
+            stages[stage_of(path)] += 1
+            last_words[summary(said)] += 1
+        runs += 1
+        same = read(path) == history
+        equal += same
+        print(f"{kind.name}: {stages.total()} survived, {strategy} equal: {same}", flush=True)
+        if same:
+            shutil.rmtree(path)
+    return {
+        "interruptions": stages.total(),
+        "stages": dict(stages),
+        "runs": runs,
+        "runs_with_equal_history": equal,
+        "last_words": dict(last_words),
+    }
+
+
+def interrupted(
+    path: Path, strategy: str, kind: signal.Signals, seconds: float, most: int, rng: random.Random
+) -> Iterator[str]:
+    """Run a search to its end; yield what it said at each of at most so many interruptions."""
+    for _ in range(most):
+        process, start = begin(path, strategy), time.perf_counter()
+        if rng.random() < 0.5:
+            until = start + rng.uniform(0, seconds)
+        else:
+            goal = rng.randrange(SAMPLES + 1)
+            while process.poll() is None and count_rows(path, "candidates") < goal:
+                time.sleep(0.01)
+            until = time.perf_counter() + rng.uniform(0, 1)
+        while process.poll() is None and time.perf_counter() < until:
+            time.sleep(0.002)
+        process.send_signal(kind)
+        said, _ = process.communicate()
+        if process.returncode == 0:
+            return
+        yield said
+    process = begin(path, strategy)
+    said, _ = process.communicate()
+    assert process.returncode == 0, f"it cannot go on:\n{said}"
+
+
+def begin(path: Path, strategy: str) -> subprocess.Popen[str]:
+    """Run the search in a folder, or the rest of it."""
+    command = [sys.executable, "-c", CHILD, *FLAGS, "--strategy", strategy]
+    command += ["--out", str(path), "--resume"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    )
+
+
+def count_rows(path: Path, table: str) -> int:
+    """Return how many rows a table of the history has; 0 if there is none."""
+    try:
+        connection = sqlite3.connect(f"file:{path / 'history.sqlite'}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def stage_of(path: Path) -> str:
+    """Return how far a dead run had come."""
+    if not (path / "config.json").exists():
+        return "before the run folder was complete"
+    with tempfile.TemporaryDirectory() as folder:  # a look at the original would tidy it up
+        copy = Path(folder) / "copy"
+        shutil.copytree(path, copy)
+        candidates = count_rows(copy, "candidates")
+        ahead = "trainings WHERE key NOT IN (SELECT fingerprint FROM candidates)"
+        trainings = count_rows(copy, ahead)
+    if any(path.glob("checkpoints/*tmp*")):
+        return "while a checkpoint was written"
+    if candidates == SAMPLES:
+        return "after the last population"
+    if trainings:
+        return "between the trainings and the candidates of a population"
+    return "within a population" if candidates else "before the first population was done"
+
+
+def summary(said: str) -> str:
+    """Return how a process ended that was told to."""
+    if "Traceback" in said:
+        return f"TRACEBACK: {said[-2000:]}"
+    last = said.strip().splitlines()[-1:]
+    if last and last[0].startswith("interrupted"):
+        return "interrupted"
+    return "done, and told so" if last else "nothing"
+
+
+def read(path: Path) -> History:
+    """Return what a run that has ended leaves."""
+    connection = sqlite3.connect(path / "history.sqlite")
+    candidates = connection.execute("SELECT * FROM candidates ORDER BY id").fetchall()
+    columns = "key, reward, learning_rate, status, sweep, curve"
+    trainings = connection.execute(f"SELECT {columns} FROM trainings ORDER BY key").fetchall()
+    connection.close()
+    return History((path / "candidates.jsonl").read_bytes(), candidates, trainings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The experiments: their statistics on numbers made by hand, and each of them at its smallest."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from nos_optax.grammar import SearchSpace
+from nos_optax.search.history import Candidate
+from nos_optax.search.probes import Probes
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(FOLDER))
+
+import compare_strategies as compare  # noqa: E402
+import hurdles  # noqa: E402
+
+# Statistics.
+
+
+def test_t_interval_by_hand():
+    # mean 2, standard error 1/sqrt(3), t(2, 0.975) = 4.3027
+    mean, low, high = compare.t_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert [low, high] == pytest.approx([2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], rel=1e-5)
+    assert compare.mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 3**-0.5))
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(size=6)
+    values = baseline + 0.3 + 0.01 * rng.normal(size=6)
+    interval = stats.ttest_rel(values, baseline).confidence_interval(0.95)
+    mean, low, high = compare.difference(values.tolist(), baseline.tolist())
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+    assert mean == pytest.approx(np.mean(values) - np.mean(baseline))
+    assert high - low < 0.1  # though each of them varies by 1
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    samples = np.random.default_rng(1).normal(2, 3, size=(2000, 5))
+    ends = np.array([compare.t_interval(row)[1:] for row in samples])
+    covered = np.mean((ends[:, 0] < 2) & (2 < ends[:, 1]))
+    assert covered == pytest.approx(0.95, abs=0.02)
+
+
+def test_samples_to_reach_a_level():
+    rewards = [0, 0, 1, 0, 1, 1, 1]
+    assert compare.moving_mean(rewards, 2).tolist() == [0, 0.5, 0.5, 0.5, 1, 1]
+    assert compare.samples_to_reach(rewards, 0.5, 2) == 3
+    assert compare.samples_to_reach(rewards, 1.0, 2) == 6
+    assert compare.samples_to_reach(rewards, 1.1, 2) is None
+    assert compare.median_reached([10, None, 30]) == (30, 2)
+    assert compare.median_reached([None, None, 30]) == (None, 1)
+
+
+def candidate(i, reward, status="trained", rule="", origin=None):
+    own = status != "rejected"
+    return Candidate(
+        id=i,
+        rule=rule,
+        tokens="",
+        digest=rule,
+        fingerprint=rule[:1],
+        origin=(i if origin is None else origin) if own else None,
+        reward=reward,
+        learning_rate=None,
+        status=status,
+        reason=None,
+    )
+
+
+SEARCH = [
+    candidate(0, 0.1, "rejected", "x"),
+    candidate(1, 0.8, rule="a1"),
+    candidate(2, 0.9, rule="b1"),
+    candidate(3, 0.8, rule="a1", origin=1),  # a repeat
+    candidate(4, 0.8, rule="a2", origin=1),  # another rule with the same updates
+    candidate(5, 0.1, "dead", "c1"),
+    candidate(6, 0.5, rule="d1"),
+    candidate(7, 0.9, rule="e1"),
+]
+
+
+def test_different_rules_are_counted_once():
+    assert compare.good_so_far(SEARCH, 0.8, "digest").tolist() == [0, 1, 2, 2, 3, 3, 3, 4]
+    assert compare.good_so_far(SEARCH, 0.8, "fingerprint").tolist() == [0, 1, 2, 2, 2, 2, 2, 3]
+    # What has the chance level is not good, however bad Adam is.
+    assert compare.good_so_far(SEARCH, 0.0, "digest")[-1] == 5
+
+
+def test_repeats_do_not_count_among_the_best():
+    best = compare.mean_of_best(SEARCH, 2, chance=0.1)
+    assert best == pytest.approx([0.1, 0.45, 0.85, 0.85, 0.85, 0.85, 0.85, 0.9])
+    assert [c.id for c in compare.best_rules(SEARCH, 3)] == [2, 7, 1]
+    assert compare.best_rules(SEARCH[:1], 3) == []
+
+
+def test_what_a_search_is_judged_by():
+    one = compare.Run("ppo", 0, SEARCH, adam=0.905)
+    measures = one.measure(chance=0.1)
+    assert measures["quarters"] == pytest.approx([0.45, 0.85, 0.45, 0.7])
+    counts = [measures[k] for k in ("evaluated", "trained", "repeated", "rejected")]
+    assert counts == [5, 4, 2, 1]
+    assert (measures["good_rules"], measures["good_updates"]) == (2, 2)
+    # Means of two: 0.45 0.85 0.85 0.8 0.45 0.3 0.7. Levels: 0.30 0.50 0.70 0.82.
+    assert measures["samples_to_reach"] == [2, 3, 3, 3]
+
+
+def measures(quarter, best):
+    counts = dict.fromkeys(("evaluated", "trained", "repeated", "rejected"), 1)
+    goods = {"good_rules": 3, "good_updates": 2}
+    levels = [None] * len(compare.LEVELS)
+    row = {"quarters": [0.1, 0.2, 0.3, quarter], "mean": 0.25, "best": best}
+    return row | counts | goods | {"samples_to_reach": levels}
+
+
+def test_summary_sets_the_seeds_beside_each_other():
+    summary = compare.summarise(
+        {
+            "ppo": [measures(0.5, 0.9), measures(0.7, 0.8)],
+            "random": [measures(0.2, 0.8), measures(0.4, 0.7)],
+        }
+    )
+    ppo = summary["ppo"]
+    assert ppo["quarters"][3] == pytest.approx((0.6, 0.1))
+    assert ppo["minus_random"]["last_quarter"] == pytest.approx((0.3, 0.3, 0.3))
+    assert ppo["minus_random"]["best"] == pytest.approx((0.1, 0.1, 0.1))
+    assert summary["random"]["minus_random"]["mean"] == pytest.approx((0, 0, 0))
+    assert ppo["samples_to_reach"][0] == (None, 0)
+
+
+def test_markdown():
+    table = Table("a", "b")
+    table.add_row("1", "x")
+    table.add_row("2")
+    assert compare.markdown(table) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 |  |\n"
+
+
+# Hurdles.
+
+
+def test_who_is_stopped_by_hand():
+    curve = np.array(
+        [[0.1, 0.2, 0.3], [0.2, 0.9, 0.9], [0.3, 0.4, 0.5], [0.4, 0.6, 0.9]], np.float32
+    )
+    stopped = hurdles.stop(curve, ends=(1, 3, 5), quantile=0.5, images=10)
+    # Medians: 2.5 images, rounded up; then of 4 and 6, 5.
+    assert stopped.hurdles == pytest.approx([0.275, 0.475])
+    assert stopped.epochs.tolist() == [1, 1, 3, 5]
+    assert stopped.rewards == pytest.approx([0.1, 0.2, 0.4, 0.9])
+    found = hurdles.judge(stopped, curve[:, -1], epochs=5)
+    assert found["saved"] == pytest.approx(0.5)
+    ranks = stats.spearmanr([0.1, 0.2, 0.4, 0.9], [0.3, 0.9, 0.5, 0.9]).statistic
+    assert found["rank_correlation"] == pytest.approx(ranks)
+    assert (found["best_survives"], found["lost"]) == (1, 0)  # one of the two best
+    assert found["top_survives"] == 0.5
+
+
+def test_a_child_that_equals_the_hurdle_goes_on():
+    curve = np.full((4, 2), 0.3, np.float32)
+    stopped = hurdles.stop(curve, ends=(1, 2), quantile=0.75, images=797)
+    assert stopped.epochs.tolist() == [2] * 4
+
+
+def test_the_best_may_be_lost():
+    curve = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    found = hurdles.judge(hurdles.stop(curve, (1, 2), 0.5, 100), curve[:, -1], 2)
+    assert found["best_survives"] == 0 and found["lost"] == pytest.approx(0.2)
+
+
+def test_what_ranks_nothing_has_no_correlation():
+    assert hurdles.rank_correlation(np.ones(3), np.arange(3)) == 0
+    assert hurdles.rank_correlation(np.arange(3), np.array([1, 5, 9])) == 1
+
+
+def test_random_rules_are_worth_training_and_differ():
+    rows = hurdles.random_rules(SearchSpace(2), 40, seed=0)
+    probed = Probes(2)(rows)
+    assert len({p.fingerprint for p in probed}) == 40
+    assert all(p.rejection is None for p in probed)
+    assert not np.array_equal(rows, hurdles.random_rules(SearchSpace(2), 40, seed=1))
+
+
+# Whole experiments.
+
+
+def read_strict(path):
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+class Broken(FakeEngine):
+    """Dies in the middle of the second search."""
+
+    def __init__(self):
+        super().__init__(parts_until_death=20)
+
+
+def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    arguments = compare.Arguments(
+        samples=24,
+        seeds=2,
+        batch_size=4,
+        strategies=("evolution", "random"),
+        final_seeds=2,
+        out=tmp_path / "runs",
+        results=tmp_path / "whole",
+    )
+    quiet = Console(quiet=True)
+    monkeypatch.setattr(compare, "make_engine", lambda arguments: Broken())
+    with pytest.raises(RuntimeError, match="the engine died"):
+        compare.run(arguments, quiet)
+    begun = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert begun and not (tmp_path / "whole").exists()
+
+    engines = [FakeEngine(), FakeEngine()]
+    monkeypatch.setattr(compare, "make_engine", lambda arguments: engines[-1])
+    compare.run(arguments, quiet)
+    monkeypatch.setattr(compare, "make_engine", lambda arguments: engines[0])
+    changes = {"out": tmp_path / "unbroken", "results": tmp_path / "again"}
+    compare.run(dataclasses.replace(arguments, **changes), quiet)
+    assert len(engines[1].evaluated) < len(engines[0].evaluated)
+
+    name = "compare_strategies_digits_small"
+    first, second = (read_strict(tmp_path / x / f"{name}.json") for x in ("whole", "again"))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+    rows = (tmp_path / "whole" / f"{name}.jsonl").read_text().splitlines()
+    assert [len(json.loads(row)["rewards"]) for row in rows] == [24] * 4
+    assert (tmp_path / "whole" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| evolution |" in (tmp_path / "whole" / f"{name}.md").read_text()
+
+
+def test_the_best_rule_is_measured_with_seeds_that_did_not_choose_it(tmp_path):
+    arguments = compare.Arguments(
+        samples=24, seeds=2, batch_size=4, strategies=("random",), final_seeds=3, out=tmp_path
+    )
+    asked = []
+
+    class Spy(FakeEngine):
+        def evaluate(self, programs, seed, epochs=None, hurdles=None):
+            asked.append(seed)
+            return super().evaluate(programs, seed, epochs, hurdles)
+
+    engine = Spy()
+    runs = compare.run_searches(arguments, engine, Console(quiet=True))
+    asked.clear()
+    best, standard = compare.train_finalists(arguments, engine, runs)
+    first = compare.FRESH_SEEDS
+    assert asked == list(range(first, first + 6))
+    assert all(len(r.rewards) == 3 for r in (*best, *standard) if r is not None)
+    nothing = compare.Run("random", 0, runs[0].candidates[:0], 0.9)
+    assert compare.train_finalists(arguments, engine, [nothing])[0] == [None]
+
+
+def test_every_preset_is_of_its_name():
+    for (dataset, scale), preset in compare.PRESETS.items():
+        assert (preset.dataset, preset.scale) == (dataset, scale)
+        assert preset.search_config("random", 0).resume
+    for scale, preset in hurdles.PRESETS.items():
+        assert preset.scale == scale and preset.search_config().hurdle_epochs
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (compare.Arguments, {"seeds": 1}, "--seeds must be at least 2, got 1"),
+        (compare.Arguments, {"final_seeds": 1}, "--final-seeds must be at least 2"),
+        (compare.Arguments, {"strategies": ("ppo",)}, "must include random"),
+        (hurdles.Arguments, {"seeds": 1}, "--seeds must be at least 2"),
+        (hurdles.Arguments, {"hurdle_epochs": ()}, "at least one epoch"),
+        (hurdles.Arguments, {"quantiles": (1.0,)}, r"in \[0, 1\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(make, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def run_smoke(experiment, tmp_path, *arguments):
+    command = [sys.executable, str(FOLDER / experiment), "--scale", "smoke", "--accelerator", "cpu"]
+    command += ["--results", str(tmp_path / "results"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_smoke_of_the_comparison(tmp_path):
+    out = run_smoke("compare_strategies.py", tmp_path)
+    assert "PowerSign" in out
+    name = "compare_strategies_digits_smoke"
+    content = read_strict(tmp_path / "results" / f"{name}.json")
+    assert set(content["summary"]) == {"ppo", "reinforce", "evolution", "random"}
+    assert all(adam > content["threshold"] for adam in content["adam"])
+    assert len(list((tmp_path / "runs" / name).iterdir())) == 8
+
+
+@pytest.mark.slow
+def test_smoke_of_the_hurdles(tmp_path):
+    run_smoke("hurdles.py", tmp_path)
+    content = read_strict(tmp_path / "results" / "hurdles_digits_smoke.json")
+    assert [row["quantile"] for row in content["summary"]] == [0.25, 0.5, 0.75]
+    for row in content["summary"]:
+        # The trainer stops exactly those that the curves say.
+        assert row["as_predicted"] == [1, 0] and 0 < row["saved"][0] < 1
+    assert (tmp_path / "results" / "hurdles_digits_smoke.png").exists()

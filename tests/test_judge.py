@@ -1,0 +1,204 @@
+"""What a program's reward is: rejected on sight, an earlier one's, or trained, and never twice."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+
+from nos_optax.grammar import SearchSpace, encode, parse
+from nos_optax.search import History, SearchConfig
+from nos_optax.search.judge import HURDLE_AFTER, Judge, trainings
+
+CONFIG = SearchConfig(iterations=2, batch_size=4)
+
+
+def tokens(*rules):
+    return np.stack([encode(rule, 2).array.reshape(-1) for rule in rules])
+
+
+@pytest.fixture
+def history(tmp_path):
+    history = History(tmp_path / "history.sqlite")
+    yield history
+    history.close()
+
+
+def judge(history, engine=None, **changes):
+    return Judge(dataclasses.replace(CONFIG, **changes), history, engine or FakeEngine())
+
+
+def test_repeats_share_the_reward_of_the_first(history):
+    court = judge(history)
+    rewards = court(tokens("g * m", "m * g", "g", "clip(g, 1e-3)"))
+    assert rewards.dtype == np.float32 and rewards[0] == rewards[1]
+    later = court(tokens("m", "-(-g)", "g * m", "m"))
+    assert later[1] == rewards[2] and later[2] == rewards[0] and later[0] == later[3]
+    assert [c.origin for c in court.candidates] == [0, 0, 2, 3, 4, 2, 0, 4]
+    assert [c.id for c in court.candidates] == list(range(8))
+    assert len(court.engine.evaluated) == len(set(court.engine.evaluated)) == 4
+
+
+def test_rules_that_only_the_probes_make_equal_share_too(history):
+    court = judge(history)
+    court(tokens("sign(g^3)", "sign(g)"))
+    first, second = court.candidates
+    assert first.digest != second.digest and first.fingerprint == second.fingerprint
+    assert (first.origin, second.origin) == (0, 0) and first.reward == second.reward
+
+
+def test_the_reward_is_what_the_engine_says(history):
+    rules = tokens("g", "m", "adam", "rmsprop", "g * m * m", "m * ld", "clip(g, 1e-4)")
+    court = judge(history)
+    rewards = court(rules)
+    by_row = {}
+    for rows, evaluation in FakeEngine().evaluate(rules, seed=CONFIG.seed):
+        by_row |= dict(zip(rows.tolist(), trainings(evaluation), strict=True))
+    for i, candidate in enumerate(court.candidates):
+        expected = by_row[i]
+        assert rewards[i] == np.float32(expected.reward)
+        assert candidate.reward == expected.reward and candidate.status == expected.status
+        assert candidate.learning_rate == expected.learning_rate
+        assert history.training(candidate.fingerprint).sweep == expected.sweep
+    assert history.candidates() == court.candidates
+
+
+def test_without_reuse_every_one_is_trained(history):
+    court = judge(history, reuse=False)
+    court(tokens("g * m", "m * g", "g * m", "g"))
+    assert [c.origin for c in court.candidates] == [0, 1, 2, 3]
+    assert len(court.engine.evaluated) == 4
+    assert len({c.fingerprint for c in court.candidates}) == 2
+
+
+HOPELESS = {"-g": "points uphill", "ld": "constant", "w": "ignores the gradient"}
+
+
+def test_the_hopeless_have_the_reward_of_chance_untrained(history):
+    court = judge(history)
+    rewards = court(tokens(*(rule.replace("w", "0.1 * w") for rule in HOPELESS), "g"))
+    np.testing.assert_array_equal(rewards[:3], np.float32([0.1, 0.1, 0.1]))
+    for candidate, reason in zip(court.candidates, HOPELESS.values(), strict=False):
+        assert (candidate.status, candidate.reason, candidate.origin) == ("rejected", reason, None)
+        assert not history.has_training(candidate.fingerprint)
+    assert court.candidates[3].reason is None
+    assert len(court.engine.evaluated) == 1
+
+
+def test_without_reject_the_hopeless_are_trained(history):
+    court = judge(history, reject=False)
+    court(tokens("-g", "ld", "g"))
+    assert [c.origin for c in court.candidates] == [0, 1, 2]
+    assert all(c.reason is None and c.status != "rejected" for c in court.candidates)
+    assert len(court.engine.evaluated) == 3
+
+
+def test_equal_digests_share_the_first_fingerprint(history, monkeypatch):
+    """Whatever the probes say: algebra knows better."""
+    court = judge(history)
+    court(tokens("g * m"))
+    probes = court.probes
+    monkeypatch.setattr(
+        court, "probes", lambda rows: [p._replace(fingerprint="other") for p in probes(rows)]
+    )
+    court(tokens("m * g"))
+    again = judge(history)
+    again(tokens("g * m"))
+    assert len({c.fingerprint for c in again.candidates}) == 1
+    assert parse("g * m").digest == again.candidates[0].digest
+    assert [c.origin for c in again.candidates] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"reuse": False}, {"reject": False}])
+def test_a_new_judge_of_an_old_history_judges_alike(history, tmp_path, changes):
+    populations = [
+        tokens("g", "m * g", "-g", "adam"),
+        tokens("g * m", "rmsprop", "clip(adam, 1e-3)", "-g"),
+        tokens("m", "adam", "g * m", "rmsprop"),
+    ]
+    other = History(tmp_path / "other.sqlite")
+    unbroken = judge(other, **changes)
+    for population in populations:
+        unbroken(population)
+        judge(history, **changes)(population)  # a new one each time, as after a restart
+    assert history.candidates() == other.candidates() == unbroken.candidates
+    other.close()
+
+
+def test_a_death_within_a_population_costs_no_training_twice(history, tmp_path):
+    population = tokens("g", "m", "adam", "rmsprop", "g * m", "m * ld", "clip(g, 1e-4)")
+    evaluated, parts = [], 0
+    for parts in (1, 1, None):
+        engine = FakeEngine(parts_until_death=parts)
+        court = judge(history, engine)
+        if parts is not None:
+            with pytest.raises(RuntimeError, match="the engine died"):
+                court(population)
+            assert history.candidates() == []
+        else:
+            court(population)
+        assert engine.evaluated
+        evaluated += engine.evaluated
+    assert len(evaluated) == len(set(evaluated)) == len(population)
+    other = History(tmp_path / "other.sqlite")
+    unbroken = judge(other)
+    unbroken(population)
+    assert history.candidates() == unbroken.candidates
+    other.close()
+
+
+# Hurdles.
+
+HURDLED = {
+    "epochs": 3,
+    "hurdle_epochs": (1, 2),
+    "hurdle_quantile": 0.5,
+    "batch_size": 96,
+    "reject": False,
+}
+
+
+def populations():
+    """Yield three populations, each of more programs than a hurdle needs."""
+    yield from np.split(np.asarray(SearchSpace(2).sample(jax.random.key(0), 3 * 96)), 3)
+
+
+def test_hurdles_are_quantiles_of_those_that_came_there(history):
+    court = judge(history, FakeEngine(hurdles=2), **HURDLED)
+    for population in populations():
+        court(population)
+    asked = court.engine.asked_hurdles
+    assert asked[0] == [0.0, 0.0], "nobody came there yet"
+    for number, hurdles in enumerate(asked):
+        curves = [
+            history.training(c.fingerprint).curve
+            for c in court.candidates[: 96 * number]
+            if c.origin == c.id
+        ]
+        for i, hurdle in enumerate(hurdles):
+            met = [curve[i] for curve in curves if curve[i] is not None]
+            enough = len(met) >= HURDLE_AFTER
+            assert hurdle == (pytest.approx(np.quantile(met, 0.5)) if enough else 0.0)
+    assert asked[-1][0] > 0
+    assert "stopped" in {c.status for c in court.candidates}
+
+
+def test_hurdles_are_the_same_after_a_restart_and_within_a_population(history, tmp_path):
+    """Also where a run that was ended in the middle of a population is extended."""
+    other = History(tmp_path / "other.sqlite")
+    unbroken = judge(other, FakeEngine(hurdles=2), **HURDLED)
+    for population in populations():
+        unbroken(population)
+        for part in (population[:50], population[50:]):
+            broken = judge(history, FakeEngine(hurdles=2), **HURDLED)
+            broken(part)
+            assert broken.engine.asked_hurdles[-1] == unbroken.engine.asked_hurdles[-1]
+    assert history.candidates() == other.candidates()
+    other.close()
+
+
+def test_without_hurdles_the_engine_is_told_of_none(history):
+    court = judge(history)
+    court(tokens("g"))
+    assert court.engine.asked_hurdles == [None]

@@ -1,0 +1,516 @@
+"""However a search ends, resumed it is the same search; and what cannot be resumed says why.
+
+The engine is a fake, so a search takes a fraction of a second. Rewards do not depend on where they
+come from, so what holds here holds for real ones; `benchmarks/kills.py` kills those.
+"""
+
+import dataclasses
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine
+
+from nos_optax.search import Candidate, RunFolder, SearchConfig, read_candidates, search
+from nos_optax.search import checkpoints as checkpoints_module
+from nos_optax.search.history import History
+
+CONFIG = SearchConfig(
+    samples=90, batch_size=8, iterations=1, finalists=1, final_seeds=1, resume=True
+)
+STRATEGIES = ("random", "evolution", "ppo")  # evolution breeds from candidate 64 on
+HERE = Path(__file__).parent
+
+
+def begin(path, strategy="random", engine=None, on_batch=lambda candidates: None, **changes):
+    """Search, or go on with the search in a folder; return its candidates."""
+    config = dataclasses.replace(CONFIG, out=path, strategy=strategy, **changes)
+    return search(config, on_batch, engine=engine or FakeEngine()).candidates
+
+
+def stop_at(count):
+    """Return a callback that stops a search when it has so many candidates."""
+
+    def on_batch(candidates: list[Candidate]) -> None:
+        if len(candidates) >= count:
+            raise KeyboardInterrupt
+
+    return on_batch
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_after_every_population(monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "SHARE", 1e9)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The candidates of unbroken runs, by strategy; without checkpoints."""
+    root = tmp_path_factory.mktemp("unbroken")
+    return {name: begin(root / name, name) for name in STRATEGIES}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Run folders that were left after 72 candidates, by strategy."""
+    root = tmp_path_factory.mktemp("broken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints_module, "SHARE", 1e9)
+        for name in STRATEGIES:
+            with pytest.raises(KeyboardInterrupt):
+                begin(root / name, name, on_batch=stop_at(72))
+            assert {"6", "7", "8"} <= {p.name for p in (root / name / "checkpoints").iterdir()}
+    return root
+
+
+@pytest.fixture
+def left(broken, tmp_path):
+    """A copy of the PPO folder, to damage."""
+    return shutil.copytree(broken / "ppo", tmp_path / "left")
+
+
+# Deaths.
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_deaths_of_the_engine_change_nothing_and_no_program_trains_twice(
+    strategy, unbroken, tmp_path
+):
+    rng, evaluated, deaths = random.Random(0), [], 0
+    while True:
+        engine = FakeEngine(parts_until_death=rng.choice([0, 1, 3, 6]))
+        try:
+            candidates = begin(tmp_path / "run", strategy, engine)
+        except RuntimeError:
+            deaths += 1
+            evaluated += engine.evaluated
+        else:
+            break
+        if deaths > 200:
+            pytest.fail("it does not come to an end")
+    assert deaths > 3
+    assert candidates == unbroken[strategy]
+    assert len(evaluated) == len(set(evaluated))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_interruptions_between_populations_change_nothing(strategy, unbroken, tmp_path):
+    for count in (8, 40, 72, 90):
+        with pytest.raises(KeyboardInterrupt):
+            begin(tmp_path / "run", strategy, on_batch=stop_at(count))
+        assert read_candidates(tmp_path / "run") == unbroken[strategy][:count]
+    assert begin(tmp_path / "run", strategy) == unbroken[strategy]
+    lines = (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()
+    exported = [json.loads(line) for line in lines]
+    assert exported == [dataclasses.asdict(c) for c in unbroken[strategy]]
+
+
+def interrupt_at_line(number):
+    """Raise KeyboardInterrupt at the line of the search package that is executed as this one."""
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if f"nos_optax{os.sep}search{os.sep}" not in frame.f_code.co_filename:
+            return None
+        lines += event == "line"
+        if lines == number:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_interruptions_at_any_line_change_nothing(strategy, unbroken, tmp_path):
+    rng, interruptions = random.Random(STRATEGIES.index(strategy)), 0
+    for number in (rng.randrange(1, 2000) for _ in range(8)):
+        try:
+            interrupt_at_line(number)
+            begin(tmp_path / "run", strategy)
+        except KeyboardInterrupt:
+            interruptions += 1
+        finally:
+            sys.settrace(None)
+        gc.collect()  # a dead process would let go of the lock, whichever line it died at
+        history = tmp_path / "run" / "history.sqlite"
+        if history.exists():
+            found = read_candidates(tmp_path / "run")
+            assert found == unbroken[strategy][: len(found)]
+    assert interruptions > 3
+    assert begin(tmp_path / "run", strategy) == unbroken[strategy]
+
+
+def test_a_run_that_was_complete_is_the_same_again(unbroken, tmp_path):
+    for _ in range(2):
+        assert begin(tmp_path / "run") == unbroken["random"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("parts", [(64,), (37, 43), (8, 8, 9, 80)])
+def test_extended_runs_equal_longer_ones(strategy, parts, unbroken, tmp_path):
+    """Whether their last population was complete or not, and broken after that or not."""
+    for samples in parts:
+        found = begin(tmp_path / "run", strategy, samples=samples)
+        assert found == unbroken[strategy][:samples]
+    if len(parts) > 1:
+        with pytest.raises(KeyboardInterrupt):
+            begin(tmp_path / "run", strategy, on_batch=stop_at(parts[-1] + 1))
+    assert begin(tmp_path / "run", strategy) == unbroken[strategy]
+
+
+def test_fewer_samples_than_there_are_take_none_away(unbroken, tmp_path):
+    begin(tmp_path / "run")
+    assert begin(tmp_path / "run", samples=16) == unbroken["random"]
+
+
+# Checkpoints.
+
+
+def files_of_newest_checkpoint(folder):
+    newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
+    return sorted(p for p in (folder / "checkpoints" / str(newest)).rglob("*") if p.is_file())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=lambda f: f.__name__)
+def test_a_damaged_checkpoint_warns_and_changes_nothing(damage, broken, unbroken, tmp_path):
+    """Whichever file of the newest."""
+    said, places = [], range(0, len(files_of_newest_checkpoint(broken / "ppo")), 3)
+    for i in places:
+        folder = shutil.copytree(broken / "ppo", tmp_path / str(i))
+        damage(files_of_newest_checkpoint(folder)[i])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert begin(folder, "ppo") == unbroken["ppo"]
+        said += [str(w.message) for w in caught]
+    assert len(said) == len(places)
+    for message in said:
+        assert "cannot be read" in message and "going on from an earlier one" in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_checkpoints_damaged(strategy, broken, unbroken, tmp_path):
+    folder = shutil.copytree(broken / strategy, tmp_path / "run")
+    for path in (folder / "checkpoints").rglob("*"):
+        if path.is_file():
+            truncate(path)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert begin(folder, strategy) == unbroken[strategy]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_checkpoints(strategy, broken, unbroken, tmp_path):
+    folder = shutil.copytree(broken / strategy, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    assert begin(folder, strategy) == unbroken[strategy]
+
+
+def test_a_checkpoint_of_another_strategy_is_not_believed(left, broken, unbroken):
+    shutil.rmtree(left / "checkpoints")
+    shutil.copytree(broken / "evolution" / "checkpoints", left / "checkpoints")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert begin(left, "ppo") == unbroken["ppo"]
+
+
+@pytest.mark.parametrize("kept", [0, 8, 27, 56])
+def test_a_checkpoint_newer_than_the_history_is_not_used(left, unbroken, kept):
+    with sqlite3.connect(left / "history.sqlite") as connection:
+        connection.execute("DELETE FROM candidates WHERE id >= ?", (kept,))
+    connection.close()
+    assert begin(left, "ppo") == unbroken["ppo"]
+
+
+def test_a_checkpoint_half_written_is_not_used(left, unbroken):
+    checkpoints = left / "checkpoints"
+    shutil.copytree(checkpoints / "8", checkpoints / "9.orbax-checkpoint-tmp")
+    (checkpoints / "10").mkdir()
+    (checkpoints / "notes.txt").write_text("mine")
+    assert begin(left, "ppo") == unbroken["ppo"]
+
+
+def test_checkpoints_that_cannot_be_written_are_one_message(left, unbroken):
+    shutil.rmtree(left / "checkpoints")
+    (left / "checkpoints").write_text("")
+    with pytest.raises(OSError, match="cannot write a checkpoint") as error:
+        begin(left, "ppo")
+    assert "\n" not in str(error.value)
+    (left / "checkpoints").unlink()
+    assert begin(left, "ppo") == unbroken["ppo"]
+
+
+# A full disk.
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_full_history_is_one_message_and_goes_on(strategy, unbroken, tmp_path, monkeypatch):
+    prepare = History._prepare
+
+    def prepare_small(history):
+        prepare(history)
+        history._connection.execute("PRAGMA max_page_count = 7")
+
+    monkeypatch.setattr(History, "_prepare", prepare_small)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"history\.sqlite: .* full; make room") as error:
+            begin(tmp_path / "run", strategy)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr(History, "_prepare", prepare)
+    assert 0 < len(read_candidates(tmp_path / "run")) < 90
+    assert begin(tmp_path / "run", strategy) == unbroken[strategy]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a given number of KiB, which can be changed; where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int, options: str = "") -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k{options}", "none", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+@pytest.mark.parametrize("strategy", ["random", "ppo"])
+def test_a_full_disk_is_one_message_and_goes_on(strategy, unbroken, small_disk, caplog):
+    """From one that holds nothing to one that holds all, with a resume at each size."""
+    failed, sizes = 0, (4, 40, 100, 160, 500, 1000, 1400, 2000, 3000, 50_000)
+    for i, size in enumerate(sizes):
+        disk = small_disk(size, ",remount" if i else "")
+        try:
+            candidates = begin(disk / "run", strategy)
+        except OSError as error:
+            assert "\n" not in str(error)
+            failed += 1
+        else:
+            break
+    assert failed >= 3 and candidates == unbroken[strategy]
+    assert not caplog.records, "a library said more"
+
+
+# What cannot be resumed.
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["config"] |= changes.pop("config", {})
+    path.write_text(json.dumps(content | changes))
+
+
+def assert_refused(folder, kind, *words, strategy="ppo", **changes):
+    """One line with these words, and the folder stays as it was."""
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(kind) as error:
+        begin(folder, strategy, **changes)
+    assert not isinstance(error.value, UnicodeError) and "\n" not in str(error.value)
+    for word in (str(folder), *words):
+        assert word in str(error.value)
+    after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert {p: c for p, c in after.items() if "sqlite-" not in p.name} == before
+
+
+def test_another_configuration_is_refused_with_the_difference(left):
+    words = ("--seed was 0, is 4", "--batch-size was 8, is 9", "another configuration")
+    assert_refused(left, ValueError, *words, seed=4, batch_size=9)
+    assert_refused(left, ValueError, "--strategy was ppo, is random", strategy="random")
+    assert_refused(left, ValueError, "--hurdle-epochs was [], is [1, 2]", hurdle_epochs=(1, 2))
+
+
+def test_what_decides_how_long_and_where_may_differ(left, unbroken):
+    found = begin(left, "ppo", samples=80, lanes=4, finalists=2, final_seeds=2, accelerator="cpu")
+    assert found == unbroken["ppo"][:80]
+
+
+def test_another_version_is_refused(left):
+    edit_config(left, version="0.0.1")
+    assert_refused(left, ValueError, "written by nos_optax 0.0.1", "start a new run")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b'{"version": 3}', b"\xff\xfe", b"[" * 100_000],
+    ids=lambda content: repr(content[:10]),
+)
+def test_a_damaged_configuration_is_refused(left, content):
+    (left / "config.json").write_bytes(content)
+    assert_refused(left, ValueError, "config.json is damaged", "start a new run")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"samples": "90"},
+        {"seed": True},
+        {"lanes": 1.5},
+        {"dataset": "mnist"},
+        {"data_dir": 3},
+        {"hurdle_epochs": [1.5]},
+        {"strategy": None},
+        {"engine": []},
+        {"batch_size": 0},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_configuration_with_a_wrong_value_is_refused(left, config):
+    edit_config(left, config=config)
+    assert_refused(left, ValueError, "config.json is damaged", "start a new run")
+
+
+def test_a_lost_configuration_is_missed(left):
+    (left / "config.json").unlink()
+    shutil.rmtree(left / "checkpoints")
+    assert_refused(left, FileNotFoundError, "has lost its config.json", "start a new run")
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_history_is_refused(left, content):
+    for extra in left.glob("history.sqlite-*"):
+        extra.unlink()
+    (left / "history.sqlite").write_bytes(content)
+    assert_refused(left, OSError, "history.sqlite", "start a new run")
+
+
+def test_a_history_that_the_strategy_did_not_ask_for_is_refused(left):
+    shutil.rmtree(left / "checkpoints")
+    edit_config(left, config={"seed": 1})
+    with pytest.raises(ValueError, match="cannot be resumed: from candidate 0 on"):
+        begin(left, "ppo", seed=1)
+
+
+def test_without_resume_a_run_is_refused(left):
+    assert_refused(left, FileExistsError, "--resume", resume=False)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize(
+    "files", [(), ("lock",), ("lock", "history.sqlite", "config.json.partial")]
+)
+def test_a_folder_of_a_run_that_died_at_once_is_begun(resume, files, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    assert begin(folder, resume=resume) == unbroken["random"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_somebody_elses_folder_is_refused(resume, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds other files"):
+        begin(tmp_path, resume=resume)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        begin(tmp_path / "thesis.tex", resume=resume)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_process_is_refused_until_the_first_ends(left, unbroken):
+    with RunFolder(dataclasses.replace(CONFIG, out=left, strategy="ppo")):
+        with pytest.raises(BlockingIOError, match="another process is searching"):
+            begin(left, "ppo")
+    assert begin(left, "ppo") == unbroken["ppo"]
+
+
+# Real processes.
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+limit = int(sys.argv[4])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+import test_resume
+from nos_optax.search import checkpoints, enable_compilation_cache
+checkpoints.SHARE = 1e9
+enable_compilation_cache()
+try:
+    test_resume.begin(Path(sys.argv[2]), sys.argv[3], on_batch=lambda c: print(len(c), flush=True))
+except OSError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def start(folder, strategy="random", limit=0):
+    """Begin the fake search in a process; `limit` is the size in bytes that a file may have."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, HERE, folder, strategy, str(limit)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_killed_process_changes_nothing(strategy, unbroken, tmp_path):
+    rng, folder = random.Random(0), tmp_path / "run"
+    for _ in range(3):
+        process = start(folder, strategy)
+        process.stdout.readline()  # it searches
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = read_candidates(folder)
+        assert found == unbroken[strategy][: len(found)]
+    assert begin(folder, strategy) == unbroken[strategy]
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    with RunFolder(dataclasses.replace(CONFIG, out=folder, strategy="random")):
+        _, said = start(folder).communicate()
+    assert said.strip() == f"error: another process is searching in {folder}"
+    assert begin(folder) == unbroken["random"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [2_000, 60_000, 300_000])
+def test_files_that_cannot_grow_are_one_message(limit, unbroken, tmp_path):
+    process = start(tmp_path / "run", "ppo", limit)
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert len(said.strip().splitlines()) == 1 and said.startswith("error: ")
+    assert begin(tmp_path / "run", "ppo") == unbroken["ppo"]
+
+
+# Fuzz.
+
+
+def test_a_few_hundred_malformed_inputs(monkeypatch):
+    """Those of `benchmarks/fuzz.py`, which has thousands."""
+    monkeypatch.syspath_prepend(HERE.parent / "benchmarks")
+    import fuzz
+
+    report = fuzz.fuzz(200, seed=12)
+    assert report["bugs"] == []
+    assert all("ran" in outcomes and len(outcomes) > 1 for outcomes in report["outcomes"].values())
