@@ -105,11 +105,11 @@ def _sample(
             begun = len(judge.candidates) % size  # where a run ended that is longer now
             _check_same(config, tokens[:begun], judge.candidates[-begun:])
             judge(tokens[begun:][: config.samples - len(judge.candidates)])
-            on_batch(judge.candidates)
             if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
                 strategy.tell(tokens, _rewards(judge.candidates[-size:]))
                 if hasattr(strategy, "state"):
                     checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
+            on_batch(judge.candidates)
     finally:
         checkpoints.close()
     return judge.candidates
