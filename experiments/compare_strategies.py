@@ -442,9 +442,8 @@ def draw(arguments: Arguments, runs: Sequence[Run], chance: float, path: Path) -
     for axes in figure.axes[:2]:
         axes.axhline(adam, color="0.3", lw=0.8, ls=":")
         axes.annotate("Adam", (0, adam), (2, 2), textcoords="offset points", color="0.3")
-        axes.set_ylim(0, min(1, 1.25 * adam))  # of few seeds, the bands reach much farther
-    most = np.max([np.max(line.get_ydata()) for line in figure.axes[2].lines])
-    figure.axes[2].set_ylim(0, 1.5 * most + 1)
+    for axes in figure.axes:  # of few seeds, the bands reach much farther
+        axes.set_ylim(0, 1.25 * np.max([np.max(line.get_ydata()) for line in axes.lines]) + 1e-9)
     figure.axes[0].legend(frameon=False)
     figure.suptitle(f"{arguments.dataset}: mean over {arguments.seeds} seeds, bands of 95 %")
     figure.savefig(path, dpi=150)
