@@ -73,7 +73,8 @@ def run(arguments: Arguments, console: Console) -> None:
     statuses = Counter(c.status for c in result.candidates)
     evaluated = sum(c.origin == c.id for c in result.candidates)
     repeated = len(result.candidates) - evaluated - statuses["rejected"]
-    console.print(results_table(result.results))
+    if result.results:
+        console.print(results_table(result.results))
     print(
         f"{len(result.candidates)} candidates in {result.seconds:.0f} s: {evaluated} evaluated, ",
         end="",

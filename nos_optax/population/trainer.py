@@ -192,8 +192,9 @@ class PopulationTrainer:
         if len(hurdles) != len(hurdle_epochs):
             raise ValueError(f"give a hurdle for each of the epochs {hurdle_epochs}, got {hurdles}")
         ends = np.array([*hurdle_epochs, epochs], np.int32) * np.int32(self.epoch_steps)
-        # Half an image less, so that rounding decides nothing.
-        images = np.ceil(np.array([*hurdles, -1.0]) * len(self.dataset.validation_labels)) - 0.5
+        # Between two numbers of images, so that neither rounding decides, nor that of the hurdles.
+        images = np.array([*hurdles, -1.0]) * len(self.dataset.validation_labels)
+        images = np.ceil(images - 0.25) - 0.5
         return self._order(seed), ends, images.astype(np.float32), jax.random.key(seed)
 
     def _evaluate_part(self, programs: np.ndarray, run: tuple) -> Evaluation:

@@ -25,7 +25,10 @@ def select_devices(accelerator: str = "auto") -> list[jax.Device]:
     if accelerator not in KINDS:
         raise ValueError(f"accelerator must be one of {', '.join(KINDS)}, got {accelerator!r}")
     try:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        if cores == 1:
+            os.environ.setdefault("NPROC", "2")  # XLA rounds in another way without a thread pool
+        jax.config.update("jax_num_cpu_devices", cores)
     except (RuntimeError, AttributeError):
         pass  # JAX is already running, or the system does not tell: the devices stay as they are
     if accelerator == "cpu":

@@ -89,7 +89,7 @@ class SearchConfig(TaskConfig):
     hurdle_quantile: float = 0.5
     """The part of the children before it that a child must beat at a hurdle."""
     finalists: int = 5
-    """Best rules to train again at the end, beside the standard optimizers."""
+    """Best rules to train again at the end, beside the standard optimizers; none if 0."""
     final_seeds: int = 5
     """Fresh seeds for each of them."""
     final_epochs: int | None = None

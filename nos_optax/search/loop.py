@@ -177,6 +177,8 @@ def train_again(
 
 def _finals(engine: Engine, found: Sequence[Candidate], config: SearchConfig) -> list[Result]:
     """Train the best candidates and the standard optimizers again, with fresh seeds."""
+    if config.finalists == 0:
+        return []
     names = [f"found {i + 1}" for i in range(len(found))]
     programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
     programs |= {name: encode(rule) for name, rule in STANDARD.items()}

@@ -286,7 +286,9 @@ def _devices(accelerator: str) -> list[jax.Device]:
     if accelerator != "cpu":
         jax.config.update("jax_platforms", None)  # the driver's JAX_PLATFORMS comes along
         return select_devices(accelerator)
-    os.environ["NPROC"] = "1"  # XLA's threads; by default as many as the machine has cores
+    # XLA's threads, by default as many as the machine has cores. Two and more round alike; one,
+    # without a thread pool, rounds in another way.
+    os.environ["NPROC"] = "2"
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
     return jax.local_devices(backend="cpu")
