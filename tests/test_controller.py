@@ -356,7 +356,11 @@ def expected_bandit_reward(controller, params, num_choices):
 
 @pytest.mark.parametrize(
     ("preset", "num_updates", "gain"),
-    [("default", 20, 0.5), ("paper", 50, 5e-4)],  # the paper's 1e-5 needs thousands of samples
+    [
+        ("default", 20, 0.5),
+        # the paper's 1e-5 needs thousands of samples
+        pytest.param("paper", 50, 5e-4, marks=pytest.mark.slow),
+    ],
 )
 def test_presets_climb_a_bandit(preset, num_updates, gain):
     num_choices = (5, 4)

@@ -113,6 +113,7 @@ def test_padding_a_program_changes_nothing(trainer, evaluation):
     chex.assert_trees_all_equal(rows(trainer.evaluate(short, seed=3), [0]), rows(evaluation, [0]))
 
 
+@pytest.mark.slow
 def test_longer_training_is_an_argument(programs, evaluation):
     longer = make_trainer(max_epochs=6)
     chex.assert_trees_all_equal(longer.evaluate(programs, seed=3), evaluation)
@@ -126,7 +127,7 @@ def test_longer_training_is_an_argument(programs, evaluation):
         make_trainer(max_epochs=1)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("lanes", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_hurdles_stop_children_and_nothing_else(programs, lanes):
     protocol = dataclasses.replace(PROTOCOL, hurdle_epochs=(1, 3), epochs=4)
     trainer = make_trainer(protocol=protocol, lanes=lanes)
@@ -333,10 +334,10 @@ def test_convnet_equals_flax_layers(shape):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), updated["batch_stats"]
 
-    (value, new), g = jax.value_and_grad(child.loss, has_aux=True)(
+    (value, new), g = jax.jit(jax.value_and_grad(child.loss, has_aux=True))(
         params, statistics, images, labels
     )
-    (expected, stats), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+    (expected, stats), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for i in range(2):
         mean, variance = new.moments[i]
@@ -439,7 +440,9 @@ def waves(trees):
     return sum(jnp.sum(jnp.sin(x + jnp.arange(x.size).reshape(x.shape))) for x in leaves)
 
 
-@pytest.mark.parametrize("batch", [1, 6, 7])
+@pytest.mark.parametrize(
+    "batch", [6, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 7))]
+)
 def test_layers_equal_a_plain_convolution_whole_and_in_parts(batch):
     x = jax.random.normal(jax.random.key(0), (batch, 6, 4, 3))
     kernel = jax.random.normal(jax.random.key(1), (27, 4))
@@ -453,12 +456,15 @@ def test_layers_equal_a_plain_convolution_whole_and_in_parts(batch):
     def plain_layer(x, kernel):
         return waves(plain_pool(plain_convolution(x, kernel)))
 
-    value, (x_gradient, kernel_gradient) = jax.value_and_grad(plain_layer, (0, 1))(x, kernel)
+    plain = jax.jit(jax.value_and_grad(plain_layer, (0, 1)))
+    value, (x_gradient, kernel_gradient) = plain(x, kernel)
+    images_layer = jax.jit(jax.value_and_grad(image_layer, 1), static_argnums=2)
+    features_layer = jax.jit(jax.value_and_grad(feature_layer, (0, 1)), static_argnums=2)
     image_bytes = 6 * (16 * 3 + 4 * 4) * 4
     for cache_bytes in (None, 1, image_bytes, 3 * image_bytes, 1000 * image_bytes):
-        images = jax.value_and_grad(image_layer, 1)(x, kernel, cache_bytes)
+        images = images_layer(x, kernel, cache_bytes)
         chex.assert_trees_all_close(images, (value, kernel_gradient), rtol=1e-3, atol=1e-3)
-        features = jax.value_and_grad(feature_layer, (0, 1))(x, kernel, cache_bytes)
+        features = features_layer(x, kernel, cache_bytes)
         expected = (value, (x_gradient, kernel_gradient))
         chex.assert_trees_all_close(features, expected, rtol=1e-3, atol=1e-3)
 
@@ -487,9 +493,9 @@ def test_falling_scales_pool_minima():
     net, variables = ReferenceNet(2, 3), reference_variables(child, flipped)
     logits, _ = net.apply(variables, images, train=True, mutable=["batch_stats"])
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    value, new = child.loss(flipped, statistics, images, labels)
+    value, new = jax.jit(child.loss)(flipped, statistics, images, labels)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert np.isfinite(child.logits(flipped, new, images)).all()
+    assert np.isfinite(jax.jit(child.logits)(flipped, new, images)).all()
 
 
 def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
