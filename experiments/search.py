@@ -9,6 +9,7 @@ Writes:   runs/DATE-TIME: config.json, history.sqlite, checkpoints, and at the e
           rewards.png, results.json, best/*.py
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -126,8 +127,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         message = "interrupted"
-        if out is not None and (out / "history.sqlite").exists():
-            kept = len(read_candidates(out))
+        with contextlib.suppress(OSError):  # there is no history yet, or the disk is full
+            kept = len(read_candidates(out or Path()))
             message += f"; {out} holds {kept} candidates. Go on: --resume --out {out}"
         print(message, file=sys.stderr, flush=True)
         os._exit(130)  # at once: sys.exit would wait for the population that is being trained
