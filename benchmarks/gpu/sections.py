@@ -1,5 +1,6 @@
 """The measurements, one section each: they yield (name, finding) as soon as it is known."""
 
+import importlib
 import math
 import sys
 import time
@@ -189,7 +190,7 @@ def interpreter(bench: Bench) -> Findings:
 def pytorch(bench: Bench) -> Findings:
     """Evaluate a few surviving rules one after another in PyTorch, eager and compiled."""
     try:
-        import torch
+        torch = importlib.import_module("torch")
 
         sys.path.append(str(Path(__file__).parents[1]))
         from peers.pytorch_loop import Loop
