@@ -103,7 +103,7 @@ def _sample(
         while len(judge.candidates) < config.samples:
             tokens = strategy.ask(size)
             begun = len(judge.candidates) % size  # where a run ended that is longer now
-            _check_same(config, tokens[:begun], judge.candidates[-begun:])
+            _check_same(config, tokens, judge.candidates[len(judge.candidates) - begun :])
             judge(tokens[begun:][: config.samples - len(judge.candidates)])
             if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
                 strategy.tell(tokens, _rewards(judge.candidates[-size:]))
