@@ -25,7 +25,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -37,7 +37,6 @@ from rich.table import Table
 from scipy import stats
 
 from nos_optax.grammar import Program, encode
-from nos_optax.population import Evaluation, PopulationTrainer
 from nos_optax.search import (
     FRESH_SEEDS,
     AcceleratorError,
@@ -49,10 +48,8 @@ from nos_optax.search import (
     enable_compilation_cache,
     load_dataset,
     search,
-    select_devices,
     train_again,
 )
-from nos_optax.search.engine import trainer_facts
 from nos_optax.search.report import STANDARD, STANDARD_ITERATIONS, Result
 
 BASELINE = "random"
@@ -255,46 +252,19 @@ class Run(NamedTuple):
 # The experiment.
 
 
-class SubsetEngine:
-    """Evaluates on the first validation images alone; they are a random part of all."""
-
-    def __init__(self, config: SearchConfig, iterations: int, images: int):
-        whole = load_dataset(config)
-        self.trainer = PopulationTrainer(
-            dataclasses.replace(
-                whole,
-                validation_images=whole.validation_images[:images],
-                validation_labels=whole.validation_labels[:images],
-            ),
-            config.protocol(),
-            iterations=iterations,
-            lanes=config.lanes,
-            devices=select_devices(config.accelerator),
-        )
-        self.chance, self.facts = self.trainer.chance, trainer_facts(self.trainer)
-
-    def evaluate(
-        self,
-        programs: np.ndarray,
-        seed: int,
-        epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
-    ) -> Iterator[tuple[np.ndarray, Evaluation]]:
-        """Yield all rows at once."""
-        yield np.arange(len(programs)), self.trainer.evaluate(programs, seed, epochs, hurdles)
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
 def make_engine(arguments: Arguments) -> Engine:
     """Return where all searches are evaluated: compiled once."""
     config = arguments.search_config(BASELINE, seed=0)
     iterations = max(arguments.iterations, STANDARD_ITERATIONS)
     images = VALIDATION.get((arguments.dataset, arguments.scale))
-    if images is None:
-        return LocalEngine(config, iterations)
-    return SubsetEngine(config, iterations, images)
+    dataset = load_dataset(config)
+    # The first validation images are a random part of all.
+    few = dataclasses.replace(
+        dataset,
+        validation_images=dataset.validation_images[:images],
+        validation_labels=dataset.validation_labels[:images],
+    )
+    return LocalEngine(config, iterations, few)
 
 
 def run_searches(arguments: Arguments, engine: Engine, console: Console) -> list[Run]:

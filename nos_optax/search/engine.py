@@ -64,6 +64,7 @@ class LocalEngine:
     Args:
         config: the task.
         iterations: the length of the longest program.
+        dataset: what the children train on; the configuration's where None.
 
     Raises:
         AcceleratorError: the accelerator is absent.
@@ -71,8 +72,9 @@ class LocalEngine:
         ValueError: the training examples do not fill a minibatch.
     """
 
-    def __init__(self, config: TaskConfig, iterations: int):
-        self.trainer = make_trainer(config, iterations, select_devices(config.accelerator))
+    def __init__(self, config: TaskConfig, iterations: int, dataset: Dataset | None = None):
+        devices = select_devices(config.accelerator)
+        self.trainer = make_trainer(config, iterations, devices, dataset)
         self.chance = self.trainer.chance
         self.facts = trainer_facts(self.trainer)
         self._thread = ThreadPoolExecutor(1)
@@ -123,7 +125,10 @@ def load_dataset(config: TaskConfig) -> Dataset:
 
 
 def make_trainer(
-    config: TaskConfig, iterations: int, devices: list[jax.Device]
+    config: TaskConfig,
+    iterations: int,
+    devices: list[jax.Device],
+    dataset: Dataset | None = None,
 ) -> PopulationTrainer:
     """Return the trainer of a task.
 
@@ -131,8 +136,9 @@ def make_trainer(
         config: the task; its `accelerator` is ignored.
         iterations: the length of the longest program.
         devices: where the children train.
+        dataset: what they train on; the configuration's where None.
     """
-    dataset = load_dataset(config)
+    dataset = dataset or load_dataset(config)
     return PopulationTrainer(
         dataset,
         config.protocol(),
