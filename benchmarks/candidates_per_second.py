@@ -63,7 +63,7 @@ def main() -> None:
 
     loops = {"nos_optax": lambda: trainer.evaluate(programs).reward}
     for peer in args.peers:
-        if (loop := make_loop(peer, trainer)) is not None:
+        if (loop := make_loop(peer, trainer, dataset)) is not None:
             loops[peer] = lambda loop=loop: np.array([loop.reward(p) for p in programs])
     rows: dict[str, dict] = {name: {"seconds": []} for name in loops}
     for repeat in range(args.repeats):
@@ -94,18 +94,18 @@ def main() -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def make_loop(peer: str, trainer):
+def make_loop(peer: str, trainer, dataset):
     """Return a peer's loop, or None where its library is absent."""
     if peer == "optax":
         from peers.optax_loop import Loop
 
-        return Loop(trainer)
+        return Loop(trainer, dataset)
     try:
         from peers.pytorch_loop import Loop
     except ImportError as error:
         print(f"{peer}: left out, {error}")
         return None
-    return Loop(trainer)
+    return Loop(trainer, dataset)
 
 
 def report(name: str, rows: dict) -> None:

@@ -46,6 +46,7 @@ from nos_optax.population.convolution import (
     pool,
 )
 from nos_optax.population.lanes import short_trainer
+from nos_optax.population.task import paper_child
 from nos_optax.population.training import Arrays
 
 BATCH = 100
@@ -68,12 +69,17 @@ class Data(NamedTuple):
     rule: tuple[jax.Array, jax.Array, ProgramState]  # program, streams, state
 
 
-def parts(net: ConvNet) -> dict[str, Callable]:
+def standardise(dataset: Dataset, images: jax.Array) -> jax.Array:
+    """Return images as the network takes them."""
+    return (images.astype(jnp.float32) - dataset.mean) / dataset.std
+
+
+def parts(net: ConvNet, dataset: Dataset) -> dict[str, Callable]:
     """Return what is timed, functions of the parameters, the data and the number of the step."""
 
     def minibatch(params, data, i):
         rows = data.order[i]
-        return data.arrays.standardise(data.arrays.train_images[rows])
+        return standardise(dataset, data.arrays.train[0][rows])
 
     def layer1(params, data, i):
         return _convolve_and_pool(
@@ -113,8 +119,8 @@ def parts(net: ConvNet) -> dict[str, Callable]:
         return w - 1e-3 * update, state
 
     def validation(params, data, i):
-        images = jax.lax.dynamic_slice_in_dim(data.arrays.train_images, i % 2 * 250, 250)
-        return net.logits(params, data.statistics, data.arrays.standardise(images))
+        images = jax.lax.dynamic_slice_in_dim(data.arrays.train[0], i % 2 * 250, 250)
+        return net.logits(params, data.statistics, standardise(dataset, images))
 
     functions = (minibatch, layer1, layer1_and_back, moments_and_back, layer2, layer2_and_back)
     return {f.__name__: f for f in (*functions, gradient_step, rule, validation)}
@@ -145,11 +151,17 @@ def random_dataset(name: str, shape: tuple[int, int, int], steps: int) -> Datase
     return Dataset.from_images(name, *draw(BATCH * steps), *draw(250), 10)
 
 
-def make_data(trainer: PopulationTrainer, params: jax.Array, statistics: Statistics) -> Data:
-    net, arrays = trainer.net, trainer._arrays
+def make_data(
+    trainer: PopulationTrainer,
+    net: ConvNet,
+    dataset: Dataset,
+    params: jax.Array,
+    statistics: Statistics,
+) -> Data:
+    arrays = trainer._arrays
     order = jnp.asarray(trainer._order(0))
-    images = arrays.standardise(arrays.train_images[order[:2]])
-    labels = arrays.train_labels[order[0]]
+    images = standardise(dataset, arrays.train[0][order[:2]])
+    labels = arrays.train[1][order[0]]
     p = net.unflatten(params)
     maxima = convolve_and_pool(images[0], p["conv1"])
     _, statistics = net.loss(params, statistics, images[0], labels)
@@ -167,21 +179,16 @@ def make_data(trainer: PopulationTrainer, params: jax.Array, statistics: Statist
 def profile(name: str, rounds: int) -> dict:
     """Return the rows of one shape's table."""
     shape, steps = SHAPES[name]
-    trainer = short_trainer(
-        random_dataset(name, shape, steps),
-        Protocol(batch_size=BATCH),
-        2,
-        jax.devices()[0],
-        1,
-        steps,
-    )
-    net = trainer.net
+    dataset = random_dataset(name, shape, steps)
+    device = jax.devices()[0]
+    trainer = short_trainer(dataset, Protocol(batch_size=BATCH), 2, device, 1, steps)
+    net = paper_child(dataset, device)
     params, statistics = net.init(jax.random.key(0))
-    data = make_data(trainer, params, statistics)
+    data = make_data(trainer, net, dataset, params, statistics)
     matrices = jax.random.normal(jax.random.key(2), (2, MATRIX, MATRIX))
     product = jax.jit(jnp.matmul)
     calls: dict[str, Callable] = {
-        key: partial(looped(part, steps), params, data) for key, part in parts(net).items()
+        key: partial(looped(part, steps), params, data) for key, part in parts(net, dataset).items()
     }
     calls["trainer"] = lambda: trainer.evaluate(encode(RULE, 2).array[None])
     calls["peak"] = lambda: product(*matrices)

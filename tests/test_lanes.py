@@ -123,8 +123,8 @@ def test_a_small_population_has_few_lanes(digits):
     # Full lanes cost the same everywhere: what differs is how many stay empty.
     protocol = dataclasses.replace(PROTOCOL, learning_rates=(0.1, 0.2, 0.3, 0.4))
     seconds = {16: 1.0, 32: 0.99, 512: 0.98}
-    assert best_lanes(seconds, digits, protocol, share=8) == 16
-    assert best_lanes(seconds, digits, protocol, share=1024) == 512
+    assert best_lanes(seconds, 200, protocol, share=8) == 16
+    assert best_lanes(seconds, 200, protocol, share=1024) == 512
 
 
 def test_devices_share_the_population(digits, tmp_path, clock):

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, scale_by_rule
-from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol
+from nos_optax.population import STATUSES, ConvNet, Dataset, PopulationTrainer, Protocol, image_task
 from nos_optax.population.convnet import DECAY, EPSILON
 from nos_optax.population.convolution import convolve, convolve_and_pool, image_moments, pool
 
@@ -45,13 +45,17 @@ def blobs(train=200, validation=110, shape=(8, 8, 1), classes=4, seed=0) -> Data
     )
 
 
-def make_trainer(**options) -> PopulationTrainer:
-    dataset = options.pop("dataset", None) or blobs()
-    child = ConvNet(
+def make_child(dataset: Dataset) -> ConvNet:
+    return ConvNet(
         dataset.train_images.shape[1:], dataset.num_classes, filters=8, cache_bytes=2**20
     )
+
+
+def make_trainer(**options) -> PopulationTrainer:
+    dataset = options.pop("dataset", None) or blobs()
     protocol = options.pop("protocol", PROTOCOL)
-    return PopulationTrainer(dataset, protocol, child, iterations=3, capacity=16, **options)
+    task = image_task(dataset, make_child(dataset))
+    return PopulationTrainer(task, protocol, iterations=3, capacity=16, **options)
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +264,9 @@ def reference_variables(child: ConvNet, params) -> dict:
     }
 
 
-def reference_accuracy(trainer, rule, rate, order, seed):
+def reference_accuracy(data, rule, rate, order, seed):
     """Train one child with flax layers and the static evaluator, one jitted step a minibatch."""
-    data, child = trainer.dataset, trainer.net
+    child = make_child(data)
     init_key, rule_key = jax.random.split(jax.random.key(seed))
     variables = reference_variables(child, child.init(init_key)[0])
     net = ReferenceNet(child.filters, child.num_classes)
@@ -306,14 +310,14 @@ def test_the_trainer_equals_a_plain_reference(shape):
     sweep, training = order[: trainer.sweep_steps], order[trainer.sweep_steps :]
     for i, rule in enumerate(rules):
         expected = [
-            reference_accuracy(trainer, rule, rate, sweep, 1) for rate in PROTOCOL.learning_rates
+            reference_accuracy(dataset, rule, rate, sweep, 1) for rate in PROTOCOL.learning_rates
         ]
         # An image on the edge between two classes may fall to either side: rounding, not logic.
         np.testing.assert_allclose(evaluation.sweep[i], expected, atol=2.1 / 60)
         if STATUSES[evaluation.status[i]] == "trained":
             rate = evaluation.learning_rate[i]
             assert rate == np.float32(PROTOCOL.learning_rates[np.argmax(evaluation.sweep[i])])
-            reward = reference_accuracy(trainer, rule, rate, training, 1)
+            reward = reference_accuracy(dataset, rule, rate, training, 1)
             assert abs(evaluation.reward[i] - reward) <= 2.1 / 60
 
 

@@ -20,6 +20,7 @@ from nos_optax.grammar import encode, parse
 from nos_optax.population import PopulationTrainer, training
 from nos_optax.population.lanes import best_lanes, short_trainer
 from nos_optax.population.protocol import TRAINED
+from nos_optax.population.task import paper_child
 
 Findings = Iterator[tuple[str, object]]
 
@@ -42,7 +43,9 @@ def lanes(bench: Bench) -> Findings:
             | peak_memory(bench.device)
         )
         yield "rows", rows
-        best = best_lanes(seconds, bench.dataset, bench.size.protocol, bench.size.random)
+        best = best_lanes(
+            seconds, len(bench.dataset.train_images), bench.size.protocol, bench.size.random
+        )
         yield "best", best
 
 
@@ -69,7 +72,7 @@ def floor(bench: Bench) -> Findings:
     """Compare a child's step with its arithmetic, its memory traffic and what the card can do."""
     size, count = bench.size, bench.lanes
     step_trainer, _ = bench.step_trainer(count)
-    net = step_trainer.net
+    net = paper_child(bench.dataset, bench.device)
     paper = on_paper(net, size.protocol.batch_size, count)
     yield "on_paper", paper._asdict() | {"product_flops": paper.product_flops, "flops": paper.flops}
 
@@ -209,7 +212,7 @@ def pytorch(bench: Bench) -> Findings:
         if compile_child and on_cpu:
             yield name, {"left out": "on CPU: it compiles for half a minute"}
             continue
-        loop = Loop(trainer, "cpu" if on_cpu else "cuda", compile_child)
+        loop = Loop(trainer, bench.dataset, "cpu" if on_cpu else "cuda", compile_child)
         order = torch.tensor(trainer._order(0)).long().to(loop.device)
         start = time.perf_counter()
         loop.train_child(parse("g").expression, 1e-3, order[:5], 0)

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from nos_optax.grammar import decode, scale_by_rule
-from nos_optax.population import PopulationTrainer
+from nos_optax.population import Dataset, PopulationTrainer
+from nos_optax.population.task import paper_child
 
 
 class Child(nn.Module):
@@ -33,10 +34,9 @@ class Child(nn.Module):
 class Loop:
     """Evaluates candidates one after another, by the protocol of a `PopulationTrainer`."""
 
-    def __init__(self, trainer: PopulationTrainer):
+    def __init__(self, trainer: PopulationTrainer, data: Dataset):
         self.trainer = trainer
-        data = trainer.dataset
-        self.net = Child(trainer.net.filters, data.num_classes)
+        self.net = Child(paper_child(data).filters, data.num_classes)
         standard = lambda x: jnp.asarray((x.astype(np.float32) - data.mean) / data.std)  # noqa: E731
         self.train = standard(data.train_images), jnp.asarray(data.train_labels)
         self.valid = standard(data.validation_images), jnp.asarray(data.validation_labels)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from nos_optax.grammar import decode
 from nos_optax.grammar.expression import Binary, Constant, Expression, Operand, Unary
 from nos_optax.population import Dataset, PopulationTrainer
+from nos_optax.population.task import paper_child
 
 DELTA = 1e-8
 
@@ -94,9 +95,10 @@ BINARY = {
 class Loop:
     """Evaluates candidates one after another, by the protocol of a `PopulationTrainer`."""
 
-    def __init__(self, trainer: PopulationTrainer, device: str = "cpu", compile_child=False):
-        self.trainer, self.device = trainer, device
-        data: Dataset = trainer.dataset
+    def __init__(
+        self, trainer: PopulationTrainer, data: Dataset, device: str = "cpu", compile_child=False
+    ):
+        self.trainer, self.device, self.net = trainer, device, paper_child(data)
         self.train = self._load(data.train_images, data), torch.tensor(data.train_labels).long()
         self.valid = (
             self._load(data.validation_images, data),
@@ -128,7 +130,7 @@ class Loop:
     def train_child(self, expression: Expression, rate: float, order, seed: int) -> float:
         """Train one child and return its validation accuracy; -1 if it diverges."""
         torch.manual_seed(seed)
-        net = self.trainer.net
+        net = self.net
         child = Child(net.image_shape, net.num_classes, net.filters).to(self.device)
         child = child.to(memory_format=torch.channels_last)
         flat = torch.cat([p.detach().reshape(-1) for p in child.parameters()])

@@ -21,15 +21,16 @@ import numpy as np
 from nos_optax.grammar import encode
 from nos_optax.population.data import Dataset
 from nos_optax.population.protocol import Protocol
+from nos_optax.population.task import Task, image_task, paper_child
 from nos_optax.population.trainer import PopulationTrainer
 
 SIZES = (16, 32, 64, 128, 256, 512)
 GAIN = 0.05  # what a doubling must save, of the time per child, for the next to be tried
-VALIDATION_IMAGES = 250  # so that validation takes its memory and next to no time
+VALIDATION_EXAMPLES = 250  # so that validation takes its memory and next to no time
 
 
 def choose_lanes(
-    dataset: Dataset,
+    task: Task | Dataset,
     protocol: Protocol,
     iterations: int,
     devices: Sequence[jax.Device],
@@ -39,7 +40,7 @@ def choose_lanes(
     """Return the fastest number of lanes, from the store or by a measurement of about a minute.
 
     Args:
-        dataset: what the children train on.
+        task: what the children are; a data set of images stands for the paper's ConvNet on it.
         protocol: how a candidate earns its reward.
         iterations: the length of the longest program.
         devices: the devices that share a population, all of one kind; the first is measured.
@@ -51,45 +52,53 @@ def choose_lanes(
     """
     if devices[0].platform == "cpu":
         return 1
-    task = (*dataset.train_images.shape[1:], dataset.num_classes, protocol.batch_size, iterations)
-    name = "_".join(map(str, ("lanes", devices[0].device_kind, jax.__version__, *task)))
+    if isinstance(task, Dataset):
+        task = image_task(task, paper_child(task, devices[0]))
+    shapes = [x.shape[1:] for x in jax.tree.leaves(task.train)]
+    facts = devices[0].device_kind, jax.__version__, task.num_params, shapes, protocol.batch_size
+    name = "_".join(map(str, ("lanes", *facts, iterations)))
     file = store / (re.sub(r"\W+", "_", name) + ".json")
     try:
         seconds = {int(lanes): float(s) for lanes, s in json.loads(file.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours
         seconds = {}
     if not seconds:
-        seconds = measure_lanes(dataset, protocol, iterations, devices[0])
+        seconds = measure_lanes(task, protocol, iterations, devices[0])
         if not seconds:
             return SIZES[0]  # the trainer halves it; the memory may be free another time
         with contextlib.suppress(OSError):
             store.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(seconds))
-    return best_lanes(seconds, dataset, protocol, -(-population // len(devices)))
+    return best_lanes(
+        seconds, task.num_examples(task.train), protocol, -(-population // len(devices))
+    )
 
 
 def measure_lanes(
-    dataset: Dataset, protocol: Protocol, iterations: int, device: jax.Device
+    task: Task | Dataset, protocol: Protocol, iterations: int, device: jax.Device
 ) -> dict[int, float]:
     """Return lanes and their seconds per child and step, while more are faster and fit."""
     seconds: dict[int, float] = {}
     for lanes in SIZES:
-        now = child_step_seconds(dataset, protocol, iterations, device, lanes)
+        now = child_step_seconds(task, protocol, iterations, device, lanes)
         if not now < (1 - GAIN) * min(seconds.values(), default=math.inf):
             break
         seconds[lanes] = now
     return seconds
 
 
-def best_lanes(
-    seconds: Mapping[int, float], dataset: Dataset, protocol: Protocol, share: int
-) -> int:
+def best_lanes(seconds: Mapping[int, float], examples: int, protocol: Protocol, share: int) -> int:
     """Return the lanes with which a device evaluates its share of a population fastest.
 
     Half of the candidates are taken to survive the sweep: more than at the start of a search, fewer
     than at its end.
+
+    Args:
+        seconds: per child and step, for each number of lanes.
+        examples: in the training set.
+        protocol: how a candidate earns its reward.
+        share: candidates of one device.
     """
-    examples = len(dataset.train_images)
     sweep_steps = max(1, min(protocol.sweep_examples, examples) // protocol.batch_size)
     train_steps = examples // protocol.batch_size * protocol.epochs
     swept, trained = share * len(protocol.learning_rates), -(-share // 2)
@@ -103,10 +112,10 @@ def best_lanes(
 
 
 def child_step_seconds(
-    dataset: Dataset, protocol: Protocol, iterations: int, device: jax.Device, lanes: int
+    task: Task | Dataset, protocol: Protocol, iterations: int, device: jax.Device, lanes: int
 ) -> float:
     """Return the median seconds per child and step with all lanes full; inf if they do not fit."""
-    trainer = short_trainer(dataset, protocol, iterations, device, lanes)
+    trainer = short_trainer(task, protocol, iterations, device, lanes)
     programs = np.stack([encode("g", iterations).array] * lanes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the trainer's own, which halves the lanes
@@ -122,7 +131,7 @@ def child_step_seconds(
 
 
 def short_trainer(
-    dataset: Dataset,
+    task: Task | Dataset,
     protocol: Protocol,
     iterations: int,
     device: jax.Device,
@@ -134,10 +143,12 @@ def short_trainer(
     One learning rate, too small for `g` to diverge, and a margin that no child reaches, so that
     there is no training after the sweep.
     """
+    if isinstance(task, Dataset):
+        task = image_task(task, paper_child(task, device))
     few = dataclasses.replace(
-        dataset,
-        validation_images=dataset.validation_images[:VALIDATION_IMAGES],
-        validation_labels=dataset.validation_labels[:VALIDATION_IMAGES],
+        task,
+        validation=jax.tree.map(lambda x: x[:VALIDATION_EXAMPLES], task.validation),
+        perfect=math.inf,
     )
     examples = steps * protocol.batch_size
     short = Protocol((1e-5,), protocol.batch_size, examples, epochs=1, margin=1e9)

@@ -17,7 +17,6 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import program_streams
 from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
-from nos_optax.population.convnet import ConvNet
 from nos_optax.population.data import Dataset
 from nos_optax.population.protocol import (
     DEAD,
@@ -27,10 +26,15 @@ from nos_optax.population.protocol import (
     Evaluation,
     Protocol,
 )
-from nos_optax.population.training import Arrays, Candidate, Minibatches, train
-
-VALIDATION_CHUNK = 250  # images that pass through a network at once
-CPU_CACHE_BYTES = 2**20  # of a core's second level
+from nos_optax.population.task import Task, image_task, paper_child
+from nos_optax.population.training import (
+    Arrays,
+    Candidate,
+    Minibatches,
+    cut,
+    new_child,
+    train,
+)
 
 
 class PopulationTrainer:
@@ -40,9 +44,9 @@ class PopulationTrainer:
     place, the size of the population, nor (with one lane) the number of devices.
 
     Args:
-        dataset: images and labels; they are kept on the devices as uint8.
+        task: what the children are, and their data, which is kept on the devices; a data set of
+            images stands for the paper's ConvNet on it.
         protocol: how a candidate earns its reward.
-        net: the child; the paper's ConvNet for the dataset's images where None.
         iterations: the length of the longest program.
         capacity: candidates in one call of the compiled program; larger populations take several,
             smaller ones leave room, which costs nothing.
@@ -53,7 +57,7 @@ class PopulationTrainer:
             None.
 
     Raises:
-        ValueError: the dataset has fewer training examples than a minibatch, or `lanes` or
+        ValueError: the task has fewer training examples than a minibatch, or `lanes` or
             `capacity` is not positive.
 
     Example:
@@ -68,9 +72,8 @@ class PopulationTrainer:
 
     def __init__(
         self,
-        dataset: Dataset,
+        task: Task | Dataset,
         protocol: Protocol = Protocol(),  # noqa: B008
-        net: ConvNet | None = None,
         iterations: int = MAX_ITERATIONS,
         capacity: int = 256,
         lanes: int | None = None,
@@ -78,21 +81,17 @@ class PopulationTrainer:
         max_epochs: int | None = None,
     ):
         devices = devices or jax.local_devices()
-        self.dataset = dataset
-        self.protocol = protocol
         on_cpu = devices[0].platform == "cpu"
-        self.net = net or ConvNet(
-            dataset.train_images.shape[1:],
-            dataset.num_classes,
-            cache_bytes=CPU_CACHE_BYTES if on_cpu else None,
-        )
+        if isinstance(task, Dataset):
+            task = image_task(task, paper_child(task, devices[0]))
+        self.task, self.protocol = task, protocol
         self.iterations = iterations
         self.lanes = (1 if on_cpu else 64) if lanes is None else lanes
         if self.lanes < 1 or capacity < 1:
             raise ValueError(f"lanes and capacity must be at least 1, got {lanes} and {capacity}")
         self._share = -(-capacity // len(devices))  # candidates of one device in one call
 
-        examples = len(dataset.train_images)
+        examples = task.num_examples(task.train)
         if examples < protocol.batch_size:
             raise ValueError(
                 f"{examples} training examples do not fill a minibatch of {protocol.batch_size}; "
@@ -104,16 +103,13 @@ class PopulationTrainer:
         self.max_epochs = max_epochs or protocol.epochs
         if self.max_epochs < protocol.epochs:
             raise ValueError(f"max_epochs must be at least {protocol.epochs}, got {max_epochs}")
-        self.chance = 1 / dataset.num_classes
-        # Accuracy that a constant prediction cannot reach but by luck.
-        counts = np.bincount(dataset.validation_labels, minlength=dataset.num_classes)
-        commonest = counts.max() / counts.sum()
-        error = np.sqrt(commonest * (1 - commonest) / counts.sum())
-        self.threshold = float(commonest + protocol.margin * error)
+        self.chance, self.threshold = task.chance, task.threshold(protocol.margin)
+        self._validation_examples = task.num_examples(task.validation)
 
         self.mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self.mesh, PartitionSpec())
-        self._arrays = Arrays(*jax.device_put(_chunked(dataset), replicated))
+        validation = cut(task.validation, task.evaluation_batch)
+        self._arrays = jax.device_put(Arrays(task.train, validation), replicated)
         self._evaluate = self._compile()
 
     def _compile(self):
@@ -157,7 +153,7 @@ class PopulationTrainer:
             programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
             seed: of the initial weights, the order of the examples and the rules' random numbers.
             epochs: of the training after the sweep; the protocol's where None.
-            hurdles: accuracy that lets a child go on after each of the protocol's `hurdle_epochs`;
+            hurdles: score that lets a child go on after each of the protocol's `hurdle_epochs`;
                 where None all go on.
 
         Returns:
@@ -188,14 +184,13 @@ class PopulationTrainer:
                 f"epochs must be after the hurdles {hurdle_epochs} and at most max_epochs="
                 f"{self.max_epochs}, got {epochs}"
             )
-        hurdles = [-1.0] * len(hurdle_epochs) if hurdles is None else list(hurdles)
+        hurdles = [-np.inf] * len(hurdle_epochs) if hurdles is None else list(hurdles)
         if len(hurdles) != len(hurdle_epochs):
             raise ValueError(f"give a hurdle for each of the epochs {hurdle_epochs}, got {hurdles}")
         ends = np.array([*hurdle_epochs, epochs], np.int32) * np.int32(self.epoch_steps)
-        # Between two numbers of images, so that neither rounding decides, nor that of the hurdles.
-        images = np.array([*hurdles, -1.0]) * len(self.dataset.validation_labels)
-        images = np.ceil(images - 0.25) - 0.5
-        return self._order(seed), ends, images.astype(np.float32), jax.random.key(seed)
+        # A quarter of an example less, so that no rounding decides.
+        least = np.array([*hurdles, -np.inf]) * self._validation_examples - 0.25
+        return self._order(seed), ends, least.astype(np.float32), jax.random.key(seed)
 
     def _evaluate_part(self, programs: np.ndarray, run: tuple) -> Evaluation:
         """Evaluate at most `capacity` programs, dealt out to the devices like cards."""
@@ -221,10 +216,11 @@ class PopulationTrainer:
 
     def _order(self, seed: int) -> np.ndarray:
         """Return the examples of each minibatch: the sweep's, then those of `max_epochs` epochs."""
-        batch, examples = self.protocol.batch_size, len(self.dataset.train_images)
-        rng = np.random.default_rng(seed)
-        sweep = rng.permutation(max(batch, min(self.protocol.sweep_examples, examples)))
-        epochs = [rng.permutation(examples) for _ in range(self.max_epochs)]
+        batch, examples = self.protocol.batch_size, self.task.num_examples(self.task.train)
+        rng = np.random.default_rng(seed) if self.task.shuffle else None
+        permutation = np.arange if rng is None else rng.permutation
+        sweep = permutation(max(batch, min(self.protocol.sweep_examples, examples)))
+        epochs = [permutation(examples) for _ in range(self.max_epochs)]
         full = [x[: len(x) // batch * batch] for x in (sweep, *epochs)]
         return np.concatenate(full).reshape(-1, batch).astype(np.int32)
 
@@ -232,6 +228,8 @@ class PopulationTrainer:
         """Evaluate one device's candidates `[p, G, 5]`, of which the first `counts[0]` are real."""
         streams = jax.vmap(program_streams)(programs)
         sweep_tasks = self._sweep_tasks(len(programs), counts[0])
+        init_key, *keys = jax.random.split(key, 3)
+        start = new_child(self.task, init_key)
 
         def phase(sweep, training):
             # The sweep and the training are one compiled loop with other tasks.
@@ -246,7 +244,7 @@ class PopulationTrainer:
                 rounds=jnp.where(training, len(ends), 1),
             )
             candidates = Candidate(programs[task], streams[task], rate)
-            curves = self._train_all(candidates, count, minibatches, arrays, key)
+            curves = self._train_all(start, candidates, count, minibatches, arrays, keys)
             return jnp.where(training, sweep, curves[:, 0].reshape(sweep.shape)), (task, curves)
 
         nothing = jnp.full((len(programs), len(self.protocol.learning_rates)), jnp.nan)
@@ -256,7 +254,7 @@ class PopulationTrainer:
 
         learned, best_rate = self._survivors(sweep)
         curve = jnp.where(learned[:, None], curve, jnp.nan)
-        failed = curve * len(self.dataset.validation_labels) < hurdles
+        failed = curve * self._validation_examples < hurdles
         stopped, trained = failed.any(axis=1), jnp.isfinite(curve[:, -1])
         diverged = jnp.where(learned, ~trained, jnp.all(jnp.isnan(sweep), axis=1))
         status = jnp.where(diverged, DIVERGED, DEAD)
@@ -267,9 +265,11 @@ class PopulationTrainer:
     def _survivors(self, sweep):
         """Return which candidates left chance `[p]`, and their best learning rates `[p]`."""
         rates = jnp.array(self.protocol.learning_rates, jnp.float32)
-        scores = jnp.where(jnp.isnan(sweep), -1, sweep)
+        scores = jnp.where(jnp.isnan(sweep), -jnp.inf, sweep)
         best = scores.max(axis=1)
-        return best > self.threshold, jnp.where(best < 0, jnp.nan, rates[scores.argmax(axis=1)])
+        return best > self.threshold, jnp.where(
+            jnp.isneginf(best), jnp.nan, rates[scores.argmax(axis=1)]
+        )
 
     def _sweep_tasks(self, p, count):
         """Return candidate and learning rate of each task `[p L]`, and the number of real tasks."""
@@ -284,34 +284,17 @@ class PopulationTrainer:
         padding = (0, sweep.size - len(first))
         return jnp.pad(first, padding), jnp.pad(rate[first], padding), learned.sum()
 
-    def _train_all(self, candidates: Candidate, count, minibatches: Minibatches, arrays, key):
+    def _train_all(self, start, candidates: Candidate, count, minibatches, arrays, keys):
         """Train the first `count` candidates, `lanes` at a time; return curves `[p L, R]`."""
 
-        def chunk(i, correct):
+        def chunk(i, scores):
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
             some = jax.tree.map(lambda x: x[rows], candidates)
             lanes = None if self.lanes == 1 else self.lanes
-            result = train(self.net, some, minibatches, arrays, key, lanes)
-            return correct.at[rows].set(result.T, mode="drop")
+            result = train(self.task, start, some, minibatches, arrays, *keys, lanes)
+            return scores.at[rows].set(result.T, mode="drop")
 
         chunks = -(-count // self.lanes)
         nothing = jnp.full((len(candidates.learning_rate), len(minibatches.ends)), jnp.nan)
-        correct = jax.lax.fori_loop(0, chunks, chunk, nothing)
-        return correct / len(self.dataset.validation_labels)
-
-
-def _chunked(dataset: Dataset) -> tuple[np.ndarray, ...]:
-    """Return the fields of `Arrays` on the host, the validation images cut into equal chunks."""
-    size = len(dataset.validation_images)
-    chunks = -(-size // VALIDATION_CHUNK)
-    padding = -size % chunks
-    images = np.concatenate([dataset.validation_images, dataset.validation_images[:padding]])
-    labels = np.concatenate([dataset.validation_labels, np.full(padding, -1, np.int32)])
-    return (
-        dataset.train_images,
-        dataset.train_labels,
-        images.reshape(chunks, -1, *images.shape[1:]),
-        labels.reshape(chunks, -1),
-        dataset.mean,
-        dataset.std,
-    )
+        scores = jax.lax.fori_loop(0, chunks, chunk, nothing)
+        return scores / self._validation_examples

@@ -1,12 +1,15 @@
 """Training of children side by side: the inner loop of every search."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from nos_optax.grammar import ProgramState, apply_program, init_program_state
-from nos_optax.population.convnet import ConvNet, Statistics
+from nos_optax.population.task import Batch, State, Task
 
 
 class Candidate(NamedTuple):
@@ -20,117 +23,153 @@ class Candidate(NamedTuple):
 class Minibatches(NamedTuple):
     """The part of a sequence of minibatches that a child trains on; all children see the same."""
 
-    order: jax.Array  # int32[S, B]: rows of the training images
+    order: jax.Array  # int32[S, B]: rows of the training examples
     first: jax.Array  # int32[]
     ends: jax.Array  # int32[R]: steps until the validation that ends each round
-    hurdles: jax.Array  # float32[R]: images that a child must know then to go on
+    hurdles: jax.Array  # float32[R]: score, summed over the examples, that lets a child go on
     rounds: jax.Array  # int32[], at most R
+
+
+class Chunks(NamedTuple):
+    """A set of examples, cut into equal parts for the metric."""
+
+    batch: Batch  # arrays [K, M, ...]
+    real: jax.Array | np.ndarray  # bool[K, M]: not the padding of the last chunk
 
 
 class Arrays(NamedTuple):
     """The data, on every device."""
 
-    train_images: jax.Array  # uint8[N, H, W, C]
-    train_labels: jax.Array  # int32[N]
-    validation_images: jax.Array  # uint8[K, M, H, W, C], in K chunks
-    validation_labels: jax.Array  # int32[K, M]; -1 pads the last chunk
-    mean: jax.Array  # float32[C]
-    std: jax.Array  # float32[C]
-
-    def standardise(self, images: jax.Array) -> jax.Array:
-        """Return uint8 images as the network takes them."""
-        return (images.astype(jnp.float32) - self.mean) / self.std
+    train: Batch  # arrays [N, ...]
+    validation: Chunks
 
 
-class _Child(NamedTuple):
+class Child(NamedTuple):
+    """A network in training. Several have a leading axis."""
+
     params: jax.Array  # [D]
-    statistics: Statistics
+    state: State
     rule: ProgramState
     running: jax.Array  # bool[]: finite, and over all hurdles so far
 
 
+def cut(batch: Batch, size: int) -> Chunks:
+    """Cut examples, on the host, into chunks of at most `size`; the first ones pad the last."""
+    length = Task.num_examples(batch)
+    chunks = -(-length // size)
+    rows = np.arange(chunks * -(-length // chunks))
+    shape = (chunks, -1)
+    return Chunks(
+        jax.tree.map(lambda x: x[rows % length].reshape(*shape, *x.shape[1:]), batch),
+        (rows < length).reshape(shape),
+    )
+
+
+def new_child(task: Task, key: jax.Array) -> Child:
+    """Return a child before its first step; the key is consumed."""
+    params, state = task.init_flat(key)
+    return Child(params, state, init_program_state(params), jnp.array(True))
+
+
+def step(
+    task: Task,
+    child: Child,
+    candidate: Candidate,
+    batch: Batch,
+    total_steps: jax.Array,
+    rule_key: jax.Array,
+    loss_key: jax.Array,
+) -> tuple[Child, jax.Array]:
+    """Return the child after a step of gradient descent by its rule, and the loss before it."""
+
+    def loss(params):
+        return task.loss(task.unflatten(params), child.state, batch, loss_key)
+
+    (value, state), g = jax.value_and_grad(loss, has_aux=True)(child.params)
+    if task.max_grad_norm is not None:
+        g *= task.max_grad_norm / jnp.maximum(optax.tree.norm(g), task.max_grad_norm)
+    update, rule = apply_program(
+        candidate.program, candidate.streams, child.rule, g, child.params, total_steps, rule_key
+    )
+    params = child.params - candidate.learning_rate * update
+    running = child.running & jnp.isfinite(value) & jnp.all(jnp.isfinite(params))
+    return Child(params, state, rule, running), value
+
+
+def total_score(task: Task, child: Child, batch: Batch, real: jax.Array) -> jax.Array:
+    """Return the sum of a chunk's scores `[]`."""
+    scores = task.metric(task.unflatten(child.params), child.state, batch)
+    return jnp.sum(jnp.where(real, scores, 0.0))
+
+
 def train(
-    net: ConvNet,
+    task: Task,
+    start: Child,
     candidate: Candidate,
     minibatches: Minibatches,
     arrays: Arrays,
-    key: jax.Array,
+    rule_key: jax.Array,
+    loss_key: jax.Array,
     lanes: int | None,
 ) -> jax.Array:
-    """Train children from the same initial weights; return how many validation images they know.
+    """Train children from the same initial weights; return their scores on the validation set.
 
     A child stops once it isn't finite, and after a round in which it fails the hurdle.
 
     Args:
-        net: the network.
+        task: the model.
+        start: one child, as all begin.
         candidate: one candidate, or `lanes` of them along a leading axis.
         minibatches: what to train on.
         arrays: the data.
-        key: of the initial weights and the rules' random numbers; consumed.
+        rule_key: of the rules' random numbers.
+        loss_key: of the losses' random numbers.
         lanes: None for one child without any `vmap`, so that the rule's switches are real branches.
 
     Returns:
-        float32[R] or [R, lanes]: the count after each round; nan where the child diverged or had
-        stopped before.
+        float32[R] or [R, lanes]: the sum of the scores after each round; nan where the child
+        diverged or had stopped before.
     """
-    init_key, rule_key = jax.random.split(key)
     steps = minibatches.ends[minibatches.rounds - 1]
 
     def side_by_side(function, axes):
         return function if lanes is None else jax.vmap(function, axes)
 
-    def new_child(candidate):
-        params, statistics = net.init(init_key)
-        return _Child(params, statistics, init_program_state(params), jnp.array(True))
-
-    def step(child, candidate, images, labels):
-        loss = jax.value_and_grad(net.loss, has_aux=True)
-        (value, statistics), g = loss(child.params, child.statistics, images, labels)
-        update, rule = apply_program(
-            candidate.program,
-            candidate.streams,
-            child.rule,
-            g,
-            child.params,
-            steps,
-            rule_key,
-        )
-        params = child.params - candidate.learning_rate * update
-        running = child.running & jnp.isfinite(value) & jnp.all(jnp.isfinite(params))
-        return _Child(params, statistics, rule, running)
-
     def train_step(state):
         i, child = state
         rows = minibatches.order[minibatches.first + i]
-        images, labels = arrays.standardise(arrays.train_images[rows]), arrays.train_labels[rows]
-        return i + 1, side_by_side(step, (0, 0, None, None))(child, candidate, images, labels)
+        batch = jax.tree.map(lambda x: x[rows], arrays.train)
 
-    def correct(child, images, labels):
-        predicted = net.logits(child.params, child.statistics, images).argmax(axis=-1)
-        return jnp.sum(predicted == labels)
+        def one(child, candidate, batch):
+            key = jax.random.fold_in(loss_key, i)
+            return step(task, child, candidate, batch, steps, rule_key, key)[0]
+
+        return i + 1, side_by_side(one, (0, 0, None))(child, candidate, batch)
 
     def validate(child):
-        def chunk(i, total):
-            images, labels = arrays.validation_images[i], arrays.validation_labels[i]
-            count = side_by_side(correct, (0, None, None))
-            return total + count(child, arrays.standardise(images), labels)
+        batches, real = arrays.validation
 
-        chunks = jnp.where(jnp.any(child.running), len(arrays.validation_labels), 0)
-        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros_like(child.running, jnp.int32))
+        def chunk(i, total):
+            batch = jax.tree.map(lambda x: x[i], batches)
+            score = side_by_side(partial(total_score, task), (0, None, None))
+            return total + score(child, batch, real[i])
+
+        chunks = jnp.where(jnp.any(child.running), len(real), 0)
+        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros_like(child.running, jnp.float32))
 
     def unfinished(state):
         r, _, child, _ = state
         return (r < minibatches.rounds) & jnp.any(child.running)
 
     def train_round(state):
-        r, i, child, counts = state
+        r, i, child, scores = state
         going = lambda state: (state[0] < minibatches.ends[r]) & jnp.any(state[1].running)  # noqa: E731
         i, child = jax.lax.while_loop(going, train_step, (i, child))
         total = validate(child)
-        counts = counts.at[r].set(jnp.where(child.running, total, jnp.nan))
+        scores = scores.at[r].set(jnp.where(child.running, total, jnp.nan))
         running = child.running & (total >= minibatches.hurdles[r])
-        return r + 1, i, child._replace(running=running), counts
+        return r + 1, i, child._replace(running=running), scores
 
-    start = side_by_side(new_child, 0)(candidate)
-    counts = jnp.full((len(minibatches.ends), *start.running.shape), jnp.nan)
-    return jax.lax.while_loop(unfinished, train_round, (0, 0, start, counts))[-1]
+    child = side_by_side(lambda _: start, 0)(candidate.learning_rate)
+    scores = jnp.full((len(minibatches.ends), *child.running.shape), jnp.nan)
+    return jax.lax.while_loop(unfinished, train_round, (0, 0, child, scores))[-1]

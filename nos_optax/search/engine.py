@@ -13,7 +13,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from nos_optax.population import Dataset, Evaluation, PopulationTrainer, load_digits
+from nos_optax.population import Dataset, Evaluation, PopulationTrainer, Task, load_digits
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import SearchConfig, TaskConfig
@@ -166,9 +166,9 @@ def trainer_facts(trainer: PopulationTrainer) -> dict:
 
     devices = trainer.mesh.devices.ravel()
     return {
-        "dataset": trainer.dataset.name,
-        "train_examples": len(trainer.dataset.train_images),
-        "validation_examples": len(trainer.dataset.validation_images),
+        "dataset": trainer.task.name,
+        "train_examples": Task.num_examples(trainer.task.train),
+        "validation_examples": Task.num_examples(trainer.task.validation),
         "sweep_steps": trainer.sweep_steps,
         "train_steps": trainer.train_steps,
         "threshold": trainer.threshold,

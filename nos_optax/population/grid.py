@@ -1,0 +1,236 @@
+"""A grid of trainings: rules x learning rates x seeds, epoch by epoch, in one compiled program.
+
+The population trainer evaluates candidates by a search's protocol; this trains each for as long as
+one likes, with its own seed and its own schedule, reports after every epoch, and its children are
+a pytree of arrays that can be kept and gone on from.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from nos_optax.grammar import program_streams
+from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
+from nos_optax.population.task import Task
+from nos_optax.population.training import (
+    Candidate,
+    Child,
+    Chunks,
+    cut,
+    new_child,
+    step,
+    total_score,
+)
+
+
+class Children(NamedTuple):
+    """Networks in training; P of them."""
+
+    child: Child  # arrays [P, ...]
+    program: jax.Array  # int32[P, G, 5]
+    seed: jax.Array  # uint32[P]
+
+
+class Epoch(NamedTuple):
+    """What an epoch came to; nan where a child has diverged."""
+
+    loss: np.ndarray | jax.Array  # float32[P]: mean over the minibatches
+    validation: np.ndarray | jax.Array  # float32[P]: mean score
+    test: np.ndarray | jax.Array  # float32[P]: mean score; nan where the task has no test set
+
+
+class TrainingGrid:
+    """Trains children, each with its own rule, learning rates and seed.
+
+    A child's training depends on its program, seed and learning rates alone, not on its neighbours.
+
+    Args:
+        task: the model and its data, which is kept on the devices.
+        batch_size: examples in a minibatch; the incomplete last one of an epoch is left out.
+        capacity: children that are trained at a time, the most that `start` takes; fewer leave
+            room, which costs next to nothing.
+        iterations: the length of the longest program.
+        lanes: children that train side by side on a device; with 1 they train one after another,
+            which is fastest on CPU.
+        devices: the devices to use; all local ones where None.
+
+    Raises:
+        ValueError: the task has fewer training examples than a minibatch, or a number is not
+            positive.
+
+    Example:
+        >>> from nos_optax.grammar import encode
+        >>> from nos_optax.population import image_task, load_digits, paper_child
+        >>> digits = load_digits()
+        >>> grid = TrainingGrid(image_task(digits, paper_child(digits)), batch_size=50, capacity=2)
+        >>> children = grid.start([encode("g", 1).array] * 2, seeds=[0, 1])
+        >>> rates = np.full((2, grid.epoch_steps), 0.1)
+        >>> children, epoch = grid.advance(children, rates, epoch=0, total_steps=grid.epoch_steps)
+        >>> bool((epoch.validation > 0.5).all())
+        True
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batch_size: int,
+        capacity: int,
+        iterations: int = MAX_ITERATIONS,
+        lanes: int = 1,
+        devices: list[jax.Device] | None = None,
+    ):
+        devices = devices or jax.local_devices()
+        examples = task.num_examples(task.train)
+        if not 1 <= batch_size <= examples:
+            raise ValueError(
+                f"batch_size must be from 1 to the {examples} training examples, got {batch_size}"
+            )
+        if min(capacity, iterations, lanes) < 1:
+            raise ValueError(
+                "capacity, iterations and lanes must be at least 1, got "
+                f"{capacity}, {iterations} and {lanes}"
+            )
+        self.task, self.batch_size, self.iterations = task, batch_size, iterations
+        self.lanes, self.epoch_steps, self.capacity = lanes, examples // batch_size, capacity
+        # Dealt out to the devices like cards: which child sits at each place.
+        group = lanes * len(devices)
+        places = np.arange(math.ceil(capacity / group) * group)
+        self._child_at = places.reshape(-1, len(devices)).T.ravel()
+        self._place_of = np.argsort(self._child_at)
+        self._mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
+        self._split = jax.NamedSharding(self._mesh, PartitionSpec("device"))
+        sets = [
+            cut(x, task.evaluation_batch) for x in (task.validation, task.test) if x is not None
+        ]
+        replicated = jax.NamedSharding(self._mesh, PartitionSpec())
+        self._data = jax.device_put((task.train, tuple(sets)), replicated)
+        share, whole = PartitionSpec("device"), PartitionSpec()
+        on_cpu = devices[0].platform == "cpu"
+
+        def compiled(function, *specs, **options):
+            mapped = jax.shard_map(
+                function, mesh=self._mesh, in_specs=specs, out_specs=share, check_vma=False
+            )
+            # A device is a core: to split its products among more changes how they are rounded.
+            flags = {"xla_cpu_multi_thread_eigen": False} if on_cpu else None
+            return jax.jit(mapped, compiler_options=flags, **options)
+
+        self._start = compiled(self._start_share, share, share, share)
+        self._advance = compiled(
+            self._advance_share, share, share, share, whole, whole, whole, donate_argnums=0
+        )
+
+    def start(self, programs: Sequence[np.typing.ArrayLike], seeds: Sequence[int]) -> Children:
+        """Return children before their first step.
+
+        Args:
+            programs: P of `int32[G, 5]`, at most the capacity.
+            seeds: P numbers: of the initial weights, the order of the examples and all random
+                numbers of the rule and the loss.
+
+        Raises:
+            ValueError: there are none or too many, or not as many seeds as programs.
+        """
+        if not 0 < len(programs) == len(seeds) <= self.capacity:
+            raise ValueError(
+                f"give from 1 to {self.capacity} programs and a seed for each, got "
+                f"{len(programs)} programs and {len(seeds)} seeds"
+            )
+        rows = [np.asarray(p, np.int32).reshape(1, -1, TOKENS_PER_ITERATION) for p in programs]
+        padded = np.concatenate([pad_programs(row, self.iterations) for row in rows])
+        real = jax.device_put(self._child_at < len(programs), self._split)
+        return self._start(self._seat(padded), self._seat(np.asarray(seeds, np.uint32)), real)
+
+    def advance(
+        self, children: Children, learning_rates: np.ndarray, epoch: int, total_steps: int
+    ) -> tuple[Children, Epoch]:
+        """Train every child for an epoch.
+
+        Args:
+            children: from `start` or from here; consumed.
+            learning_rates: `[P, epoch_steps]`, of each child at each step of this epoch.
+            epoch: its number, from 0, which decides the order of the examples.
+            total_steps: of the whole training, T of the decays.
+
+        Returns:
+            The children and what the epoch came to.
+        """
+        count = len(learning_rates)
+        seeds = np.asarray(children.seed)
+        shuffles = {seed: self._order(seed, epoch) for seed in np.unique(seeds)}
+        orders = np.stack([shuffles[seed] for seed in seeds])
+        rates = self._seat(np.asarray(learning_rates, np.float32))
+        first = np.int32(epoch * self.epoch_steps)
+        orders = jax.device_put(orders, self._split)
+        children, result = self._advance(
+            children, rates, orders, first, np.int32(total_steps), self._data
+        )
+        return children, Epoch(*(np.asarray(x)[self._place_of[:count]] for x in result))
+
+    def _seat(self, x: np.ndarray) -> jax.Array:
+        """Put each child's row at its place; the last one's fill the empty places."""
+        return jax.device_put(x[np.minimum(self._child_at, len(x) - 1)], self._split)
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the examples of each minibatch of an epoch, `int32[S, B]`."""
+        examples = self.task.num_examples(self.task.train)
+        order = np.arange(examples)
+        if self.task.shuffle:
+            order = np.random.default_rng([seed, epoch]).permutation(examples)
+        full = self.epoch_steps * self.batch_size
+        return order[:full].reshape(-1, self.batch_size).astype(np.int32)
+
+    def _start_share(self, programs, seeds, real) -> Children:
+        """Return one device's children; those that are not real do not run."""
+
+        def one(row):
+            seed, real = row
+            init_key, _, _ = jax.random.split(jax.random.key(seed), 3)
+            return new_child(self.task, init_key)._replace(running=real)
+
+        return Children(jax.lax.map(one, (seeds, real)), programs, seeds)
+
+    def _advance_share(self, children, rates, orders, first, total_steps, data):
+        """Train one device's children for an epoch, a group of lanes at a time."""
+        train, sets = data
+
+        def one(row):
+            children, rates, order = row
+            program, seed = children.program, children.seed
+            _, rule_key, loss_key = jax.random.split(jax.random.key(seed), 3)
+            streams = program_streams(program)
+
+            def train_step(state):
+                i, child, total = state
+                batch = jax.tree.map(lambda x: x[order[i]], train)
+                key = jax.random.fold_in(loss_key, first + i)
+                candidate = Candidate(program, streams, rates[i])
+                child, loss = step(self.task, child, candidate, batch, total_steps, rule_key, key)
+                return i + 1, child, total + loss
+
+            def going(state):
+                return (state[0] < self.epoch_steps) & state[1].running
+
+            start = 0, children.child, jnp.zeros([])
+            _, child, total = jax.lax.while_loop(going, train_step, start)
+            nan = jnp.full([], jnp.nan)
+
+            def scored():
+                scores = [self._score(child, chunks) for chunks in sets]
+                return Epoch(*[total / self.epoch_steps, *scores, nan][:3])
+
+            epoch = jax.lax.cond(child.running, scored, lambda: Epoch(nan, nan, nan))
+            return Children(child, program, seed), epoch
+
+        lanes = None if self.lanes == 1 else self.lanes  # 1 would be a vmap
+        return jax.lax.map(one, (children, rates, orders), batch_size=lanes)
+
+    def _score(self, child: Child, chunks: Chunks) -> jax.Array:
+        """Return the mean score on a set of examples."""
+        total = jax.lax.map(lambda chunk: total_score(self.task, child, *chunk), chunks)
+        return total.sum() / chunks.real.sum()

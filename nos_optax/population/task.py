@@ -1,0 +1,190 @@
+"""What a child is: any pure JAX model, with its loss, its metric and its data."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from nos_optax.population.convnet import ConvNet
+from nos_optax.population.data import Dataset
+
+CPU_CACHE_BYTES = 2**20  # of a core's second level
+
+Params = Any
+"""A pytree of arrays that the update rule trains."""
+State = Any
+"""A pytree of arrays that goes from step to step without a gradient, such as batch statistics or
+the state of a recurrent network; () where there is none."""
+Batch = Any
+"""A pytree of arrays with a leading axis of examples."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """Hold what the population trainer needs to know of a model and its data.
+
+    The functions are pure, for one child: `jit`, `grad` and `vmap` are the trainer's.
+
+    Attributes:
+        name: what reports call it.
+        init: `key -> (params, state)`.
+        loss: `(params, state, batch, key) -> (loss, state)`: the mean over a minibatch, to be
+            minimised, and the next state. The key is for dropout and the like; all children of a
+            population get the same.
+        metric: `(params, state, batch) -> [B]`: each example's score; higher is better. The mean
+            over `validation` is the reward.
+        train: examples to train on, a pytree of arrays `[N, ...]`.
+        validation: examples for the reward, arrays `[M, ...]`.
+        test: examples of the same form that `TrainingGrid` reports on; None where there are none.
+        chance: reward of a child that never learns.
+        baseline: the best score of a constant prediction; `chance` where None.
+        baseline_error: standard error of `baseline`: the trainer takes a child for dead unless its
+            sweep is better than the baseline by a margin of so many of these.
+        perfect: the best score there is.
+        shuffle: whether minibatches are drawn at random; otherwise the order of `train` is kept, as
+            a recurrent state that goes from minibatch to minibatch needs it.
+        max_grad_norm: clip a gradient to this norm over all parameters; None does not.
+        evaluation_batch: examples that the metric takes at a time.
+
+    Raises:
+        ValueError: the arrays of a set differ in length, or are none; the sets differ in structure.
+
+    Example:
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)
+        >>> line = Task(
+        ...     "line",
+        ...     init=lambda key: ({"slope": jnp.zeros([])}, ()),
+        ...     loss=lambda p, state, b, key: (jnp.mean((p["slope"] * b[0] - b[1]) ** 2), state),
+        ...     metric=lambda p, state, b: -jnp.abs(p["slope"] * b[0] - b[1]),
+        ...     train=(x, 3 * x),
+        ...     validation=(x[::4], 3 * x[::4]),
+        ...     chance=-2.0,
+        ... )
+        >>> line.num_params, line.num_examples(line.validation)
+        (1, 16)
+    """
+
+    name: str
+    init: Callable[[jax.Array], tuple[Params, State]]
+    loss: Callable[[Params, State, Batch, jax.Array], tuple[jax.Array, State]]
+    metric: Callable[[Params, State, Batch], jax.Array]
+    train: Batch
+    validation: Batch
+    test: Batch | None = None
+    chance: float = 0.0
+    baseline: float | None = None
+    baseline_error: float = 0.0
+    perfect: float = math.inf
+    shuffle: bool = True
+    max_grad_norm: float | None = None
+    evaluation_batch: int = 250
+
+    def __post_init__(self):
+        structure = jax.tree.structure(self.train)
+        for part in ("train", "validation", "test"):
+            batch = getattr(self, part)
+            if batch is None:
+                continue
+            lengths = {len(x) for x in jax.tree.leaves(batch)}
+            if len(lengths) != 1 or 0 in lengths:
+                raise ValueError(
+                    f"{self.name}: the arrays of {part} have the lengths {sorted(lengths)}; give "
+                    "arrays with one leading axis of examples, all of the same length"
+                )
+            if jax.tree.structure(batch) != structure:
+                raise ValueError(
+                    f"{self.name}: {part} is {jax.tree.structure(batch)}, but train is {structure};"
+                    " give the same structure"
+                )
+
+    @staticmethod
+    def num_examples(batch: Batch) -> int:
+        """Return the length of the leading axis."""
+        return len(jax.tree.leaves(batch)[0])
+
+    def threshold(self, margin: float) -> float:
+        """Return the score that blind guessing does not reach but by luck.
+
+        Args:
+            margin: standard errors above the baseline; at most half of the way to a perfect score,
+                so that a few validation examples do not condemn every child.
+        """
+        baseline = self.chance if self.baseline is None else self.baseline
+        return min(baseline + margin * self.baseline_error, (baseline + self.perfect) / 2)
+
+    @cached_property
+    def _flat(self) -> tuple[int, Callable[[jax.Array], Params]]:
+        shapes, _ = jax.eval_shape(self.init, jax.random.key(0))
+        flat, unflatten = ravel_pytree(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+        return len(flat), unflatten
+
+    @property
+    def num_params(self) -> int:
+        """D, the length of the flat parameter vector."""
+        return self._flat[0]
+
+    @property
+    def unflatten(self) -> Callable[[jax.Array], Params]:
+        """Return the parameters of a flat vector `[D]`, on which update rules work."""
+        return self._flat[1]
+
+    def init_flat(self, key: jax.Array) -> tuple[jax.Array, State]:
+        """Return a flat parameter vector `[D]` and a state."""
+        params, state = self.init(key)
+        return ravel_pytree(params)[0], state
+
+
+def paper_child(dataset: Dataset, device: jax.Device | None = None) -> ConvNet:
+    """Return the paper's ConvNet for a data set's images, as fast as a device can run it.
+
+    Args:
+        dataset: images and labels.
+        device: where it will train; the default device where None.
+    """
+    on_cpu = (device or jax.devices()[0]).platform == "cpu"
+    return ConvNet(
+        dataset.train_images.shape[1:],
+        dataset.num_classes,
+        cache_bytes=CPU_CACHE_BYTES if on_cpu else None,
+    )
+
+
+def image_task(dataset: Dataset, net: ConvNet) -> Task:
+    """Return the paper's task: classify images by a small ConvNet; the reward is the accuracy.
+
+    Args:
+        dataset: images and labels; they stay uint8 until a minibatch is used.
+        net: the child.
+    """
+
+    def standardise(images):
+        return (images.astype(jnp.float32) - dataset.mean) / dataset.std
+
+    def loss(params, statistics, batch, key):
+        images, labels = batch
+        return net.loss(params, statistics, standardise(images), labels)
+
+    def correct(params, statistics, batch):
+        images, labels = batch
+        return net.logits(params, statistics, standardise(images)).argmax(axis=-1) == labels
+
+    counts = np.bincount(dataset.validation_labels, minlength=dataset.num_classes)
+    commonest = counts.max() / counts.sum()
+    return Task(
+        dataset.name,
+        net.init,
+        loss,
+        correct,
+        train=(dataset.train_images, dataset.train_labels),
+        validation=(dataset.validation_images, dataset.validation_labels),
+        chance=1 / dataset.num_classes,
+        baseline=float(commonest),
+        baseline_error=float(np.sqrt(commonest * (1 - commonest) / counts.sum())),
+        perfect=1.0,
+    )
