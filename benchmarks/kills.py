@@ -12,8 +12,9 @@ Method:   a small digits search runs unbroken for each strategy. Then it is begu
           default, so that kills fall into that too. Then the same with --signals of each other
           signal, which must not leave a traceback.
 Command:  python benchmarks/kills.py
-Time:     about 15 minutes on one core.
-Writes:   benchmarks/results/kills.json
+          python benchmarks/kills.py --data-dir DIR --strategies ppo --kills 4 --signals 1
+Time:     about 15 minutes on one core; with --data-dir, on CIFAR-10, 8 minutes.
+Writes:   benchmarks/results/kills.json; with --data-dir kills_cifar10.json
 """
 
 import argparse
@@ -35,10 +36,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEARCH = Path(__file__).parents[1] / "experiments" / "search.py"
-SAMPLES = 96
-FLAGS = (
-    f"--samples {SAMPLES} --batch-size 16 --train-examples 200 --epochs 1 --finalists 1 "
-    "--final-seeds 1 --accelerator cpu"
+FLAGS = "--batch-size 16 --epochs 1 --finalists 1 --final-seeds 1 --accelerator cpu".split()
+DIGITS = "--samples 96 --train-examples 200".split()
+CIFAR10 = (
+    "--samples 48 --dataset cifar10 --train-examples 500 --sweep-examples 200 --minibatch-size 20"
 ).split()
 STRATEGIES = ("ppo", "random", "evolution")
 # The search as its users run it, but for the checkpoints.
@@ -47,6 +48,14 @@ CHILD = (
     f"checkpoints.SHARE = 1e9; sys.argv[0] = {str(SEARCH)!r}; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
+
+
+class Search(NamedTuple):
+    """What is run, but for its folder."""
+
+    strategy: str
+    samples: int
+    flags: list[str]
 
 
 class History(NamedTuple):
@@ -63,6 +72,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--in-a-row", type=int, default=4)
     parser.add_argument("--signals", type=int, default=6, help="of each of SIGINT and SIGTERM")
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
+    parser.add_argument("--data-dir", help="of CIFAR-10, to search on that instead of digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
@@ -70,11 +81,14 @@ def main() -> None:
     # In the background of a shell SIGINT is ignored, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    flags = [*CIFAR10, "--data-dir", args.data_dir] if args.data_dir else DIGITS
+    searches = [Search(name, int(flags[1]), [*flags, *FLAGS]) for name in args.strategies]
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        unbroken = {name: run_unbroken(root / name, name) for name in STRATEGIES}
+        unbroken = {s.strategy: run_unbroken(root / s.strategy, s) for s in searches}
         report = {
-            "flags": FLAGS,
+            "flags": [flag for flag in (*flags, *FLAGS) if flag != args.data_dir],
             "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
             "unbroken_seconds": {name: seconds for name, (_, seconds) in unbroken.items()},
         }
@@ -83,26 +97,30 @@ def main() -> None:
             (signal.SIGTERM, args.signals),
             (signal.SIGINT, args.signals),
         ):
-            report[kind.name] = survive(root / kind.name, kind, count, args.in_a_row, unbroken, rng)
+            folder = root / kind.name
+            report[kind.name] = survive(folder, searches, kind, count, args.in_a_row, unbroken, rng)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "kills.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.out / ("kills_cifar10.json" if args.data_dir else "kills.json")).write_text(
+        json.dumps(report, indent=2) + "\n"
+    )
 
 
-def run_unbroken(folder: Path, strategy: str) -> tuple[History, float]:
+def run_unbroken(folder: Path, search: Search) -> tuple[History, float]:
     """Return the history of an unbroken run and its seconds, with everything compiled before."""
     for path in (folder / "first", folder / "second"):
-        process, start = begin(path, strategy), time.perf_counter()
+        process, start = begin(path, search), time.perf_counter()
         said, _ = process.communicate()
         assert process.returncode == 0, said
     seconds = round(time.perf_counter() - start, 1)
     assert read(folder / "first") == read(folder / "second"), "not even two unbroken runs agree"
-    print(f"{strategy}: unbroken {seconds} s", flush=True)
+    print(f"{search.strategy}: unbroken {seconds} s", flush=True)
     return read(folder / "second"), seconds
 
 
 def survive(
     folder: Path,
+    searches: list[Search],
     kind: signal.Signals,
     count: int,
     in_a_row: int,
@@ -114,16 +132,18 @@ def survive(
     runs = equal = 0
     last_words: Counter[str] = Counter()
     while (missing := count - stages.total()) > 0:
-        strategy = STRATEGIES[runs % len(STRATEGIES)]
-        history, seconds = unbroken[strategy]
+        search = searches[runs % len(searches)]
+        history, seconds = unbroken[search.strategy]
         path = folder / str(runs)
-        for said in interrupted(path, strategy, kind, seconds, min(missing, in_a_row), rng):
-            stages[stage_of(path)] += 1
+        for said in interrupted(path, search, kind, seconds, min(missing, in_a_row), rng):
+            stages[stage_of(path, search.samples)] += 1
             last_words[summary(said)] += 1
         runs += 1
         same = read(path) == history
         equal += same
-        print(f"{kind.name}: {stages.total()} survived, {strategy} equal: {same}", flush=True)
+        print(
+            f"{kind.name}: {stages.total()} survived, {search.strategy} equal: {same}", flush=True
+        )
         if same:
             shutil.rmtree(path)
     return {
@@ -136,15 +156,15 @@ def survive(
 
 
 def interrupted(
-    path: Path, strategy: str, kind: signal.Signals, seconds: float, most: int, rng: random.Random
+    path: Path, search: Search, kind: signal.Signals, seconds: float, most: int, rng: random.Random
 ) -> Iterator[str]:
     """Run a search to its end; yield what it said at each of at most so many interruptions."""
     for _ in range(most):
-        process, start = begin(path, strategy), time.perf_counter()
+        process, start = begin(path, search), time.perf_counter()
         if rng.random() < 0.5:
             until = start + rng.uniform(0, seconds)
         else:
-            goal = rng.randrange(SAMPLES + 1)
+            goal = rng.randrange(search.samples + 1)
             while process.poll() is None and count_rows(path, "candidates") < goal:
                 time.sleep(0.01)
             until = time.perf_counter() + rng.uniform(0, 1)
@@ -155,14 +175,14 @@ def interrupted(
         if process.returncode == 0:
             return
         yield said
-    process = begin(path, strategy)
+    process = begin(path, search)
     said, _ = process.communicate()
     assert process.returncode == 0, f"it cannot go on:\n{said}"
 
 
-def begin(path: Path, strategy: str) -> subprocess.Popen[str]:
+def begin(path: Path, search: Search) -> subprocess.Popen[str]:
     """Run the search in a folder, or the rest of it."""
-    command = [sys.executable, "-c", CHILD, *FLAGS, "--strategy", strategy]
+    command = [sys.executable, "-c", CHILD, *search.flags, "--strategy", search.strategy]
     command += ["--out", str(path), "--resume"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
@@ -179,7 +199,7 @@ def count_rows(path: Path, table: str) -> int:
         return 0
 
 
-def stage_of(path: Path) -> str:
+def stage_of(path: Path, samples: int) -> str:
     """Return how far a dead run had come."""
     if not (path / "config.json").exists():
         return "before the run folder was complete"
@@ -191,7 +211,7 @@ def stage_of(path: Path) -> str:
         trainings = count_rows(copy, ahead)
     if any(path.glob("checkpoints/*tmp*")):
         return "while a checkpoint was written"
-    if candidates == SAMPLES:
+    if candidates == samples:
         return "after the last population"
     if trainings:
         return "between the trainings and the candidates of a population"
