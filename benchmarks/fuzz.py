@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import search as search_command  # ty: ignore[import-not-found]
 from fake_engine import FakeEngine  # ty: ignore[import-not-found]
+from harness import command_line  # ty: ignore[import-not-found]
 
 import nos_optax
 from nos_optax.grammar import Program, RuleError, decode, encode
@@ -289,8 +290,10 @@ def no_engine(*_: object) -> FakeEngine:
 def run(command: Any, words: list[str], **stubs: Callable) -> None:
     """Run a command's main function."""
     with contextlib.ExitStack() as stack:
-        for name, stub in {**stubs, "enable_compilation_cache": lambda: None}.items():
+        for name, stub in stubs.items():
             stack.enter_context(mock.patch.object(command, name, stub))
+        for module in (search_command, command_line):
+            stack.enter_context(mock.patch.object(module, "enable_compilation_cache"))
         stack.enter_context(mock.patch.object(sys, "argv", words))
         command.main()
 

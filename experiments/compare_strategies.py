@@ -23,40 +23,32 @@ Writes:   experiments/results/compare_strategies_DATASET_SCALE.json, .md, .png a
 
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-import tyro
-from rich import box
+from harness import command_line
+from harness.records import write_results
+from harness.tables import markdown
 from rich.console import Console
-from rich.table import Table
-from scipy import stats
+from strategy_measures import BASELINE, Run, best_rules, summarise
+from strategy_tables import draw, finds_table, learning_table
 
 from nos_optax.grammar import Program, encode
 from nos_optax.search import (
     FRESH_SEEDS,
-    AcceleratorError,
-    Candidate,
     Engine,
     LocalEngine,
     SearchConfig,
     TaskConfig,
-    enable_compilation_cache,
     load_dataset,
     search,
     train_again,
 )
 from nos_optax.search.report import STANDARD, STANDARD_ITERATIONS, Result
 
-BASELINE = "random"
-TOLERANCE = 0.01  # of accuracy, below Adam's
-WINDOW = 64  # samples of the moving mean
-BEST = 10  # rules in the mean of the best
-LEVELS = (0.25, 0.5, 0.75, 0.9)  # of the way from chance to Adam's reward
+PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,104 +146,6 @@ PRESETS = {
 VALIDATION = {("cifar10", "small"): 1000}
 
 
-# Statistics over seeds.
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error."""
-    return float(np.mean(values)), float(stats.sem(values))
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean of independent values, and the ends of its t interval."""
-    mean, error = mean_and_error(values)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
-    return mean, mean - half, mean + half
-
-
-def difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean paired difference, and the ends of its interval."""
-    return t_interval(np.subtract(values, baseline).tolist())
-
-
-# What is measured of one search.
-
-
-def moving_mean(rewards: Sequence[float], window: int) -> np.ndarray:
-    """Return the mean of the last `window` rewards, from the sample on that completes the first."""
-    return np.convolve(rewards, np.full(window, 1 / window), mode="valid")
-
-
-def samples_to_reach(rewards: Sequence[float], level: float, window: int) -> int | None:
-    """Return after how many samples the moving mean first reaches a level; None if never."""
-    reached = moving_mean(rewards, window) >= level
-    return int(reached.argmax()) + window if reached.any() else None
-
-
-def good_so_far(candidates: Sequence[Candidate], level: float, identity: str) -> np.ndarray:
-    """Return how many different rules of at least a level were seen, after each sample.
-
-    `identity` is the field that tells rules apart: by algebra `digest`, by updates `fingerprint`.
-    """
-    seen: set[str] = set()
-    counts = []
-    for candidate in candidates:
-        if candidate.status == "trained" and candidate.reward >= level:
-            seen.add(getattr(candidate, identity))
-        counts.append(len(seen))
-    return np.array(counts)
-
-
-def mean_of_best(candidates: Sequence[Candidate], count: int, chance: float) -> np.ndarray:
-    """Return the mean of the `count` best different updates so far; chance for those missing."""
-    best, means = [chance] * count, []
-    for candidate in candidates:
-        if candidate.origin == candidate.id:  # trained for itself: no repeat, not rejected
-            best = sorted([*best, candidate.reward])[1:]
-        means.append(np.mean(best))
-    return np.array(means)
-
-
-def best_rules(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best trained candidates with different updates, the standard ones included."""
-    trained = [c for c in candidates if c.status == "trained" and c.origin == c.id]
-    return sorted(trained, key=lambda c: -c.reward)[:count]
-
-
-class Run(NamedTuple):
-    """One search."""
-
-    strategy: str
-    seed: int
-    candidates: list[Candidate]
-    adam: float  # its reward with this seed
-
-    @property
-    def rewards(self) -> list[float]:
-        return [c.reward for c in self.candidates]
-
-    def measure(self, chance: float) -> dict:
-        """Return what a search is judged by, but for its best rule."""
-        evaluated = sum(c.origin == c.id for c in self.candidates)
-        rejected = sum(c.status == "rejected" for c in self.candidates)
-        good, window = self.adam - TOLERANCE, min(WINDOW, len(self.candidates) // 4)
-        levels = [chance + level * (self.adam - chance) for level in LEVELS]
-        return {
-            "quarters": [float(q.mean()) for q in np.array_split(self.rewards, 4)],
-            "mean": float(np.mean(self.rewards)),
-            "evaluated": evaluated,
-            "rejected": rejected,
-            "repeated": len(self.candidates) - evaluated - rejected,
-            "trained": sum(c.status == "trained" and c.origin == c.id for c in self.candidates),
-            "good_rules": int(good_so_far(self.candidates, good, "digest")[-1]),
-            "good_updates": int(good_so_far(self.candidates, good, "fingerprint")[-1]),
-            "samples_to_reach": [samples_to_reach(self.rewards, x, window) for x in levels],
-        }
-
-
-# The experiment.
-
-
 def make_engine(arguments: Arguments) -> Engine:
     """Return where all searches are evaluated: compiled once."""
     config = arguments.search_config(BASELINE, seed=0)
@@ -306,125 +200,6 @@ def train_finalists(
     return best, [results[name] for name in standard]
 
 
-def summarise(measures: Mapping[str, list[dict]]) -> dict[str, dict]:
-    """Return of each strategy the statistics over its runs; their order is that of the seeds."""
-    summary = {}
-    for strategy, rows in measures.items():
-        base = measures[BASELINE]
-        quarters, last = np.array([r["quarters"] for r in rows]), [r["quarters"][-1] for r in rows]
-        scalars = ("mean", "best", "good_rules", "good_updates")
-        counts = ("evaluated", "trained", "repeated", "rejected")
-        summary[strategy] = {
-            "quarters": [mean_and_error(q) for q in quarters.T],
-            **{key: mean_and_error([r[key] for r in rows]) for key in (*scalars, *counts)},
-            "samples_to_reach": [
-                median_reached([r["samples_to_reach"][i] for r in rows]) for i in range(len(LEVELS))
-            ],
-            "minus_random": {
-                "last_quarter": difference(last, [r["quarters"][-1] for r in base]),
-                **{k: difference([r[k] for r in rows], [r[k] for r in base]) for k in scalars},
-            },
-        }
-    return summary
-
-
-def median_reached(samples: Sequence[int | None]) -> tuple[float | None, int]:
-    """Return the median of the samples needed, None if it is never, and how many runs got there."""
-    median = float(np.median([np.inf if s is None else s for s in samples]))
-    return median if np.isfinite(median) else None, sum(s is not None for s in samples)
-
-
-# What is shown.
-
-
-def learning_table(summary: Mapping[str, dict], title: str) -> Table:
-    """Return the table of how the mean reward rises."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("strategy", *(f"quarter {i}" for i in (1, 2, 3, 4)), "last - random [95 %]"):
-        table.add_column(column)
-    for level in LEVELS:
-        table.add_column(f"to {level:.0%}", justify="right")
-    for strategy, s in summary.items():
-        table.add_row(
-            strategy,
-            *(f"{mean:.3f} ± {error:.3f}" for mean, error in s["quarters"]),
-            _interval(strategy, s["minus_random"]["last_quarter"]),
-            *(f"{'never' if m is None else f'{m:.0f}'} ({n})" for m, n in s["samples_to_reach"]),
-        )
-    return table
-
-
-def finds_table(summary: Mapping[str, dict], standard: Sequence[Result]) -> Table:
-    """Return the table of what was found."""
-    table = Table(box=box.SIMPLE)
-    for column in ("strategy", "best rule, fresh seeds", "- random [95 %]"):
-        table.add_column(column)
-    for column in ("good rules", "good updates", "evaluated", "repeated", "rejected"):
-        table.add_column(column, justify="right")
-    for strategy, s in summary.items():
-        table.add_row(
-            strategy,
-            "{:.4f} ± {:.4f}".format(*s["best"]),
-            _interval(strategy, s["minus_random"]["best"]),
-            *("{:.1f} ± {:.1f}".format(*s[key]) for key in ("good_rules", "good_updates")),
-            *(f"{s[key][0]:.0f}" for key in ("evaluated", "repeated", "rejected")),
-        )
-    for result in sorted(standard, key=lambda r: -r.mean):
-        error = result.deviation / np.sqrt(len(result.rewards))
-        table.add_row(result.name, f"{result.mean:.4f} ± {error:.4f}")
-    return table
-
-
-def _interval(strategy: str, interval: Sequence[float]) -> str:
-    return "" if strategy == BASELINE else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
-
-
-def markdown(table: Table) -> str:
-    """Return a table of text as Markdown."""
-    cells = [[str(cell) for cell in column.cells] for column in table.columns]
-    rows = [[str(column.header) for column in table.columns], ["---"] * len(cells)]
-    rows += [list(row) for row in zip(*cells, strict=True)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def draw(arguments: Arguments, runs: Sequence[Run], chance: float, path: Path) -> None:
-    """Draw the mean over seeds of three curves, in bands of 95 %."""
-    from matplotlib.figure import Figure
-
-    window = min(WINDOW, arguments.samples // 4)
-    adam = float(np.mean([run.adam for run in runs]))
-    panels = {
-        f"mean reward of the last {window} samples": lambda r: moving_mean(r.rewards, window),
-        f"mean of the {BEST} best rules so far": lambda r: mean_of_best(r.candidates, BEST, chance),
-        "different rules as good as Adam": lambda r: good_so_far(
-            r.candidates, r.adam - TOLERANCE, "fingerprint"
-        ),
-    }
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    for axes, (label, curve) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for i, strategy in enumerate(arguments.strategies):
-            curves = np.array([curve(run) for run in runs if run.strategy == strategy])
-            bands = np.array([t_interval(column) for column in curves.T])
-            samples = np.arange(arguments.samples - len(bands), arguments.samples) + 1
-            axes.plot(samples, bands[:, 0], color=f"C{i}", label=strategy)
-            axes.fill_between(samples, *bands[:, 1:].T, color=f"C{i}", alpha=0.2, lw=0)
-        axes.set(xlabel="samples", ylabel=label, xlim=(0, arguments.samples))
-    for axes in figure.axes[:2]:
-        axes.axhline(adam, color="0.3", lw=0.8, ls=":")
-        axes.annotate("Adam", (0, adam), (2, 2), textcoords="offset points", color="0.3")
-    for axes in figure.axes:  # of few seeds, the bands reach much farther
-        axes.set_ylim(0, 1.25 * np.max([np.max(line.get_ydata()) for line in axes.lines]) + 1e-9)
-    figure.axes[0].legend(frameon=False)
-    figure.suptitle(f"{arguments.dataset}: mean over {arguments.seeds} seeds, bands of 95 %")
-    figure.savefig(path, dpi=150)
-
-
-def write(arguments: Arguments, files: Mapping[str, str]) -> None:
-    """Write text files, by their suffix."""
-    for suffix, text in files.items():
-        (arguments.results / f"{arguments.name}.{suffix}").write_text(text)
-
-
 def run(arguments: Arguments, console: Console) -> None:
     """Run the searches, print the tables and write the results."""
     start = time.perf_counter()
@@ -448,7 +223,6 @@ def run(arguments: Arguments, console: Console) -> None:
     console.print(*tables)
     console.print(f"{seconds:.0f} s")
 
-    arguments.results.mkdir(parents=True, exist_ok=True)
     content = {
         "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k not in PATHS},
         **engine.facts,
@@ -458,39 +232,19 @@ def run(arguments: Arguments, console: Console) -> None:
         "summary": summary,
         "runs": measures,
     }
+    text = f"{title}\n\n" + "\n".join(map(markdown, tables))
+    write_results(arguments.results, arguments.name, content, text)
     rows = ({"strategy": r.strategy, "seed": r.seed, "rewards": r.rewards} for r in runs)
-    write(
-        arguments,
-        {
-            "json": json.dumps(content, indent=2, allow_nan=False) + "\n",
-            "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
-            "md": f"{title}\n\n" + "\n".join(map(markdown, tables)),
-        },
-    )
-    draw(arguments, runs, engine.chance, arguments.results / f"{arguments.name}.png")
-
-
-PATHS = ("data_dir", "out", "results")  # they say nothing about the results
-
-
-def parse() -> Arguments:
-    """Parse the command line; what is not given is the preset's."""
-    given = tyro.cli(Arguments, description=Arguments.__doc__)
-    preset = PRESETS[given.dataset, given.scale]
-    return tyro.cli(Arguments, default=preset, description=Arguments.__doc__)
-
-
-def main() -> None:
-    """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    console = Console()
-    try:
-        enable_compilation_cache()
-        run(parse(), console if console.is_terminal else Console(width=160))
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+    stem = arguments.results / arguments.name
+    stem.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    heading = f"{arguments.dataset}: mean over {arguments.seeds} seeds, bands of 95 %"
+    draw(runs, engine.chance, heading, stem.with_suffix(".png"))
 
 
 if __name__ == "__main__":
-    main()
+    command_line.main(
+        run,
+        PRESETS,
+        key=lambda config: (config.dataset, config.scale),
+        interrupted="interrupted; the same command goes on from here",
+    )

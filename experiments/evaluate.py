@@ -6,20 +6,18 @@ Time:     seconds for digits; on 2 cores a minute or two a rule and seed for all
 """
 
 import dataclasses
-import sys
 import time
 from typing import Annotated
 
 import tyro
+from harness import command_line
 from rich.console import Console
 
 from nos_optax.grammar import Program, encode
 from nos_optax.search import (
     FRESH_SEEDS,
-    AcceleratorError,
     LocalEngine,
     TaskConfig,
-    enable_compilation_cache,
     results_table,
     train_again,
 )
@@ -52,16 +50,8 @@ def run(arguments: Arguments, console: Console) -> None:
 
 
 def main() -> None:
-    """Parse the command line and run; a user's mistake is one line and exit code 1."""
-    try:
-        arguments = tyro.cli(Arguments, description=Arguments.__doc__)
-        enable_compilation_cache()
-        console = Console()
-        run(arguments, console if console.is_terminal else Console(width=120))
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    """Parse the command line and run."""
+    command_line.main(run, {"all": Arguments()}, key=lambda _: "all")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ Writes:   experiments/results/hurdles_DATASET_SCALE.json, .md and .png
 """
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +25,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
-from compare_strategies import markdown, mean_and_error
+from harness import command_line
+from harness.records import write_results
+from harness.statistics import mean_and_error
+from harness.tables import markdown
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -36,14 +36,7 @@ from scipy import stats
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import STATUSES, Evaluation
-from nos_optax.search import (
-    AcceleratorError,
-    LocalEngine,
-    RandomSearch,
-    SearchConfig,
-    TaskConfig,
-    enable_compilation_cache,
-)
+from nos_optax.search import LocalEngine, RandomSearch, SearchConfig, TaskConfig
 from nos_optax.search.probes import Probes
 
 DRAW = 64  # rules at a time
@@ -272,8 +265,7 @@ def run(arguments: Arguments, console: Console) -> None:
     table = results_table(summary, title)
     console.print(table)
 
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    stem = arguments.results / f"hurdles_{arguments.dataset}_{arguments.scale}"
+    name = f"hurdles_{arguments.dataset}_{arguments.scale}"
     content = {
         "arguments": {
             k: v
@@ -285,28 +277,9 @@ def run(arguments: Arguments, console: Console) -> None:
         "summary": summary,
         "seeds": rows,
     }
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    stem.with_suffix(".md").write_text(f"{title}\n\n{markdown(table)}")
-    draw(arguments, np.concatenate(curves), stem.with_suffix(".png"))
-
-
-def parse() -> Arguments:
-    """Parse the command line; what is not given is the preset's."""
-    given = tyro.cli(Arguments, description=Arguments.__doc__)
-    return tyro.cli(Arguments, default=PRESETS[given.scale], description=Arguments.__doc__)
-
-
-def main() -> None:
-    """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    console = Console()
-    try:
-        enable_compilation_cache()
-        run(parse(), console if console.is_terminal else Console(width=160))
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}")
+    draw(arguments, np.concatenate(curves), arguments.results / f"{name}.png")
 
 
 if __name__ == "__main__":
-    main()
+    command_line.main(run, PRESETS)

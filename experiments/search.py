@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
+from harness.command_line import make_console, one_message
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nos_optax.search import (
-    AcceleratorError,
     Candidate,
     SearchConfig,
     default_path,
@@ -115,16 +115,13 @@ def stop(*_: object) -> None:
 
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    console, out = Console(), None
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has no width of its own
+    out = None
     try:
-        arguments = parse()
-        enable_compilation_cache()
-        out = arguments.out
-        (prepare if arguments.prepare_data else run)(arguments, console)
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        with one_message():
+            arguments = parse()
+            enable_compilation_cache()
+            out = arguments.out
+            (prepare if arguments.prepare_data else run)(arguments, make_console())
     except KeyboardInterrupt:
         message = "interrupted"
         with contextlib.suppress(OSError):  # there is no history yet, or the disk is full

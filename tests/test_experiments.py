@@ -1,4 +1,4 @@
-"""The experiments: their statistics on numbers made by hand, and each of them at its smallest."""
+"""The experiments: what they measure on numbers made by hand, and each of them at its smallest."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from nos_optax.grammar import SearchSpace
@@ -22,44 +21,19 @@ sys.path.insert(0, str(FOLDER))
 
 import compare_strategies as compare  # noqa: E402
 import hurdles  # noqa: E402
+import strategy_measures  # noqa: E402
 
-# Statistics.
-
-
-def test_t_interval_by_hand():
-    # mean 2, standard error 1/sqrt(3), t(2, 0.975) = 4.3027
-    mean, low, high = compare.t_interval([1.0, 2.0, 3.0])
-    assert mean == 2
-    assert [low, high] == pytest.approx([2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], rel=1e-5)
-    assert compare.mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 3**-0.5))
-
-
-def test_differences_are_paired():
-    rng = np.random.default_rng(0)
-    baseline = rng.normal(size=6)
-    values = baseline + 0.3 + 0.01 * rng.normal(size=6)
-    interval = stats.ttest_rel(values, baseline).confidence_interval(0.95)
-    mean, low, high = compare.difference(values.tolist(), baseline.tolist())
-    assert (low, high) == pytest.approx((interval.low, interval.high))
-    assert mean == pytest.approx(np.mean(values) - np.mean(baseline))
-    assert high - low < 0.1  # though each of them varies by 1
-
-
-def test_intervals_cover_the_mean_as_often_as_they_say():
-    samples = np.random.default_rng(1).normal(2, 3, size=(2000, 5))
-    ends = np.array([compare.t_interval(row)[1:] for row in samples])
-    covered = np.mean((ends[:, 0] < 2) & (2 < ends[:, 1]))
-    assert covered == pytest.approx(0.95, abs=0.02)
+# What is measured of a search.
 
 
 def test_samples_to_reach_a_level():
     rewards = [0, 0, 1, 0, 1, 1, 1]
-    assert compare.moving_mean(rewards, 2).tolist() == [0, 0.5, 0.5, 0.5, 1, 1]
-    assert compare.samples_to_reach(rewards, 0.5, 2) == 3
-    assert compare.samples_to_reach(rewards, 1.0, 2) == 6
-    assert compare.samples_to_reach(rewards, 1.1, 2) is None
-    assert compare.median_reached([10, None, 30]) == (30, 2)
-    assert compare.median_reached([None, None, 30]) == (None, 1)
+    assert strategy_measures.moving_mean(rewards, 2).tolist() == [0, 0.5, 0.5, 0.5, 1, 1]
+    assert strategy_measures.samples_to_reach(rewards, 0.5, 2) == 3
+    assert strategy_measures.samples_to_reach(rewards, 1.0, 2) == 6
+    assert strategy_measures.samples_to_reach(rewards, 1.1, 2) is None
+    assert strategy_measures.median_reached([10, None, 30]) == (30, 2)
+    assert strategy_measures.median_reached([None, None, 30]) == (None, 1)
 
 
 def candidate(i, reward, status="trained", rule="", origin=None):
@@ -91,21 +65,30 @@ SEARCH = [
 
 
 def test_different_rules_are_counted_once():
-    assert compare.good_so_far(SEARCH, 0.8, "digest").tolist() == [0, 1, 2, 2, 3, 3, 3, 4]
-    assert compare.good_so_far(SEARCH, 0.8, "fingerprint").tolist() == [0, 1, 2, 2, 2, 2, 2, 3]
+    assert strategy_measures.good_so_far(SEARCH, 0.8, "digest").tolist() == [0, 1, 2, 2, 3, 3, 3, 4]
+    assert strategy_measures.good_so_far(SEARCH, 0.8, "fingerprint").tolist() == [
+        0,
+        1,
+        2,
+        2,
+        2,
+        2,
+        2,
+        3,
+    ]
     # What has the chance level is not good, however bad Adam is.
-    assert compare.good_so_far(SEARCH, 0.0, "digest")[-1] == 5
+    assert strategy_measures.good_so_far(SEARCH, 0.0, "digest")[-1] == 5
 
 
 def test_repeats_do_not_count_among_the_best():
-    best = compare.mean_of_best(SEARCH, 2, chance=0.1)
+    best = strategy_measures.mean_of_best(SEARCH, 2, chance=0.1)
     assert best == pytest.approx([0.1, 0.45, 0.85, 0.85, 0.85, 0.85, 0.85, 0.9])
-    assert [c.id for c in compare.best_rules(SEARCH, 3)] == [2, 7, 1]
-    assert compare.best_rules(SEARCH[:1], 3) == []
+    assert [c.id for c in strategy_measures.best_rules(SEARCH, 3)] == [2, 7, 1]
+    assert strategy_measures.best_rules(SEARCH[:1], 3) == []
 
 
 def test_what_a_search_is_judged_by():
-    one = compare.Run("ppo", 0, SEARCH, adam=0.905)
+    one = strategy_measures.Run("ppo", 0, SEARCH, adam=0.905)
     measures = one.measure(chance=0.1)
     assert measures["quarters"] == pytest.approx([0.45, 0.85, 0.45, 0.7])
     counts = [measures[k] for k in ("evaluated", "trained", "repeated", "rejected")]
@@ -118,13 +101,13 @@ def test_what_a_search_is_judged_by():
 def measures(quarter, best):
     counts = dict.fromkeys(("evaluated", "trained", "repeated", "rejected"), 1)
     goods = {"good_rules": 3, "good_updates": 2}
-    levels = [None] * len(compare.LEVELS)
+    levels = [None] * len(strategy_measures.LEVELS)
     row = {"quarters": [0.1, 0.2, 0.3, quarter], "mean": 0.25, "best": best}
     return row | counts | goods | {"samples_to_reach": levels}
 
 
 def test_summary_sets_the_seeds_beside_each_other():
-    summary = compare.summarise(
+    summary = strategy_measures.summarise(
         {
             "ppo": [measures(0.5, 0.9), measures(0.7, 0.8)],
             "random": [measures(0.2, 0.8), measures(0.4, 0.7)],
@@ -136,13 +119,6 @@ def test_summary_sets_the_seeds_beside_each_other():
     assert ppo["minus_random"]["best"] == pytest.approx((0.1, 0.1, 0.1))
     assert summary["random"]["minus_random"]["mean"] == pytest.approx((0, 0, 0))
     assert ppo["samples_to_reach"][0] == (None, 0)
-
-
-def test_markdown():
-    table = Table("a", "b")
-    table.add_row("1", "x")
-    table.add_row("2")
-    assert compare.markdown(table) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 |  |\n"
 
 
 # Hurdles.
@@ -260,7 +236,7 @@ def test_the_best_rule_is_measured_with_seeds_that_did_not_choose_it(tmp_path):
     first = compare.FRESH_SEEDS
     assert asked == list(range(first, first + 6))
     assert all(len(r.rewards) == 3 for r in (*best, *standard) if r is not None)
-    nothing = compare.Run("random", 0, runs[0].candidates[:0], 0.9)
+    nothing = strategy_measures.Run("random", 0, runs[0].candidates[:0], 0.9)
     assert compare.train_finalists(arguments, engine, [nothing])[0] == [None]
 
 

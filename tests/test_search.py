@@ -17,6 +17,7 @@ from nos_optax.search.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import search as command
+from harness import command_line
 
 TINY = SearchConfig(
     samples=10,
@@ -189,7 +190,7 @@ def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
 def test_the_command_line_evaluates_rules(monkeypatch, capsys):
     import evaluate
 
-    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(command_line, "enable_compilation_cache", lambda: None)
     arguments = "evaluate.py adam m*ld --train-examples 200 --epochs 1 --seeds 1"
     monkeypatch.setattr(sys, "argv", arguments.split())
     evaluate.main()
@@ -210,7 +211,7 @@ def test_bad_rules_on_the_command_line(monkeypatch, rule, message):
     import evaluate
 
     monkeypatch.setattr(sys, "argv", ["evaluate.py", rule])
-    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(command_line, "enable_compilation_cache", lambda: None)
     with pytest.raises(SystemExit) as exit_info:
         evaluate.main()
     assert str(exit_info.value.code).startswith("error: ")

@@ -1,0 +1,1 @@
+"""What the experiments share: command line, statistics, tables and records."""

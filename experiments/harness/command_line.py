@@ -1,0 +1,67 @@
+"""From the command line to an experiment's `run`; a user's mistake is one message."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Mapping
+from operator import attrgetter
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from nos_optax.search import AcceleratorError, enable_compilation_cache
+
+Config = TypeVar("Config")
+Name = TypeVar("Name")
+
+
+def main(
+    run: Callable[[Config, Console], None],
+    presets: Mapping[Name, Config],
+    key: Callable[[Config], Name] = attrgetter("scale"),
+    interrupted: str = "interrupted",
+) -> None:
+    """Parse the command line and run; a user's mistake is one message and exit code 1 or 2.
+
+    Args:
+        run: the experiment.
+        presets: by name, configurations of one frozen dataclass.
+        key: the name of the preset that a configuration belongs to. What the command line does
+            not give is as in that preset.
+        interrupted: what is said after Ctrl-C.
+    """
+    try:
+        with one_message():
+            config = parse(presets, key)
+            enable_compilation_cache()
+            run(config, make_console())
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
+
+
+def parse(presets: Mapping[Name, Config], key: Callable[[Config], Name]) -> Config:
+    """Return the configuration that the command line asks for.
+
+    Raises:
+        ValueError: no preset has the name that was given, or a number is out of range.
+    """
+    kind = type(next(iter(presets.values())))
+    name = key(tyro.cli(kind, description=kind.__doc__))
+    if name not in presets:
+        raise ValueError(f"there is no preset {name}; there are {', '.join(map(str, presets))}")
+    return tyro.cli(kind, default=presets[name], description=kind.__doc__)
+
+
+@contextlib.contextmanager
+def one_message() -> Generator[None]:
+    """Turn what a user can mend into `error: ...` and exit code 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, AcceleratorError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def make_console() -> Console:
+    """Return the terminal, or where the output goes instead, which has no width of its own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
