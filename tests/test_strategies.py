@@ -317,10 +317,10 @@ def test_a_class_of_the_users_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("annealing", "one of ppo, reinforce, random, evolution, or module:Class, got 'annealing'"),
-        ("my/file.py:Greedy", "module:Class, got 'my/file.py:Greedy'"),
-        (":Greedy", "module:Class, got ':Greedy'"),
-        ("module:", "module:Class, got 'module:'"),
+        ("annealing", "one of ppo, reinforce, random, evolution, or module:name, got 'annealing'"),
+        ("my/file.py:Greedy", "module:name, got 'my/file.py:Greedy'"),
+        (":Greedy", "module:name, got ':Greedy'"),
+        ("module:", "module:name, got 'module:'"),
         ("absent_module:Greedy", "'absent_module'; is its folder on PYTHONPATH"),
     ],
 )

@@ -10,6 +10,8 @@ import pytest
 
 from nos_optax.grammar import encode, scale_by_rule
 from nos_optax.population import STATUSES, PopulationTrainer, Protocol, Task, TrainingGrid
+from nos_optax.search import SearchConfig, TaskConfig, search
+from nos_optax.search.engine import load_task
 
 RULES = ("exp(sign(g) * sign(m)) * g", "adam", "ld * m + 1e-3 * w", "drop(g, 0.5) + noise")
 
@@ -153,3 +155,59 @@ def test_bad_grids_are_named(options, message):
         grid.start([encode("g").array], [])
     with pytest.raises(ValueError, match="from 1 to 1 programs"):
         grid.start([encode("g").array] * 2, [0, 1])
+
+
+OWN = """
+import numpy as np
+from test_task import make_task
+number, few = 3, lambda: make_task(evaluation_batch=3)
+whole = make_task()
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_task.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["whole", "few"])
+def test_a_task_is_named_on_the_command_line(own, name):
+    config = TaskConfig(dataset=f"own_task:{name}", train_examples=20)
+    task = load_task(config, jax.devices()[0])
+    assert (task.name, task.num_examples(task.train)) == ("line", 20)
+    np.testing.assert_array_equal(task.train[0], make_task().train[0][:20])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "imagenet"}, "one of digits, cifar10, or module:name, got 'imagenet'"),
+        ({"dataset": "own_task:nothing"}, "no attribute 'nothing'; is its folder on PYTHONPATH"),
+        ({"dataset": "own_task:number"}, "is a int; give a nos_optax.population.Task"),
+        ({"dataset": "own_task:few", "train_examples": 61}, "is 61; line has 60"),
+    ],
+)
+def test_what_is_no_task_is_named(own, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_task(TaskConfig(**options), jax.devices()[0])
+
+
+def test_a_search_on_a_task_of_ones_own(own, tmp_path):
+    config = SearchConfig(
+        dataset="own_task:few",
+        samples=6,
+        batch_size=3,
+        minibatch_size=10,
+        epochs=1,
+        strategy="random",
+        finalists=1,
+        final_seeds=1,
+        out=tmp_path / "run",
+    )
+    result = search(config)
+    assert len(result.candidates) == 6
+    dead = [c for c in result.candidates if c.status != "trained"]
+    assert dead and all(c.reward == -2 for c in dead)
+    assert {r.name for r in result.results} >= {"Adam", "PowerSign"}
+    assert all(-2 <= r.mean <= 0 for r in result.results)

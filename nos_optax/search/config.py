@@ -9,8 +9,10 @@ import tyro
 from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
+from nos_optax.search.own import import_own
 from nos_optax.search.strategies import STRATEGIES, find_strategy
 
+DATASETS = ("digits", "cifar10")
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
 
@@ -25,24 +27,29 @@ class TaskConfig:
 
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where the children train; auto takes the best device that is present."""
-    dataset: Literal["digits", "cifar10"] = "digits"
-    """digits comes with scikit-learn; cifar10 is read from --data-dir."""
+    dataset: Annotated[
+        str, tyro.conf.arg(metavar="{" + ",".join([*DATASETS, "MODULE:TASK"]) + "}")
+    ] = "digits"
+    """digits comes with scikit-learn; cifar10 is read from --data-dir; MODULE:TASK is a
+    nos_optax.population.Task of your own, or a function that returns one, importable."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     train_examples: int | None = None
-    """Training images (default: 1000 of digits, all 45,000 of cifar10)."""
+    """Training examples (default: 1000 of digits, all 45,000 of cifar10, all of your own)."""
     sweep_examples: int = 10_000
-    """Images in the epoch in which each of seven learning rates is tried; at least a minibatch."""
+    """Examples in the epoch in which seven learning rates are tried; at least a minibatch."""
     epochs: int = 5
-    """Epochs with the best learning rate; the accuracy after them is the reward."""
+    """Epochs with the best learning rate; the validation score after them is the reward."""
     minibatch_size: int = 100
-    """Images in a child's minibatch."""
+    """Examples in a child's minibatch."""
     lanes: int | None = None
     """Children side by side on a device (default: 1 on CPU, else measured once and remembered);
     halved if memory runs out."""
 
     def __post_init__(self):
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
+        if self.dataset not in DATASETS:
+            import_own("dataset", self.dataset, DATASETS)
 
     def protocol(self) -> Protocol:
         """Return how a candidate earns its reward."""

@@ -4,6 +4,7 @@ A candidate's reward depends on the seed and its program alone, so a search does
 engine it has, nor in which order the parts come back.
 """
 
+import dataclasses
 import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,20 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from nos_optax.population import Dataset, Evaluation, PopulationTrainer, Task, load_digits
+from nos_optax.population import (
+    Dataset,
+    DatasetError,
+    Evaluation,
+    PopulationTrainer,
+    Task,
+    image_task,
+    load_digits,
+    paper_child,
+)
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import SearchConfig, TaskConfig
+from nos_optax.search.config import DATASETS, SearchConfig, TaskConfig
+from nos_optax.search.own import import_own
 
 
 class Engine(Protocol):
@@ -64,7 +75,8 @@ class LocalEngine:
     Args:
         config: the task.
         iterations: the length of the longest program.
-        dataset: what the children train on; the configuration's where None.
+        task: what the children are, or the images that they train on; the configuration's where
+            None.
 
     Raises:
         AcceleratorError: the accelerator is absent.
@@ -72,9 +84,9 @@ class LocalEngine:
         ValueError: the training examples do not fill a minibatch.
     """
 
-    def __init__(self, config: TaskConfig, iterations: int, dataset: Dataset | None = None):
+    def __init__(self, config: TaskConfig, iterations: int, task: Task | Dataset | None = None):
         devices = select_devices(config.accelerator)
-        self.trainer = make_trainer(config, iterations, devices, dataset)
+        self.trainer = make_trainer(config, iterations, devices, task)
         self.chance = self.trainer.chance
         self.facts = trainer_facts(self.trainer)
         self._thread = ThreadPoolExecutor(1)
@@ -111,11 +123,38 @@ def make_engine(config: SearchConfig, iterations: int) -> Engine:
     return RayEngine(config, iterations, config.ray_address)
 
 
-def load_dataset(config: TaskConfig) -> Dataset:
-    """Return the data that a configuration names.
+def load_task(config: TaskConfig, device: jax.Device) -> Task:
+    """Return the task that a configuration names.
+
+    Args:
+        config: its `dataset` is a data set of images, or names a task of the user's own.
+        device: where it will be trained.
 
     Raises:
-        DatasetError: it is missing, or smaller than asked for, with the remedy.
+        DatasetError: the data is missing, or smaller than asked for, with the remedy.
+        ValueError: what the user named is no task.
+    """
+    if config.dataset in DATASETS:
+        dataset = load_dataset(config)
+        return image_task(dataset, paper_child(dataset, device))
+    own = import_own("dataset", config.dataset, DATASETS)
+    task = own() if callable(own) else own
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"dataset {config.dataset!r} is a {type(task).__name__}; give a "
+            "nos_optax.population.Task, or a function that returns one"
+        )
+    examples, wanted = task.num_examples(task.train), config.train_examples
+    if wanted is not None and wanted > examples:
+        raise DatasetError(f"--train-examples is {wanted}; {task.name} has {examples}")
+    return dataclasses.replace(task, train=jax.tree.map(lambda x: x[:wanted], task.train))
+
+
+def load_dataset(config: TaskConfig) -> Dataset:
+    """Return the images that a configuration names.
+
+    Raises:
+        DatasetError: they are missing, or fewer than asked for, with the remedy.
     """
     if config.dataset == "digits":
         return load_digits(train_examples=config.train_examples or 1000)
@@ -128,7 +167,7 @@ def make_trainer(
     config: TaskConfig,
     iterations: int,
     devices: list[jax.Device],
-    dataset: Dataset | None = None,
+    task: Task | Dataset | None = None,
 ) -> PopulationTrainer:
     """Return the trainer of a task.
 
@@ -136,28 +175,28 @@ def make_trainer(
         config: the task; its `accelerator` is ignored.
         iterations: the length of the longest program.
         devices: where the children train.
-        dataset: what they train on; the configuration's where None.
+        task: what they are, or the images that they train on; the configuration's where None.
     """
-    dataset = dataset or load_dataset(config)
+    task = task or load_task(config, devices[0])
     return PopulationTrainer(
-        dataset,
+        task,
         config.protocol(),
         iterations=iterations,
-        lanes=_lanes(config, dataset, iterations, devices),
+        lanes=_lanes(config, task, iterations, devices),
         devices=devices,
         max_epochs=config.max_epochs,
     )
 
 
 def _lanes(
-    config: TaskConfig, dataset: Dataset, iterations: int, devices: list[jax.Device]
+    config: TaskConfig, task: Task | Dataset, iterations: int, devices: list[jax.Device]
 ) -> int | None:
     """Return the lanes asked for, or in a search those measured to be fastest."""
     cache = jax.config.values["jax_compilation_cache_dir"]
     if config.lanes or cache is None or not isinstance(config, SearchConfig):
         return config.lanes
     store = Path(cache) / "lanes"
-    return choose_lanes(dataset, config.protocol(), iterations, devices, store, config.batch_size)
+    return choose_lanes(task, config.protocol(), iterations, devices, store, config.batch_size)
 
 
 def trainer_facts(trainer: PopulationTrainer) -> dict:

@@ -22,11 +22,11 @@ REJECTED = "rejected"  # a status beside those of trainings
 class Training(NamedTuple):
     """What became of a program that was trained."""
 
-    reward: float  # validation accuracy; the chance level for the dead and the diverged
+    reward: float  # validation score; the chance level for the dead and the diverged
     learning_rate: float | None  # None where every rate of the sweep diverged
     status: str  # trained, dead, diverged or stopped
-    sweep: tuple[float | None, ...]  # accuracy of each learning rate; None where it diverged
-    curve: tuple[float | None, ...]  # accuracy at the hurdles and the end; None where not met
+    sweep: tuple[float | None, ...]  # score of each learning rate; None where it diverged
+    curve: tuple[float | None, ...]  # score at the hurdles and the end; None where not met
     seconds: float  # its share of the time that its population took
 
 

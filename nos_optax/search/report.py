@@ -68,7 +68,7 @@ def results_table(results: Sequence[Result]) -> Table:
     """Return the table of re-trained rules, best mean first."""
     seeds = len(results[0].rewards)
     table = Table(
-        title=f"Validation accuracy, fresh weights and data order ({seeds} of each)",
+        title=f"Validation score, fresh weights and data order ({seeds} of each)",
         title_justify="left",
         box=box.SIMPLE,
     )
@@ -114,7 +114,7 @@ def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str) -> 
 
     Args:
         candidates: in the order of their evaluation.
-        chance: accuracy of a constant prediction.
+        chance: reward of a child that never learns.
         title: of the figure.
 
     Returns:
@@ -135,7 +135,7 @@ def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str) -> 
     axes.plot(samples[window - 1 :], mean, color="C0", lw=2, label=f"mean of the last {window}")
     axes.step(samples, np.maximum.accumulate(rewards), color="C1", where="post", label="best")
     axes.axhline(chance, color="0.4", lw=0.8, ls=":", label="chance")
-    axes.set(xlabel="candidates evaluated", ylabel="validation accuracy (reward)", title=title)
+    axes.set(xlabel="candidates evaluated", ylabel="validation score (reward)", title=title)
     axes.set_ylim(0, 1)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     png = io.BytesIO()

@@ -4,7 +4,6 @@ To add a strategy, write its class here and name it in `STRATEGIES`.
 """
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
 from nos_optax.controller.ppo import REINFORCE_PRESETS, Controller, PPOState
 from nos_optax.grammar import SearchSpace
+from nos_optax.search.own import import_own
 
 
 class Strategy(Protocol):
@@ -267,17 +267,7 @@ def find_strategy(name: str) -> Factory:
     """
     if name in STRATEGIES:
         return STRATEGIES[name]
-    module, _, attribute = name.partition(":")
-    if not (attribute and all(map(str.isidentifier, module.split(".")))):
-        raise ValueError(
-            f"strategy must be one of {', '.join(STRATEGIES)}, or module:Class, got {name!r}"
-        )
-    try:
-        own = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"strategy {name!r} cannot be imported: {error}; is its folder on PYTHONPATH?"
-        ) from error
+    own = import_own("strategy", name, tuple(STRATEGIES))
     for method in ("ask", "tell"):
         if not callable(getattr(own, method, None)):
             raise ValueError(

@@ -1,0 +1,330 @@
+"""The image networks: parameters counted by hand, gradients everywhere, convolutions as patches."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+from models.convolution import LAYOUT, patches_convolution
+from models.nasnet import NASNetA, _drop_path
+from models.wide_resnet import WideResNet
+
+THIN = {"num_classes": 5, "filters": 8, "cells": 1, "stem_filters": 4}
+
+# Compiling takes far longer here than running.
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
+def images(*shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def shapes(model, size):
+    keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(functools.partial(model.init, keys, train=True), x)
+
+
+def initial(model, size):
+    """Variables like the model's own, whose many draws would take a minute to compile."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, (2 / fan_in) ** 0.5, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return jax.tree.map_with_path(draw, shapes(model, size))
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def gradients(model, x, loss, **settings):
+    """Gradients by the parameters of `loss` of what the model returns in training."""
+
+    @quick_jit
+    def gradient(variables):
+        def of_params(params):
+            output, _ = model.apply(
+                {**variables, "params": params},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(3)},
+                **settings,
+            )
+            return loss(output)
+
+        return jax.grad(of_params)(variables["params"])
+
+    return gradient(initial(model, x.shape[1]))
+
+
+def unreached(tree):
+    """Names of the arrays that are zero, or not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        jax.tree_util.keystr(path)
+        for path, leaf in leaves
+        if not jnp.isfinite(leaf).all() or not leaf.any()
+    ]
+
+
+def some_scores(logits):
+    """A loss that does not treat the classes alike."""
+    return jnp.sum(logits * images(*logits.shape))
+
+
+# Convolution by patches.
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6, 3), (2, 7, 5, 4), (1, 2, 3, 2)])
+@pytest.mark.parametrize("window", [(1, 1), (3, 3), (2, 3)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+def test_patches_are_a_convolution(shape, window, strides):
+    x, kernel = images(*shape), images(*window, shape[-1], 5)
+
+    def convolve(convolution, x, kernel):
+        return convolution(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
+
+    ours, pullback = jax.vjp(functools.partial(convolve, patches_convolution), x, kernel)
+    theirs, their_pullback = jax.vjp(
+        functools.partial(convolve, jax.lax.conv_general_dilated), x, kernel
+    )
+    assert jnp.allclose(ours, theirs, atol=1e-5)
+    cotangent = images(*ours.shape) + 1
+    for gradient, their_gradient in zip(
+        pullback(cotangent), their_pullback(cotangent), strict=True
+    ):
+        assert jnp.allclose(gradient, their_gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"dimension_numbers": None}, "dimension_numbers must be"),
+        ({"padding": "VALID"}, "padding must be SAME .* got VALID"),
+        ({"window_strides": (3, 1)}, "window_strides must be 1 or 2 .* got"),
+        ({"rhs_dilation": (2, 2)}, "dilations must be 1"),
+        ({"feature_group_count": 2}, "group counts must be 1"),
+    ],
+)
+def test_other_convolutions_are_refused(setting, message):
+    usual = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUT}
+    with pytest.raises(ValueError, match=message):
+        patches_convolution(images(1, 4, 4, 4), images(3, 3, 4, 4), **{**usual, **setting})
+
+
+# Wide residual networks.
+
+
+def wide_resnet_size(depth, width, classes):
+    blocks = (depth - 4) // 6
+    size, before = 9 * 3 * 16, 16
+    for filters in (16 * width, 32 * width, 64 * width):
+        kernels = 9 * before * filters + (2 * blocks - 1) * 9 * filters**2
+        projection = before * filters if before != filters else 0
+        norms = 2 * before + (2 * blocks - 1) * 2 * filters
+        size, before = size + kernels + projection + norms, filters
+    return size + 2 * before + before * classes + classes
+
+
+@pytest.mark.parametrize("depth, width, classes", [(40, 4, 10), (16, 1, 7), (28, 10, 100)])
+def test_wide_resnet_size(depth, width, classes):
+    params = shapes(WideResNet(depth, width, classes), 32)["params"]
+    assert count(params) == wide_resnet_size(depth, width, classes)
+
+
+def test_wrn_40_4_has_9_million_parameters():
+    assert wide_resnet_size(40, 4, 10) == 8_949_210  # 8.9M in the paper's table 4
+    assert count(shapes(WideResNet(), 32)["params"]) == 8_949_210
+
+
+def test_wide_resnet_depth_is_checked():
+    with pytest.raises(ValueError, match=r"6 n \+ 4: 10, 16.*, got 12"):
+        shapes(WideResNet(12, 1), 8)
+
+
+def test_wide_resnet_gradients_do_not_depend_on_the_convolution():
+    x = images(4, 8, 8, 3)
+    ours, theirs = (
+        gradients(WideResNet(10, 2, conv=conv), x, some_scores)
+        for conv in (patches_convolution, jax.lax.conv_general_dilated)
+    )
+    assert unreached(ours) == []
+    assert all(
+        jnp.allclose(a, b, rtol=1e-3, atol=1e-3)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    )
+
+
+def test_wide_resnet_averages_are_for_testing():
+    model, x = WideResNet(10, 1, conv=patches_convolution), images(4, 8, 8, 3)
+    variables = initial(model, 8)
+    train = quick_jit(
+        functools.partial(model.apply, train=True, mutable=["batch_stats"]),
+    )
+    for _ in range(100):  # 0.9^100 is nothing
+        scores, averages = train(variables, x)
+        variables = {**variables, **averages}
+    tested = quick_jit(functools.partial(model.apply, train=False))
+    assert scores.shape == (4, 10)
+    assert jnp.allclose(tested(variables, x), scores, rtol=1e-2, atol=1e-2)
+    assert jnp.allclose(tested(variables, x[:1]), tested(variables, x)[:1], atol=1e-4)
+
+
+# NASNet-A.
+
+
+def separable(window, before, filters):
+    """Parameters of both separable convolutions and their normalisations."""
+    first = window**2 * before + before * filters + 2 * filters
+    return first + window**2 * filters + filters**2 + 2 * filters
+
+
+def cell_size(filters, current, previous, reduction):
+    """Parameters of a cell; `previous` None is the raw input of the very first cell."""
+    size = current * filters + 2 * filters
+    if previous is not None:
+        size += previous * filters + 2 * filters
+        previous = filters
+    else:
+        previous = current
+    if reduction:
+        windows = [(5, filters), (7, previous), (7, previous), (5, previous), (3, filters)]
+    else:
+        windows = [(5, filters), (3, previous), (5, previous), (3, previous), (3, filters)]
+    return size + sum(separable(window, before, filters) for window, before in windows)
+
+
+def nasnet_size(filters, cells, stem_filters, classes, stem):
+    previous, current = None, stem_filters
+    size = 9 * 3 * stem_filters + 2 * stem_filters
+    layout = [(filters * 2**i, False) for i in range(3) for _ in range(cells)]
+    layout.insert(2 * cells, (filters * 4, True))
+    layout.insert(cells, (filters * 2, True))
+    if stem == "imagenet":
+        layout = [(filters // 4, True), (filters // 2, True), *layout]
+    else:
+        previous = stem_filters
+    for width, reduction in layout:
+        size += cell_size(width, current, previous, reduction)
+        previous, current = current, width * (4 if reduction else 6)
+    return size + current * classes + classes
+
+
+def auxiliary_size(features, positions, classes):
+    return features * 128 + 256 + positions * 128 * 768 + 2 * 768 + 768 * classes + classes
+
+
+def test_nasnet_mobile_has_as_many_parameters_as_its_authors_say():
+    size = nasnet_size(44, 4, 32, 1000, "imagenet")
+    assert size == pytest.approx(5.3e6, rel=0.01)  # the paper's table 3
+    assert size == 5_289_978  # the trainable parameters of the authors' TensorFlow code
+    mobile = shapes(NASNetA(), 224)["params"]
+    head = mobile.pop("AuxiliaryHead_0")
+    assert count(mobile) == size
+    assert count(head) == auxiliary_size(6 * 88, 16, 1000)
+    assert mobile["Dense_0"]["kernel"].shape == (1056, 1000)
+
+
+def test_nasnet_for_cifar_has_as_many_parameters_as_its_authors_say():
+    model = NASNetA(10, 32, 6, stem="cifar", stem_filters=96, auxiliary=False)
+    size = count(shapes(model, 32)["params"])
+    assert size == nasnet_size(32, 6, 96, 10, "cifar")
+    assert size == pytest.approx(3.3e6, rel=0.01)  # NASNet-A (6 @ 768), the paper's table 1
+
+
+def test_nasnet_parameters_do_not_depend_on_the_image_size():
+    sizes = [shapes(NASNetA(**THIN), size)["params"] for size in (19, 32, 64, 224)]
+    for params in sizes:
+        params.pop("AuxiliaryHead_0")
+    assert all(params == sizes[0] for params in sizes)
+
+
+@pytest.mark.parametrize("stem, smallest", [("imagenet", 19), ("cifar", 3)])
+def test_nasnet_refuses_images_that_are_too_small(stem, smallest):
+    model = NASNetA(**THIN, stem=stem)
+    assert shapes(model, smallest)
+    with pytest.raises(ValueError, match=f"at least {smallest} pixels .* got "):
+        shapes(model, smallest - 1)
+
+
+def test_nasnet_returns_auxiliary_scores_in_training_only():
+    model, x = NASNetA(), jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    variables = shapes(model, 224)
+
+    def scores(train, variables, x):
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+
+    trained, tested = (
+        jax.eval_shape(functools.partial(scores, train), variables, x) for train in (True, False)
+    )
+    assert trained.logits.shape == trained.auxiliary.shape == tested.logits.shape == (2, 1000)
+    assert tested.auxiliary is None
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_nasnet_gradient_reaches_every_parameter(stem):
+    size = 32 if stem == "imagenet" else 8
+    model = NASNetA(**THIN, stem=stem, keep_path=0.9)
+
+    def loss(scores):
+        return some_scores(scores.logits) + some_scores(scores.auxiliary)
+
+    assert unreached(gradients(model, images(8, size, size, 3), loss)) == []
+
+
+@pytest.mark.slow
+def test_gradient_reaches_every_parameter_of_nasnet_mobile():
+    def loss(scores):
+        return some_scores(scores.logits) + some_scores(scores.auxiliary)
+
+    assert unreached(gradients(NASNetA(), images(8, 32, 32, 3), loss)) == []
+
+
+def test_dropped_paths_are_whole_images_and_keep_the_mean():
+    x = 1 + jnp.abs(images(4000, 2, 2, 3))
+    dropped = _drop_path(x, 0.75, jax.random.key(4))
+    kept = dropped.any((1, 2, 3))
+    assert kept.mean() == pytest.approx(0.75, abs=0.03)
+    assert jnp.allclose(dropped[kept], x[kept] / 0.75)
+    assert not dropped[~kept].any()
+
+
+def test_paths_are_dropped_as_the_training_goes_on():
+    model, x = (
+        NASNetA(**THIN, stem="cifar", auxiliary=False, dropout=0.0, keep_path=0.5),
+        images(4, 8, 8, 3),
+    )
+    variables = initial(model, 8)
+
+    @quick_jit
+    def logits(progress, seed):
+        return model.apply(
+            variables,
+            x,
+            train=True,
+            progress=progress,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(seed)},
+        )[0].logits
+
+    assert jnp.array_equal(logits(0.0, 1), logits(0.0, 2))
+    assert not jnp.allclose(logits(1.0, 1), logits(1.0, 2), atol=1e-3)
