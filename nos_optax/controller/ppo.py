@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ class PPOConfig:
         is cut.
       entropy_coefficient: weight of the entropy bonus, in units of (scaled) advantage per nat.
       baseline_decay: decay rate of the moving average of rewards; 0 is the last batch's mean.
-      normalize_advantages: divide the advantages by their root mean square over the batch.
+      advantage_unit: what the advantages are divided by: `reward` leaves them, `range` takes the
+        range of all rewards so far, so that the scale of a task's rewards does not matter, and
+        `batch` takes their own root mean square, so that equal rewards count as much as others.
       epochs: passes over each batch.
       minibatch_size: the most sequences per Adam step; None takes the whole batch. A batch is cut
         into minibatches that differ by at most one sequence.
@@ -36,7 +38,7 @@ class PPOConfig:
     clip_ratio: float = 0.2
     entropy_coefficient: float = 0.0015
     baseline_decay: float = 0.95
-    normalize_advantages: bool = True
+    advantage_unit: Literal["reward", "range", "batch"] = "batch"
     epochs: int = 2
     minibatch_size: int | None = 16
     max_grad_norm: float | None = None
@@ -66,16 +68,17 @@ class PPOConfig:
 
 PRESETS = {
     # Learning rate, minibatch size and entropy coefficient of Bello et al.
-    "paper": PPOConfig(learning_rate=1e-5, epochs=1, minibatch_size=5, normalize_advantages=False),
-    # Tuned on digits to learn from tens of batches of 32 without settling on one rule: advantages
-    # stay in units of reward, so that the entropy bonus gains weight as rewards become equal.
+    "paper": PPOConfig(learning_rate=1e-5, epochs=1, minibatch_size=5, advantage_unit="reward"),
+    # Tuned on digits to learn from tens of batches of 32 without settling on one rule: the unit of
+    # the advantages does not shrink with them, so that the entropy bonus gains weight as rewards
+    # become equal.
     "default": PPOConfig(
         learning_rate=3e-3,
         entropy_coefficient=0.04,
         epochs=2,
         minibatch_size=16,
         baseline_decay=0.5,
-        normalize_advantages=False,
+        advantage_unit="range",
     ),
 }
 
@@ -92,6 +95,8 @@ class PPOState(NamedTuple):
     params: Any  # the policy's
     opt_state: optax.OptState
     baseline: jax.Array  # float32[], moving average of rewards
+    lowest: jax.Array  # float32[], of all rewards so far; inf before the first
+    highest: jax.Array  # float32[]; -inf before the first
     count: jax.Array  # int32[], updates so far
 
 
@@ -169,6 +174,8 @@ def ppo_controller(policy: Policy, config: PPOConfig = PRESETS["default"]) -> Co
             params,
             optimizer.init(params),
             baseline=jnp.zeros([], jnp.float32),
+            lowest=jnp.full([], jnp.inf, jnp.float32),
+            highest=jnp.full([], -jnp.inf, jnp.float32),
             count=jnp.zeros([], jnp.int32),
         )
 
@@ -178,8 +185,14 @@ def ppo_controller(policy: Policy, config: PPOConfig = PRESETS["default"]) -> Co
         mean_reward = rewards.mean()
         baseline = jnp.where(state.count == 0, mean_reward, state.baseline)
         advantages = rewards - baseline
-        if config.normalize_advantages:
-            advantages /= jnp.sqrt(jnp.mean(advantages**2)) + 1e-6  # equal rewards stay near 0
+        lowest = jnp.minimum(state.lowest, rewards.min())
+        highest = jnp.maximum(state.highest, rewards.max())
+        unit = {
+            "reward": 1.0,
+            "range": highest - lowest,
+            "batch": jnp.sqrt(jnp.mean(advantages**2)),
+        }[config.advantage_unit]
+        advantages /= jnp.where(unit > 0, unit, 1)
 
         def loss_fn(params, rows, weights):
             log_prob, entropy = policy.score(params, tokens[rows])
@@ -204,7 +217,7 @@ def ppo_controller(policy: Policy, config: PPOConfig = PRESETS["default"]) -> Co
         )
         decay = config.baseline_decay
         baseline = decay * baseline + (1 - decay) * mean_reward
-        state = PPOState(params, opt_state, baseline, state.count + 1)
+        state = PPOState(params, opt_state, baseline, lowest, highest, state.count + 1)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return Controller(jax.jit(init), policy.sample, policy.score, jax.jit(update))
