@@ -122,7 +122,7 @@ def test_the_same_units_are_dropped_at_every_time_step(dropout):
     model = WordLSTM(vocabulary=7, units=16, init_scale=0.5, **{**off, dropout: 0.5})
     params = model.init(key(0))
     # Fed one word for ever, the network settles: masks that changed would keep it moving.
-    same, start = jnp.full((4, 60), 3), model.zero_carry(4)
+    same, start = jnp.full((4, 150), 3), model.zero_carry(4)
 
     def score(key):
         return log_likelihoods(params, start, same, key, model)

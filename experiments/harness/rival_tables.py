@@ -1,0 +1,223 @@
+"""What became of rivals, as a table and a picture: scores after tuning, and how they differ."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from harness.statistics import difference, mean_and_error
+from harness.tuning import Outcome, Training
+
+PARTS = ("final_validation", "final_test", "best_validation", "best_test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Display:
+    """How a task's scores, of which higher is better, are shown.
+
+    Attributes:
+        title: what they are called, with the unit.
+        chance: the score that a diverged training counts as.
+        of: what is shown of scores, an array.
+        lower: whether what is shown is better the lower it is.
+        digits: after the point.
+        scale: of the axis in the picture.
+    """
+
+    title: str
+    chance: float
+    of: Callable[[np.ndarray], np.ndarray]
+    lower: bool = False
+    digits: int = 2
+    scale: str = "linear"
+
+
+def accuracy(classes: int) -> Display:
+    """Return how a part of right answers among so many classes is shown: in per cent."""
+    return Display("accuracy, %", 1 / classes, lambda score: 100 * score, digits=1)
+
+
+class Result(NamedTuple):
+    """A rival's fresh seeds in numbers, as shown."""
+
+    name: str
+    rule: str
+    schedule: str
+    rate: float
+    diverged: int  # of the seeds
+    values: dict[str, list[float]]  # one a seed, for each of PARTS; best: by validation
+    difference: tuple[float, float, float] | None  # of final_test to the baseline, 95 %
+
+
+def measure(outcomes: Sequence[Outcome], baseline: str, display: Display) -> list[Result]:
+    """Return each rival's numbers.
+
+    Args:
+        outcomes: from `compare`, with a test set; the same seeds for all.
+        baseline: the rival that the others are compared with, seed by seed.
+        display: how the scores are shown.
+
+    Raises:
+        ValueError: the baseline is not among the rivals, there is no test set, or only one seed.
+    """
+    names = [outcome.rival.name for outcome in outcomes]
+    if baseline not in names:
+        raise ValueError(f"the baseline {baseline} is not among the rivals {names}")
+    values = [_values(outcome.runs, display) for outcome in outcomes]
+    base = values[names.index(baseline)]["final_test"]
+    return [
+        Result(
+            *outcome.rival,
+            outcome.rate,
+            sum(math.isnan(training.validation[-1]) for training in outcome.runs),
+            of_rival,
+            None if name == baseline else difference(of_rival["final_test"], base),
+        )
+        for name, outcome, of_rival in zip(names, outcomes, values, strict=True)
+    ]
+
+
+def _values(trainings: Sequence[Training], display: Display) -> dict[str, list[float]]:
+    columns: dict[str, list[float]] = {part: [] for part in PARTS}
+    for training in trainings:
+        validation, test = np.array(training.validation), np.array(training.test)
+        if np.isnan(test[np.isfinite(validation)]).any():
+            raise ValueError(f"{training.rival} has no test scores: give the task a test set")
+        validation, test = (np.where(np.isnan(x), display.chance, x) for x in (validation, test))
+        best = int(validation.argmax())
+        scores = np.array([validation[-1], test[-1], validation[best], test[best]])
+        for part, value in zip(PARTS, display.of(scores), strict=True):
+            columns[part].append(float(value))
+    return columns
+
+
+def results_table(
+    results: Sequence[Result],
+    baseline: str,
+    display: Display,
+    paper: Mapping[str, str],
+    paper_title: str = "paper",
+) -> Table:
+    """Return the table: means and standard errors over the seeds.
+
+    Args:
+        results: from `measure`.
+        baseline: as there.
+        display: as there.
+        paper: what the paper says, by the rival's name; "not at hand" for the others.
+        paper_title: of that column.
+    """
+    table = Table(box=box.SIMPLE)
+    for column in ("rival", "rule", "schedule"):
+        table.add_column(column)
+    parts = [part.replace("_", " ") for part in PARTS]
+    for column in ("rate", *parts, "n"):
+        table.add_column(column, justify="right")
+    table.add_column(f"final test - {baseline} [95 %]", justify="right", no_wrap=True)
+    table.add_column(paper_title, justify="right")
+    for result in results:
+        seeds = str(len(result.values["final_test"]))
+        if result.diverged:
+            seeds += f", {result.diverged} diverged"
+        table.add_row(
+            *(result.name, result.rule, result.schedule, f"{result.rate:g}"),
+            *(_mean(result.values[part], display.digits) for part in PARTS),
+            seeds,
+            interval_text(result.difference, display.digits),
+            paper.get(result.name, "not at hand"),
+        )
+    return table
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def interval_text(values: tuple[float, float, float] | None, digits: int) -> str:
+    """Return a difference and its interval as text."""
+    if values is None:
+        return "baseline"
+    mean, low, high = values
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def verdict(results: Sequence[Result], baseline: str, display: Display) -> str:
+    """Say which rivals differ from the baseline; where the interval has 0, nothing is shown."""
+    known = [(result.name, result.difference) for result in results if result.difference]
+    above = [name for name, (_, low, _) in known if low > 0]
+    below = [name for name, (_, _, high) in known if high < 0]
+    better, worse = (below, above) if display.lower else (above, below)
+    unclear = len(known) - len(better) - len(worse)
+    return (
+        f"Final test against {baseline}, {len(known)} intervals of 95 % without correction for "
+        f"their number: better: {', '.join(better) or 'none'}; worse: "
+        f"{', '.join(worse) or 'none'}; undecided: {unclear}."
+    )
+
+
+def content(results: Sequence[Result], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return everything for the JSON file: the numbers, and all curves as scores."""
+    return [
+        {
+            **result._asdict(),
+            "tuning": [training._asdict() for training in outcome.tuning],
+            "runs": [training._asdict() for training in outcome.runs],
+        }
+        for result, outcome in zip(results, outcomes, strict=True)
+    ]
+
+
+def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
+    """Draw the rivals' validation over the epochs, and how it depends on the learning rate.
+
+    Args:
+        outcomes: of the rivals to show; at most 20 can be told apart.
+        display: how the scores are shown.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    over_epochs, over_rates = figure.subplots(1, 2)
+    for i, outcome in enumerate(outcomes):
+        style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--", "lw": 1.2}
+        curves = _shown([training.validation for training in outcome.runs], display)
+        mean, error = np.array([mean_and_error(column) for column in curves.T]).T
+        epochs = np.arange(1, len(mean) + 1)
+        label = f"{outcome.rival.name} ({outcome.rate:g})"
+        over_epochs.plot(epochs, mean, label=label, **style)
+        over_epochs.fill_between(
+            epochs, mean - error, mean + error, color=style["color"], alpha=0.15, lw=0
+        )
+        rates = [training.rate for training in outcome.tuning]
+        finals = _shown([training.validation[-1:] for training in outcome.tuning], display)[:, 0]
+        over_rates.plot(rates, finals, marker=".", **style)
+    seeds = len(outcomes[0].runs)
+    over_epochs.set(
+        title=f"at the best learning rate: mean ± standard error over {seeds} seeds",
+        xlabel="epoch",
+        ylabel=f"validation {display.title}",
+        yscale=display.scale,
+    )
+    over_rates.set(
+        title="after the last epoch, one seed; diverged: as chance",
+        xlabel="learning rate",
+        xscale="log",
+        yscale=display.scale,
+    )
+    handles, labels = over_epochs.get_legend_handles_labels()
+    place: Any = "outside right"  # matplotlib's annotations do not know it
+    figure.legend(handles, labels, loc=place, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _shown(scores: Sequence[Sequence[float]], display: Display) -> np.ndarray:
+    """Return what is shown of scores `[n, epochs]`, with chance where a training has diverged."""
+    known = np.array(scores)
+    return display.of(np.where(np.isnan(known), display.chance, known))
