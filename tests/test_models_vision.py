@@ -17,18 +17,9 @@ from models.wide_resnet import WideResNet
 
 THIN = {"num_classes": 5, "filters": 8, "cells": 1, "stem_filters": 4}
 
-# Compiling takes far longer here than running.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
-
 
 def images(*shape):
-    return jax.random.normal(jax.random.key(0), shape)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def shapes(model, size):
@@ -54,10 +45,10 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def gradients(model, x, loss, **settings):
+def gradients(model, x, loss):
     """Gradients by the parameters of `loss` of what the model returns in training."""
 
-    @quick_jit
+    @jax.jit
     def gradient(variables):
         def of_params(params):
             output, _ = model.apply(
@@ -66,7 +57,6 @@ def gradients(model, x, loss, **settings):
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(3)},
-                **settings,
             )
             return loss(output)
 
@@ -77,41 +67,47 @@ def gradients(model, x, loss, **settings):
 
 def unreached(tree):
     """Names of the arrays that are zero, or not finite."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree.leaves_with_path(jax.device_get(tree))
     return [
         jax.tree_util.keystr(path)
         for path, leaf in leaves
-        if not jnp.isfinite(leaf).all() or not leaf.any()
+        if not np.isfinite(leaf).all() or not leaf.any()
     ]
 
 
 def some_scores(logits):
     """A loss that does not treat the classes alike."""
-    return jnp.sum(logits * images(*logits.shape))
+    return (logits * images(*logits.shape)).sum()
 
 
 # Convolution by patches.
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 6, 3), (2, 7, 5, 4), (1, 2, 3, 2)])
-@pytest.mark.parametrize("window", [(1, 1), (3, 3), (2, 3)])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("shape", "window", "strides"),
+    [
+        ((2, 6, 6, 3), (3, 3), (1, 1)),
+        ((2, 6, 6, 3), (3, 3), (2, 2)),
+        ((2, 7, 5, 4), (3, 3), (2, 2)),
+        ((2, 7, 5, 4), (1, 1), (1, 1)),
+        ((2, 7, 6, 4), (1, 1), (2, 2)),
+        ((1, 2, 3, 2), (2, 3), (1, 2)),
+    ],
+)
 def test_patches_are_a_convolution(shape, window, strides):
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(convolution, x, kernel):
+        def convolve(x, kernel):
+            return convolution(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
+
+        value, pullback = jax.vjp(convolve, x, kernel)
+        return value, *pullback(1 + images(*value.shape))
+
     x, kernel = images(*shape), images(*window, shape[-1], 5)
-
-    def convolve(convolution, x, kernel):
-        return convolution(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
-
-    ours, pullback = jax.vjp(functools.partial(convolve, patches_convolution), x, kernel)
-    theirs, their_pullback = jax.vjp(
-        functools.partial(convolve, jax.lax.conv_general_dilated), x, kernel
-    )
-    assert jnp.allclose(ours, theirs, atol=1e-5)
-    cotangent = images(*ours.shape) + 1
-    for gradient, their_gradient in zip(
-        pullback(cotangent), their_pullback(cotangent), strict=True
-    ):
-        assert jnp.allclose(gradient, their_gradient, rtol=1e-4, atol=1e-4)
+    ours = value_and_gradients(patches_convolution, x, kernel)
+    theirs = value_and_gradients(jax.lax.conv_general_dilated, x, kernel)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +164,7 @@ def test_wide_resnet_gradients_do_not_depend_on_the_convolution():
     )
     assert unreached(ours) == []
     assert all(
-        jnp.allclose(a, b, rtol=1e-3, atol=1e-3)
+        np.allclose(a, b, rtol=1e-3, atol=1e-3)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     )
 
@@ -176,16 +172,16 @@ def test_wide_resnet_gradients_do_not_depend_on_the_convolution():
 def test_wide_resnet_averages_are_for_testing():
     model, x = WideResNet(10, 1, conv=patches_convolution), images(4, 8, 8, 3)
     variables = initial(model, 8)
-    train = quick_jit(
+    train = jax.jit(
         functools.partial(model.apply, train=True, mutable=["batch_stats"]),
     )
     for _ in range(100):  # 0.9^100 is nothing
         scores, averages = train(variables, x)
         variables = {**variables, **averages}
-    tested = quick_jit(functools.partial(model.apply, train=False))
+    tested = jax.jit(functools.partial(model.apply, train=False))
     assert scores.shape == (4, 10)
-    assert jnp.allclose(tested(variables, x), scores, rtol=1e-2, atol=1e-2)
-    assert jnp.allclose(tested(variables, x[:1]), tested(variables, x)[:1], atol=1e-4)
+    assert np.allclose(tested(variables, x), scores, rtol=1e-2, atol=1e-2)
+    assert np.allclose(tested(variables, x[:1]), tested(variables, x)[:1], atol=1e-4)
 
 
 # NASNet-A.
@@ -266,7 +262,7 @@ def test_nasnet_refuses_images_that_are_too_small(stem, smallest):
 
 
 def test_nasnet_returns_auxiliary_scores_in_training_only():
-    model, x = NASNetA(), jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    model, x = NASNetA(**THIN), jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     variables = shapes(model, 224)
 
     def scores(train, variables, x):
@@ -276,55 +272,44 @@ def test_nasnet_returns_auxiliary_scores_in_training_only():
     trained, tested = (
         jax.eval_shape(functools.partial(scores, train), variables, x) for train in (True, False)
     )
-    assert trained.logits.shape == trained.auxiliary.shape == tested.logits.shape == (2, 1000)
+    assert trained.logits.shape == trained.auxiliary.shape == tested.logits.shape == (2, 5)
     assert tested.auxiliary is None
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_nasnet_gradient_reaches_every_parameter(stem):
-    size = 32 if stem == "imagenet" else 8
-    model = NASNetA(**THIN, stem=stem, keep_path=0.9)
+def both_scores(scores):
+    return some_scores(scores.logits) + some_scores(scores.auxiliary)
 
-    def loss(scores):
-        return some_scores(scores.logits) + some_scores(scores.auxiliary)
 
-    assert unreached(gradients(model, images(8, size, size, 3), loss)) == []
+def test_nasnet_gradient_reaches_every_parameter():
+    model = NASNetA(**THIN, stem="cifar")
+    assert unreached(gradients(model, images(8, 8, 8, 3), both_scores)) == []
 
 
 @pytest.mark.slow
 def test_gradient_reaches_every_parameter_of_nasnet_mobile():
-    def loss(scores):
-        return some_scores(scores.logits) + some_scores(scores.auxiliary)
-
-    assert unreached(gradients(NASNetA(), images(8, 32, 32, 3), loss)) == []
+    assert unreached(gradients(NASNetA(keep_path=0.9), images(8, 32, 32, 3), both_scores)) == []
 
 
 def test_dropped_paths_are_whole_images_and_keep_the_mean():
-    x = 1 + jnp.abs(images(4000, 2, 2, 3))
-    dropped = _drop_path(x, 0.75, jax.random.key(4))
+    x = 1 + np.abs(images(4000, 2, 2, 3))
+    dropped = np.asarray(_drop_path(x, 0.75, jax.random.key(4)))
     kept = dropped.any((1, 2, 3))
     assert kept.mean() == pytest.approx(0.75, abs=0.03)
-    assert jnp.allclose(dropped[kept], x[kept] / 0.75)
+    np.testing.assert_allclose(dropped[kept], x[kept] / 0.75, rtol=1e-6)
     assert not dropped[~kept].any()
 
 
 def test_paths_are_dropped_as_the_training_goes_on():
-    model, x = (
-        NASNetA(**THIN, stem="cifar", auxiliary=False, dropout=0.0, keep_path=0.5),
-        images(4, 8, 8, 3),
-    )
-    variables = initial(model, 8)
+    model = NASNetA(**THIN, stem="cifar", auxiliary=False, dropout=0.0, keep_path=0.5)
+    variables, x = initial(model, 8), images(4, 8, 8, 3)
 
-    @quick_jit
+    @jax.jit
     def logits(progress, seed):
-        return model.apply(
-            variables,
-            x,
-            train=True,
-            progress=progress,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(seed)},
-        )[0].logits
+        keys = {"dropout": jax.random.key(seed, impl="unsafe_rbg")}  # compiles in half the time
+        scores, _ = model.apply(
+            variables, x, train=True, progress=progress, mutable=["batch_stats"], rngs=keys
+        )
+        return scores.logits
 
-    assert jnp.array_equal(logits(0.0, 1), logits(0.0, 2))
-    assert not jnp.allclose(logits(1.0, 1), logits(1.0, 2), atol=1e-3)
+    assert np.array_equal(logits(0.0, 1), logits(0.0, 2))
+    assert not np.allclose(logits(1.0, 1), logits(1.0, 2), atol=1e-3)

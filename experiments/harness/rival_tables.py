@@ -109,27 +109,37 @@ def results_table(
         results: from `measure`.
         baseline: as there.
         display: as there.
-        paper: what the paper says, by the rival's name; "not at hand" for the others.
+        paper: what the paper says, by the rival's name; "not at hand" for the others;
+            no column if nothing is at hand.
         paper_title: of that column.
+
+    Returns:
+        A row for each rival: scores after the last epoch and at the best one; schedules only
+        where they differ.
     """
     table = Table(box=box.SIMPLE)
-    for column in ("rival", "rule", "schedule"):
-        table.add_column(column)
-    parts = [part.replace("_", " ") for part in PARTS]
-    for column in ("rate", *parts, "n"):
-        table.add_column(column, justify="right")
-    table.add_column(f"final test - {baseline} [95 %]", justify="right", no_wrap=True)
-    table.add_column(paper_title, justify="right")
+    table.add_column("rival", no_wrap=True)
+    table.add_column("rule")
+    scheduled = len({result.schedule for result in results}) > 1
+    if scheduled:
+        table.add_column("schedule")
+    parts = [part.removeprefix("final_").replace("_", " ") for part in PARTS]
+    for column in ("rate", *parts, "n", f"test - {baseline} [95 %]"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if paper:
+        table.add_column(paper_title, justify="right")
     for result in results:
         seeds = str(len(result.values["final_test"]))
         if result.diverged:
             seeds += f", {result.diverged} diverged"
         table.add_row(
-            *(result.name, result.rule, result.schedule, f"{result.rate:g}"),
+            *(result.name, result.rule),
+            *([result.schedule] if scheduled else []),
+            f"{result.rate:g}",
             *(_mean(result.values[part], display.digits) for part in PARTS),
             seeds,
             interval_text(result.difference, display.digits),
-            paper.get(result.name, "not at hand"),
+            *([paper.get(result.name, "not at hand")] if paper else []),
         )
     return table
 
@@ -198,6 +208,7 @@ def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
         rates = [training.rate for training in outcome.tuning]
         finals = _shown([training.validation[-1:] for training in outcome.tuning], display)[:, 0]
         over_rates.plot(rates, finals, marker=".", **style)
+    over_epochs.xaxis.get_major_locator().set_params(integer=True)
     seeds = len(outcomes[0].runs)
     over_epochs.set(
         title=f"at the best learning rate: mean ± standard error over {seeds} seeds",

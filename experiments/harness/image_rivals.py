@@ -1,0 +1,328 @@
+"""Update rules compared on CIFAR-10: what the experiments on image classification share."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from models.convolution import patches_convolution
+from models.wide_resnet import WideResNet
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from harness import vision
+from harness.records import Records, write_results
+from harness.rival_tables import Display, Result, accuracy, content, draw
+from harness.tables import markdown
+from harness.tuning import Outcome, Rival, compare
+from nos_optax import rules
+from nos_optax.grammar import encode, program_streams
+from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
+from nos_optax.population.training import Candidate, new_child, step
+from nos_optax.search import select_devices
+
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of every rival, as in the paper
+NOT_MEASURED = ("data_dir", "out", "results", "check")  # they say nothing about the results
+CIFAR10_SIZE, DIGITS_SIZE = 32, 8  # pixels
+DIGITS_TEST = 500  # images, unless another number is asked for
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """Tune each rival's learning rate, train it again with fresh seeds, and compare accuracies."""
+
+    scale: Literal["paper", "small", "smoke"] = "small"
+    """Sets all other numbers, unless they are given too."""
+    model: Literal["wrn", "child"] = "wrn"
+    """wrn is a wide residual network, child the small ConvNet that the search trains."""
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where they are trained; auto takes the best device that is present."""
+    dataset: Literal["cifar10", "digits"] = "cifar10"
+    """cifar10 is read from --data-dir; digits come with scikit-learn."""
+    data_dir: Path | None = None
+    """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
+    image_size: Literal[32, 16, 8] = 16
+    """Pixels; less than 32 of CIFAR-10 are means of neighbours. Digits have 8."""
+    train_examples: int | None = 2000
+    """Training images; None takes all that validation leaves."""
+    validation_examples: int = 1000
+    """Images to tune and to find the best epoch with."""
+    test_examples: int | None = 1000
+    """Test images; None takes all of CIFAR-10's."""
+    depth: int = 10
+    """Of the wide residual network: 6 n + 4."""
+    width: int = 1
+    """Of the wide residual network: groups of 16, 32 and 64 times so many filters."""
+    shift: int = 0
+    """Move training images at random by up to so many pixels, and mirror half; 0 does neither."""
+    batch_size: int = 25
+    """Images in a minibatch."""
+    epochs: int = 4
+    """Of every training."""
+    rates: tuple[float, ...] = RATES
+    """Learning rates of every rival."""
+    seeds: int = 3
+    """Fresh seeds with the best rate, at least 2; one other is for tuning."""
+    capacity: int = 28
+    """Trainings at a time; all their weights are kept."""
+    lanes: int = 1
+    """Trainings side by side on a device."""
+    check: bool = False
+    """Only compile one step of one training, and report its size and memory; no data is read."""
+    out: Path | None = None
+    """Folder of the records, from which a killed run goes on (default: runs/NAME)."""
+    results: Path = RESULTS
+    """Folder of the tables and the picture."""
+
+    def __post_init__(self):
+        least = {
+            "train_examples": 1,
+            "validation_examples": 1,
+            "test_examples": 1,
+            "batch_size": 1,
+            "epochs": 1,
+            "seeds": 2,
+            "capacity": 1,
+            "lanes": 1,
+            "width": 1,
+            "shift": 0,
+        }
+        for name, value in least.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} must be at least {value}, got {given}")
+        if self.depth < 10 or self.depth % 6 != 4:
+            raise ValueError(f"--depth must be 10, 16, 22, 28, 34, 40..., got {self.depth}")
+        if not self.rates:
+            raise ValueError("--rates is empty: give at least one learning rate")
+        if self.shift >= self.image_size:
+            raise ValueError(f"--shift must be less than {self.image_size}, got {self.shift}")
+        if self.dataset == "digits" and self.image_size != DIGITS_SIZE:
+            raise ValueError(f"digits have {DIGITS_SIZE} pixels: give --image-size {DIGITS_SIZE}")
+
+    def name(self, experiment: str) -> str:
+        """Return the name of all that an experiment writes."""
+        model = "" if self.model == "wrn" else f"_{self.model}"
+        return f"{experiment}{model}_{self.scale}"
+
+
+PAPER = ImageConfig(
+    scale="paper",
+    image_size=CIFAR10_SIZE,
+    train_examples=None,
+    validation_examples=5000,
+    test_examples=None,
+    depth=40,
+    width=4,
+    shift=4,
+    batch_size=128,
+    epochs=300,
+    seeds=5,
+    capacity=14,
+)
+SMOKE = ImageConfig(
+    scale="smoke",
+    dataset="digits",
+    image_size=DIGITS_SIZE,
+    train_examples=100,
+    validation_examples=50,
+    test_examples=50,
+    batch_size=50,
+    epochs=2,
+    rates=(1e-2, 10.0),
+    seeds=2,
+    capacity=8,
+)
+
+
+class Trained(NamedTuple):
+    """What an experiment has trained, and on what."""
+
+    outcomes: list[Outcome]
+    display: Display
+    facts: dict[str, Any]
+
+
+def read_images(config: ImageConfig) -> vision.Images:
+    """Read the data.
+
+    Raises:
+        DatasetError: it is missing or damaged, or too small.
+        ImportError: what reads it is missing.
+    """
+    train, test = config.train_examples, config.test_examples
+    if config.dataset == "digits":
+        return vision.read_digits(train, config.validation_examples, test or DIGITS_TEST)
+    images = vision.read_cifar10(config.data_dir, train, config.validation_examples, test)
+    while images.test_images.shape[1] > config.image_size:
+        images = vision.halve(images)
+    return images
+
+
+def make_task(config: ImageConfig, images: vision.Images, device: jax.Device) -> Task:
+    """Return the task of the network, written so that it is fast on the device."""
+    if config.model == "child":
+        test = (images.test_images, images.test_labels)
+        child = paper_child(images.dataset, device)
+        return dataclasses.replace(image_task(images.dataset, child), test=test)
+    on_cpu = device.platform == "cpu"
+    convolution = patches_convolution if on_cpu else jax.lax.conv_general_dilated
+    net = WideResNet(config.depth, config.width, images.dataset.num_classes, conv=convolution)
+    return vision.classification(images, net, config.shift)
+
+
+def train(
+    config: ImageConfig, experiment: str, rivals: Sequence[Rival], console: Console
+) -> Trained:
+    """Tune and train all rivals; what is in the records is not trained again."""
+    start = time.perf_counter()
+    devices = select_devices(config.accelerator)
+    task = make_task(config, read_images(config), devices[0])
+    grid = TrainingGrid(
+        task,
+        config.batch_size,
+        config.capacity,
+        iterations=max(len(encode(rival.rule).iterations) for rival in rivals),
+        lanes=config.lanes,
+        devices=devices,
+    )
+    measured = _measured(config) | {"platform": devices[0].platform, "rivals": rivals}
+    name = config.name(experiment)
+    records = Records((config.out or Path("runs") / name) / "records.jsonl", measured)
+    with Progress(console=console) as progress:
+        seeds = range(1, config.seeds + 1)
+        outcomes = compare(
+            grid, rivals, config.rates, config.epochs, list(seeds), records, progress
+        )
+    facts = {
+        "data": task.name,
+        "parameters": task.num_params,
+        "train_examples": task.num_examples(task.train),
+        "test_examples": task.num_examples(task.test),
+        "steps": grid.epoch_steps * config.epochs,
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "seconds": time.perf_counter() - start,  # of this start, if it goes on from another
+    }
+    return Trained(outcomes, accuracy(round(1 / task.chance)), facts)
+
+
+def paper_accuracies(names: Mapping[str, str], part: str = "final_test") -> dict[str, str]:
+    """Return Table 6's accuracies, as they were transcribed, by the rivals' names.
+
+    Args:
+        names: from a rival's name to its key in `nos_optax.rules`.
+        part: a field of `Accuracy`.
+    """
+    known = {name: rules[key].accuracy for name, key in names.items()}
+    return {name: f"{getattr(row, part):.1f}" for name, row in known.items() if row}
+
+
+def report(
+    config: ImageConfig,
+    experiment: str,
+    trained: Trained,
+    results: Sequence[Result],
+    tables: Mapping[str, Table],
+    notes: Sequence[str],
+    drawn: Sequence[str],
+    console: Console,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Print everything and write it.
+
+    Args:
+        config: of the experiment.
+        experiment: its name.
+        trained: from `train`.
+        results: of its rivals.
+        tables: by their titles.
+        notes: below the tables.
+        drawn: names of the rivals in the picture.
+        console: to print on.
+        more: for the JSON file.
+    """
+    title = setting(config, trained.facts)
+    console.print(title)
+    for name, table in tables.items():
+        console.print(name, table)
+    console.print("\n".join(notes))
+    console.print(f"{trained.facts['seconds']:.0f} s")
+    sections = [f"{name}:\n\n{markdown(table)}" for name, table in tables.items()]
+    text = "\n".join([f"{title}\n", *sections, *[f"{note}\n" for note in notes]])
+    full = {"arguments": _measured(config), **trained.facts, **(more or {})}
+    full["rivals"] = content(results, trained.outcomes)
+    name = config.name(experiment)
+    write_results(config.results, name, full, text)
+    shown = [outcome for outcome in trained.outcomes if outcome.rival.name in drawn]
+    draw(shown, trained.display, config.results / f"{name}.png")
+
+
+def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
+    """Say what was trained on what."""
+    size = config.image_size
+    network = "the search's child" if config.model == "child" else _network(config)
+    return (
+        f"{facts['data']} at {size}x{size}, {facts['train_examples']} training, "
+        f"{config.validation_examples} validation and {facts['test_examples']} test images; "
+        f"{network}, {facts['parameters']:,} parameters; {config.epochs} epochs, {facts['steps']} "
+        f"steps of {config.batch_size}; {len(config.rates)} learning rates, {config.seeds} fresh "
+        "seeds. Accuracies in per cent, mean ± standard error over the seeds."
+    )
+
+
+def _network(config: ImageConfig) -> str:
+    return f"WRN-{config.depth}-{config.width}"
+
+
+def _measured(config: ImageConfig) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_MEASURED}
+
+
+def check(config: ImageConfig, console: Console) -> dict[str, float]:
+    """Compile one step of one training, with blank images; print and return its sizes.
+
+    Returns:
+        Number of parameters, bytes of a training's arrays, bytes that a step needs at its peak
+        beside them, and seconds of compiling.
+    """
+    (device, *_) = select_devices(config.accelerator)
+    size, channels = config.image_size, 1 if config.dataset == "digits" else 3
+    pixels = np.zeros((config.batch_size, size, size, channels), np.uint8)
+    labels = np.zeros(config.batch_size, np.int32)
+    blank = Dataset.from_images("blank", pixels, labels, pixels, labels, 10)
+    task = make_task(config, vision.Images(blank, pixels, labels), device)
+    key = jax.random.key(0)
+    child = jax.eval_shape(functools.partial(new_child, task), key)
+
+    def one_step(child, program, batch):
+        candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
+        return step(task, child, candidate, batch, jnp.int32(1), key, key)
+
+    start = time.perf_counter()
+    with jax.default_device(device):
+        lowered = jax.jit(one_step, donate_argnums=0).lower(
+            child, encode("m").array, (pixels, labels)
+        )
+        memory: Any = lowered.compile().memory_analysis()
+    sizes = {
+        "parameters": task.num_params,
+        "training_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(child)),
+        "step_bytes": memory.temp_size_in_bytes,
+        "compile_seconds": time.perf_counter() - start,
+    }
+    console.print(
+        f"{config.model}, batch {config.batch_size} at {size}x{size} on {device.device_kind}: "
+        f"{sizes['parameters']:,} parameters; {sizes['training_bytes'] / 2**20:,.0f} MiB for each "
+        f"of the {config.capacity} trainings at a time; {sizes['step_bytes'] / 2**20:,.0f} MiB "
+        f"more for a step of {config.lanes} side by side, times their number; compiled in "
+        f"{sizes['compile_seconds']:.0f} s"
+    )
+    return sizes
