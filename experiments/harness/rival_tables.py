@@ -211,13 +211,13 @@ def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
     over_epochs.xaxis.get_major_locator().set_params(integer=True)
     seeds = len(outcomes[0].runs)
     over_epochs.set(
-        title=f"at the best learning rate: mean ± standard error over {seeds} seeds",
+        title=f"best rate: mean ± standard error, {seeds} seeds",
         xlabel="epoch",
         ylabel=f"validation {display.title}",
         yscale=display.scale,
     )
     over_rates.set(
-        title="after the last epoch, one seed; diverged: as chance",
+        title="last epoch, one seed; diverged: as chance",
         xlabel="learning rate",
         xscale="log",
         yscale=display.scale,
