@@ -28,7 +28,8 @@ Command:  python experiments/table5_ptb.py --data-dir DIR
           DIR holds ptb.train.txt, ptb.valid.txt and ptb.test.txt. The same command goes on where
           an interrupted one stopped.
 Time:     small: about 5 minutes on 2 cores (21 on a machine shared with ten other jobs).
-          paper: for accelerators, and not run here: 10 rivals with 7 rates and 5 seeds are 120 trainings of 150,000 steps, each step 3 s on one core;
+          paper: for accelerators, and not run here: 10 rivals with 7 rates and 5 seeds are 120
+          trainings of 150,000 steps, each step 3 s on one core;
           --rivals chooses some of them. One training keeps 151 MiB, and a step takes 174 MiB more.
 Writes:   experiments/results/table5_ptb_SCALE.json, .md and .png
 """
