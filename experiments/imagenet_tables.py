@@ -1,0 +1,105 @@
+"""The tables and the picture of `table3_imagenet.py`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from harness.fit import DIVERGED
+from harness.statistics import difference
+from imagenet_training import BASELINE
+from rich import box
+from rich.table import Table
+
+
+class Run(NamedTuple):
+    """A training: means over tenths of it, and accuracies after it."""
+
+    seed: int
+    rate: float
+    minibatches: list[int]
+    loss: list[float]
+    accuracy: list[float]  # in training: of the random crops, with dropout
+    top1: float
+    top5: float
+    status: str
+    seconds: float
+
+    @property
+    def last_loss(self) -> float:
+        """By which the rate is chosen."""
+        return np.inf if self.status == DIVERGED else self.loss[-1]
+
+
+class Outcome(NamedTuple):
+    """What became of an optimizer."""
+
+    rate: float
+    tuning: list[Run]  # one a rate
+    runs: list[Run]  # one a fresh seed
+
+
+def results_table(outcomes: Mapping[str, Outcome], top5: bool) -> Table:
+    """Return the table of the fresh seeds."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("optimizer")
+    tops = ("top-1", "top-5") if top5 else ("top-1",)
+    minus = f"top-1 - {BASELINE}'s [95 %]"
+    for column in ("rate", "n", "training loss", "training accuracy", *tops, minus, "paper"):
+        table.add_column(column, justify="right")
+    baseline = [run.top1 for run in outcomes[BASELINE].runs]
+    for name, outcome in outcomes.items():
+        runs = outcome.runs
+        accuracies = [
+            spread([getattr(run, top.replace("-", "")) for run in runs], percent) for top in tops
+        ]
+        mean, low, high = difference([run.top1 for run in runs], baseline)
+        table.add_row(
+            name,
+            f"{outcome.rate:g}",
+            str(len(runs)),
+            spread([run.loss[-1] for run in runs], "{:.3f}".format),
+            spread([run.accuracy[-1] for run in runs], percent),
+            *accuracies,
+            "" if name == BASELINE else f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+            "not at hand",
+        )
+    return table
+
+
+def tuning_table(outcomes: Mapping[str, Outcome]) -> Table:
+    """Return the table of the last training losses at each rate."""
+    rates = [run.rate for run in next(iter(outcomes.values())).tuning]
+    table = Table("optimizer", *(f"{rate:g}" for rate in rates), box=box.SIMPLE)
+    for name, outcome in outcomes.items():
+        losses = (
+            "diverged" if np.isinf(x := run.last_loss) else f"{x:.3f}" for run in outcome.tuning
+        )
+        table.add_row(name, *losses)
+    return table
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def spread(values: list[float], text: Callable[[float], str]) -> str:
+    """Return the mean, and the standard deviation over seeds."""
+    return f"{text(float(np.mean(values)))} ± {text(float(np.std(values, ddof=1)))}"
+
+
+def draw(accumulated: int, outcomes: Mapping[str, Outcome], path: Path) -> None:
+    """Draw the training loss of every fresh seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, outcome) in enumerate(outcomes.items()):
+        for j, run in enumerate(outcome.runs):
+            updates = np.array(run.minibatches) / accumulated
+            label = f"{name} ({outcome.rate:g})" if j == 0 else None
+            axes.plot(updates, run.loss, color=f"C{i}", lw=1.2, label=label)
+    axes.set(xlabel="update", ylabel="training loss")
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

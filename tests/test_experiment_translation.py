@@ -1,0 +1,335 @@
+"""Table 4: one training by hand, who is chosen, what is said, and the whole at its smallest."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+import table4_translation as table4
+from data import BOS, EOS, PAD
+from data.subwords import Padded
+
+import nos_optax
+from nos_optax.population import DatasetError
+
+QUIET = Console(quiet=True)
+SMOKE = table4.PRESETS["smoke"]
+
+
+def read_strict(path):
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+# The minibatches.
+
+
+def numbered(*sizes):
+    """Return buckets of pairs, each of which is one number."""
+    first = itertools.accumulate((100, *sizes))
+    return [
+        Padded(np.arange(i, i + n)[:, None], np.arange(i, i + n)[:, None] * np.ones((1, 2), int))
+        for i, n in zip(first, sizes, strict=False)
+    ]
+
+
+def some(job, count, first=0):
+    stream = table4.minibatches(numbered(7, 5), job, 2, first)
+    return [
+        (batch.source.ravel().tolist(), float(batch.rate), int(batch.number))
+        for batch in itertools.islice(stream, count)
+    ]
+
+
+def test_minibatches_go_on_from_any_step():
+    job = table4.Job("Adam", 0.5, 3, 12)
+    whole = some(job, 12)
+    for first in (1, 4, 5, 6, 11):  # an epoch has 5
+        assert some(job, 12 - first, first) == whole[first:]
+    epochs = [[row for rows, _, _ in whole[i : i + 5] for row in rows] for i in (0, 5)]
+    assert epochs[0] != epochs[1] and all(len(set(epoch)) == 10 for epoch in epochs)
+
+
+def test_both_optimizers_see_the_same_pairs_and_other_seeds_see_others():
+    def pairs(job):
+        return [rows for rows, _, _ in some(job, 12)]
+
+    adam = pairs(table4.Job("Adam", 0.5, 3, 12))
+    assert pairs(table4.Job("PowerSign", 0.1, 3, 12)) == adam
+    assert pairs(table4.Job("Adam", 0.5, 4, 12)) != adam
+
+
+def test_rates_are_linear_cosine():
+    t = np.arange(12) / 12
+    expected = 0.5 * (1 - t) * (1 + np.cos(np.pi * t)) / 2
+    rates = [rate for _, rate, _ in some(table4.Job("Adam", 0.5, 3, 12), 12)]
+    np.testing.assert_allclose(rates, expected, atol=1e-7)
+
+
+# A step.
+
+MODEL = table4.GNMT(vocabulary=9, units=4, layers=2, dropout=0.0, init_scale=0.3)
+
+
+def batch(rate=0.1, padding=0):
+    source = np.array([[3, 4, 5, EOS], [6, 7, EOS, PAD]])
+    target = np.array([[BOS, 5, 4, 3, EOS], [BOS, 7, 6, EOS, PAD]])
+    empty = [(0, padding), (0, 0)]
+    return table4.Batch(
+        np.pad(source, empty), np.pad(target, empty), np.float32(rate), np.int32(0), np.int32(0)
+    )
+
+
+@jax.jit
+def gradient(params):
+    def loss(params):
+        scores = MODEL.apply({"params": params}, batch().source, batch().target, train=False)
+        return -scores.sum() / 7  # EOS counts, padding does not
+
+    return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("Adam", 100.0), ("PowerSign", 0.01)])
+def test_first_step_by_hand(name, norm):
+    state = table4.start(MODEL, name, norm, jax.random.key(1))
+    value, g = gradient(state.params)
+    length = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(g)))
+    assert 0.01 < length < 100
+    clipped = jax.tree.map(lambda x: x * min(1, norm / length), g)
+    if name == "Adam":
+        expected = jax.tree.map(lambda w, x: w - 0.1 * x / (abs(x) + 1e-8), state.params, clipped)
+    else:  # at first, the average has the gradient's sign
+        expected = jax.tree.map(lambda w, x: w - 0.1 * math.e * x, state.params, clipped)
+    after, metrics = table4.step(MODEL, name, norm, state, batch())
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+    # Near 0, Adam's first step is all rounding.
+    jax.tree.map(
+        lambda x, y, w: np.testing.assert_allclose(
+            np.where(abs(w) > 1e-5, x, 0), np.where(abs(w) > 1e-5, y, 0), atol=1e-3, rtol=1e-3
+        ),
+        after.params,
+        expected,
+        clipped,
+    )
+
+
+def test_rows_of_padding_change_no_loss():
+    params = table4.start(MODEL, "Adam", 1.0, jax.random.key(0)).params
+    few, more = batch(), batch(padding=2)
+    expected = table4.total(MODEL, params, few.source, few.target)
+    found = table4.total(MODEL, params, more.source, more.target)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert int(expected[1]) == 7
+
+
+# Who is chosen, and what is said.
+
+
+def training(optimizer="Adam", rate=0.1, seed=1, loss=1.0, score=20.0):
+    status = "finished" if math.isfinite(loss) else "diverged"
+    return {
+        "optimizer": optimizer,
+        "rate": rate,
+        "seed": seed,
+        "steps": 5,
+        "status": status,
+        "validation": loss,
+        "bleu": score,
+        "curve": [{"step": 5, "loss": 1.0, "validation": 1.5}],
+        "translations": [f"by {optimizer} {seed} | x"],
+    }
+
+
+def test_the_rate_with_the_lowest_validation_loss_is_chosen():
+    tuning = [
+        training(rate=0.1, loss=math.inf),
+        training(rate=0.3, loss=2.0),
+        training(rate=0.2, loss=2.0),
+        training("PowerSign", rate=0.9, loss=1.0),
+    ]
+    assert table4.best_rate(tuning, "Adam") == 0.2
+    assert table4.best_rate(tuning, "PowerSign") == 0.9
+
+
+ARGUMENTS = dataclasses.replace(SMOKE, adam_rates=(0.1, 0.2, 0.3), powersign_rates=(1.0, 2.0, 3.0))
+RUNS = [
+    training("Adam", 0.2, 1, 1.0, 20.0),
+    training("PowerSign", 3.0, 1, 0.5, 21.0),
+    training("Adam", 0.2, 2, 1.2, 22.0),
+    training("PowerSign", 3.0, 2, 0.6, 23.5),
+]
+
+
+def test_differences_are_seed_by_seed():
+    rows = table4.measure(ARGUMENTS, RUNS)
+    found = table4.differences(rows)
+    assert found["bleu"][0] == pytest.approx(1.25)
+    half = 12.7062 * np.std([1.0, 1.5], ddof=1) / 2**0.5
+    assert found["bleu"][1:] == pytest.approx((1.25 - half, 1.25 + half), abs=1e-4)
+    assert found["validation"][0] == pytest.approx(-0.55)
+    assert rows["Adam"]["perplexity"] == pytest.approx([math.e, math.exp(1.2)])
+    text = table4.verdict(rows)
+    assert "test BLEU: +1.250" in text and "undecided" in text and "2 seeds" in text
+    assert "PowerSign's best rate, 3, is at an end" in text and "Adam's best rate" not in text
+
+
+def test_no_interval_where_none_is_possible():
+    one = table4.measure(ARGUMENTS, RUNS[:2])
+    assert table4.differences(one) == {} and "No interval" in table4.verdict(one)
+    table4.markdown(table4.make_table(one))
+    runs = [*RUNS[:3], training("PowerSign", 3.0, 2, math.inf, 0.0)]
+    diverged = table4.measure(ARGUMENTS, runs)
+    assert table4.differences(diverged) == {}
+    assert "1 of 2 trainings by PowerSign diverged" in table4.verdict(diverged)
+    assert "| 1.65, inf |" in table4.markdown(table4.make_table(diverged))
+
+
+def test_translations_are_of_the_best_model():
+    text = table4.Text(None, [], [], np.zeros((1, 2)), table4.Pairs(["a"], ["b"]))
+    shown = table4.samples(text, RUNS)
+    assert r"| a | b | by PowerSign 1 \| x |" in shown and "seed 1, BLEU 21.00" in shown
+
+
+# Data and arguments.
+
+
+def test_missing_data_is_one_message(tmp_path):
+    arguments = dataclasses.replace(
+        table4.PRESETS["small"], data_dir=tmp_path / "none", out=tmp_path / "out"
+    )
+    with pytest.raises(DatasetError, match=f"no Multi30k in {tmp_path / 'none'}.*Copy them"):
+        table4.run(arguments, QUIET)
+    paper = dataclasses.replace(table4.PRESETS["paper"], data_dir=tmp_path, out=tmp_path / "out")
+    with pytest.raises(DatasetError, match="no prepared WMT14"):
+        table4.run(paper, QUIET)
+
+
+def test_pairs_that_fill_no_minibatch_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="400 pairs fill no minibatch of 500"):
+        table4.prepare(dataclasses.replace(SMOKE, batch=500, out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 1}, "--layers must be at least 2, got 1"),
+        ({"tuning_steps": 0}, "--tuning-steps must be at least 1"),
+        ({"lengths": (8, 4)}, "--lengths must increase"),
+        ({"adam_rates": (0.1,)}, "same number of rates"),
+        ({"adam_rates": (), "powersign_rates": ()}, "same number of rates"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **changes)
+
+
+def test_presets():
+    assert all(preset.scale == scale for scale, preset in table4.PRESETS.items())
+    paths = {field: Path("x") for field in ("data_dir", "out", "results")}
+    moved = dataclasses.replace(SMOKE, **paths, accelerator="gpu", check=True)
+    assert moved.settings() == SMOKE.settings()
+
+
+# The full model.
+
+
+@pytest.mark.parametrize("name", table4.OPTIMIZERS)
+def test_shapes_of_the_full_model(name):
+    paper = table4.PRESETS["paper"]
+    which = table4.make_model(paper, paper.vocabulary), name, paper.max_grad_norm
+    state = jax.eval_shape(functools.partial(table4.start, *which), jax.random.key(0))
+    slots = {"Adam": 2, "PowerSign": 1}[name]
+    assert table4.size(state.params) == 4 * 248_090_880
+    assert table4.size(state.optimizer) == slots * table4.size(state.params) + 4  # and the count
+    example = table4.example(paper, paper.batch)
+    after, metrics = jax.eval_shape(functools.partial(table4.step, *which), state, example)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.slow
+def test_check_takes_a_step_where_the_memory_suffices(monkeypatch):
+    facts = table4.check(SMOKE, QUIET)
+    for name, slots in (("Adam", 2), ("PowerSign", 1)):
+        found = facts[name]
+        assert found["optimizer_bytes"] == slots * found["parameters_bytes"] + 4
+        assert found["scratch_bytes"] > found["parameters_bytes"]  # the gradients are among it
+        assert found["loss"] == pytest.approx(math.log(SMOKE.vocabulary), rel=0.05)
+    monkeypatch.setattr(table4, "free_memory", lambda: 1000)
+    assert "loss" not in table4.check(SMOKE, QUIET)["Adam"]
+
+
+# The whole.
+
+
+@pytest.mark.slow
+def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
+    whole = dataclasses.replace(SMOKE, out=tmp_path / "whole", results=tmp_path / "whole")
+    table4.run(whole, QUIET)
+    broken = dataclasses.replace(SMOKE, out=tmp_path / "broken", results=tmp_path / "broken")
+    kept, steps, calls = table4.Trainer._translate, [], []
+    devices = jax.local_devices()[:1]  # one training at a time
+    monkeypatch.setattr(table4, "select_devices", lambda accelerator: devices)
+
+    def dies(self, params):
+        calls.append(params)
+        if len(calls) == 2:
+            raise RuntimeError("killed")
+        return kept(self, params)
+
+    monkeypatch.setattr(table4.Trainer, "_translate", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        table4.run(broken, QUIET)
+    monkeypatch.setattr(table4.Trainer, "_translate", kept)
+    done = len((tmp_path / "broken" / "records.jsonl").read_text().splitlines())
+    assert done == 1 + 4 + 1  # the configuration, the tuning and one of the fresh seeds
+
+    def spied(model, name, norm, state, batch, step=table4.step):
+        steps.append(name)
+        return step(model, name, norm, state, batch)
+
+    monkeypatch.setattr(table4, "step", spied)
+    table4.run(broken, QUIET)
+    assert len(steps) == 2 * SMOKE.steps  # not those that were trained before
+    first, second = (
+        read_strict(tmp_path / x / "table4_translation_smoke.json") for x in ("whole", "broken")
+    )
+    for content in (first, second):
+        del content["seconds"]
+        for trained in (*content["tuning"], *content["runs"]):
+            del trained["seconds"]
+    assert first == second
+
+    losses = {name: first["optimizers"][name]["validation"] for name in table4.OPTIMIZERS}
+    assert all(max(some) < math.log(SMOKE.vocabulary) - 1 for some in losses.values())
+    assert {run["seed"] for run in first["runs"]} == {1, 2}
+    assert {run["seed"] for run in first["tuning"]} == {table4.TUNING_SEED}
+    text = (tmp_path / "broken" / "table4_translation_smoke.md").read_text()
+    assert "| PowerSign |" in text and "not at hand" in text and "| source |" in text
+    picture = tmp_path / "broken" / "table4_translation_smoke.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "broken" / "checkpoints").iterdir())
+
+
+def test_powersign_is_the_library_s():
+    """A chain as in the README descends as the experiment does."""
+    params, g = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
+    ours = table4.make_optimizer("PowerSign", 1e9)
+    theirs = nos_optax.powersign(0.3)
+    mine, _ = ours.update(g, ours.init(params), params)
+    expected, _ = theirs.update(g, theirs.init(params), params)
+    np.testing.assert_allclose(0.3 * mine["w"], expected["w"], rtol=1e-6)
