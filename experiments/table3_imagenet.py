@@ -82,13 +82,13 @@ class Arguments:
     """In each of the network's three stacks."""
     batch_norm_momentum: float = 0.9
     """Of the averages by which images are normalised in the evaluation."""
-    batch: int = 32
+    batch: int = 16
     """Images of an update."""
-    minibatch: int = 32
+    minibatch: int = 16
     """Images that are on the devices at a time; divides the batch."""
-    steps: int = 40
+    steps: int = 80
     """Updates of each training."""
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates, the same for all optimizers."""
     seeds: int = 2
     """Fresh ones for the best rate, at least 2."""
@@ -127,6 +127,7 @@ PRESETS = {
         smallest_crop=0.08,
         batch_norm_momentum=0.9997,
         batch=1600,
+        minibatch=32,
         steps=250_000,
         rates=(0.01, 0.03, 0.1, 0.3, 1.0),
         seeds=5,
