@@ -527,7 +527,7 @@ def test_a_network_with_too_few_outputs_is_refused(tmp_path, small_network):
     ("changes", "message"),
     [
         ({"seeds": 1}, "--seeds must be at least 2, got 1"),
-        ({"minibatch": 5}, "--minibatch must divide --batch 32, got 5"),
+        ({"minibatch": 5}, "--minibatch must divide --batch 16, got 5"),
         ({"rates": ()}, "--rates have at least one number"),
     ],
 )
