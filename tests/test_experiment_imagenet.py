@@ -29,6 +29,8 @@ from models.nasnet import NASNetA, Scores  # noqa: E402
 
 from nos_optax.population.data import DatasetError  # noqa: E402
 
+pytestmark = pytest.mark.slow  # networks that take seconds to compile
+
 # The readers.
 
 
@@ -544,7 +546,6 @@ def test_missing_data_is_one_message(tmp_path):
     assert done.stderr.startswith(f"error: no prepared ImageNet in {tmp_path}/imagenet2012")
 
 
-@pytest.mark.slow
 def test_smoke_with_nasnet(tmp_path):
     command = [sys.executable, str(FOLDER / "table3_imagenet.py"), "--scale", "smoke"]
     command += ["--accelerator", "cpu", "--results", str(tmp_path / "results")]
@@ -554,7 +555,6 @@ def test_smoke_with_nasnet(tmp_path):
     assert len(content["outcomes"]) == 3
 
 
-@pytest.mark.slow
 def test_the_check_counts_parameters_and_makes_a_step(tmp_path):
     command = [sys.executable, str(FOLDER / "table3_imagenet.py"), "--scale", "smoke", "--check"]
     command += ["--accelerator", "cpu"]

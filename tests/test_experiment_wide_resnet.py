@@ -316,6 +316,7 @@ def runs(tmp_path_factory):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", [table1, table2, table6], ids=lambda module: module.NAME)
 def test_smoke(runs, experiment):
     config = runs[experiment]
@@ -339,6 +340,7 @@ def test_smoke(runs, experiment):
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
     config = runs[table1]
     text = (config.results / f"{table1.NAME}_smoke.md").read_text()
@@ -347,6 +349,7 @@ def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
     assert rows["AddSign"].endswith("| not at hand |")
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
     monkeypatch.setattr(TrainingGrid, "advance", None)
     config = runs[table6]

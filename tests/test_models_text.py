@@ -19,6 +19,8 @@ from data import BOS, EOS, PAD
 from models.gnmt import GNMT, beam_search, greedy_decode
 from models.ptb_lstm import State, WordLSTM
 
+pytestmark = pytest.mark.slow  # networks that take seconds to compile
+
 # The default generator takes several times as long to compile.
 key = functools.partial(jax.random.key, impl="rbg")
 
@@ -385,7 +387,6 @@ def trained_to_reverse():
     return model, params, losses, draw(key(2))
 
 
-@pytest.mark.slow
 def test_learns_to_reverse_and_decodes_it():
     model, params, losses, (source, target) = trained_to_reverse()
     assert losses[0] > 2

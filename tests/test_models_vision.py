@@ -15,6 +15,8 @@ from models.convolution import LAYOUT, patches_convolution
 from models.nasnet import NASNetA, _drop_path
 from models.wide_resnet import WideResNet
 
+pytestmark = pytest.mark.slow  # networks that take seconds to compile
+
 THIN = {"num_classes": 5, "filters": 8, "cells": 1, "stem_filters": 4}
 
 
@@ -285,7 +287,6 @@ def test_nasnet_gradient_reaches_every_parameter():
     assert unreached(gradients(model, images(8, 8, 8, 3), both_scores)) == []
 
 
-@pytest.mark.slow
 def test_gradient_reaches_every_parameter_of_nasnet_mobile():
     assert unreached(gradients(NASNetA(keep_path=0.9), images(8, 32, 32, 3), both_scores)) == []
 
