@@ -14,9 +14,13 @@ Method:   GNMT: 8 layers of the encoder, the first in both directions, attention
           Adam it is about 1 in size, by PowerSign about the gradient. Equal seeds have equal
           weights and minibatches, so they are compared in pairs, with t intervals of 95 %.
           BLEU is sacreBLEU's on newstest2014, by beam search; perplexity is of the subwords of the
-          validation set, without dropout.
+          validation set, without dropout. Sentences that are too long count in neither the
+          training nor the perplexity; for BLEU they are cut.
           --scale small is another, much smaller problem: Multi30k, 29,000 captions of pictures,
-          2 + 2 layers, 4,000 subwords, little more than one pass over the pairs.
+          2 + 2 layers of 128 units, 4,000 subwords, a thousand steps of 32 pairs, which is little
+          more than one pass; greedy decoding, test_2016_flickr. Where its rates lie was found by
+          short trainings with the tuning seed, of five rates for each optimizer. Its weights start
+          in +-0.3: in +-0.1, both had learnt little more than the frequencies after 200 steps.
 Command:  python experiments/table4_translation.py --data-dir DIR
           python experiments/table4_translation.py --scale paper --data-dir TFDS_DIR
           python experiments/table4_translation.py --scale smoke    (generated; says nothing)
@@ -170,11 +174,11 @@ PRESETS = {
         layers=2,
         units=128,
         dropout=0.0,
-        init_scale=0.1,
+        init_scale=0.3,
         batch=32,
-        adam_rates=(1e-3, 3e-3, 1e-2),
+        adam_rates=(5e-3, 1.5e-2, 5e-2),
         powersign_rates=(0.3, 1.0, 3.0),
-        tuning_steps=250,
+        tuning_steps=300,
         steps=1000,
         evaluate_every=100,
         seeds=2,
