@@ -28,6 +28,8 @@ from harness.records import Records  # noqa: E402
 from harness.tuning import SCHEDULES, Outcome, Rival, Training  # noqa: E402
 from strategy_measures import Run  # noqa: E402
 
+pytestmark = pytest.mark.slow  # experiments take seconds to compile
+
 QUIET = Console(quiet=True)
 
 
@@ -304,7 +306,6 @@ def run_smoke(experiment, tmp_path, *arguments):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_smoke_of_figure4(tmp_path):
     assert "g + drop(m, 0.3)" in run_smoke("figure4_child.py", tmp_path)
     content = read_strict(tmp_path / "figure4_child_digits_smoke.json")
@@ -312,7 +313,6 @@ def test_smoke_of_figure4(tmp_path):
     assert min(map(min, finals)) > 0 and max(map(max, finals)) > 15, "all guess blindly"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("model", "suffix"), [("child", "_child"), ("wrn", "")])
 def test_smoke_of_the_decays(tmp_path, model, suffix):
     run_smoke("decays.py", tmp_path, "--model", model)

@@ -21,6 +21,8 @@ from data.ptb import Corpus
 from harness.tuning import Outcome, Rival, Training
 from models.ptb_lstm import State, WordLSTM
 
+pytestmark = pytest.mark.slow  # experiments take seconds to compile
+
 QUIET = Console(quiet=True)
 BATCH, BPTT = 3, 10
 MODEL = WordLSTM(vocabulary=7, units=5, init_scale=0.8)
@@ -256,7 +258,6 @@ def test_the_paper_s_settings():
     assert scores.shape == (table5.ROWS,)
 
 
-@pytest.mark.slow
 def test_a_step_of_the_paper_s_size():
     sizes = table5.check(table5.PRESETS["paper"], QUIET)
     assert sizes["training_bytes"] > 4 * 4 * 9_892_600  # weights and three averages

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import rosenbrock
 import schedules
 
+pytestmark = pytest.mark.slow  # experiments take seconds to compile
+
 QUIET = Console(quiet=True)
 START = np.array([-1.2, 1.0])
 
@@ -245,7 +247,6 @@ def test_every_preset_is_of_its_name(experiment):
     }
 
 
-@pytest.mark.slow
 def test_smoke_of_rosenbrock(tmp_path):
     arguments = dataclasses.replace(rosenbrock.PRESETS["smoke"], results=tmp_path)
     rosenbrock.run(arguments, QUIET)

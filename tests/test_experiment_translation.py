@@ -23,6 +23,8 @@ from data.subwords import Padded
 import nos_optax
 from nos_optax.population import DatasetError
 
+pytestmark = pytest.mark.slow  # experiments take seconds to compile
+
 QUIET = Console(quiet=True)
 SMOKE = table4.PRESETS["smoke"]
 
@@ -261,7 +263,6 @@ def test_shapes_of_the_full_model(name):
     assert metrics["loss"].shape == ()
 
 
-@pytest.mark.slow
 def test_check_takes_a_step_where_the_memory_suffices(monkeypatch):
     facts = table4.check(SMOKE, QUIET)
     for name, slots in (("Adam", 2), ("PowerSign", 1)):
@@ -276,7 +277,6 @@ def test_check_takes_a_step_where_the_memory_suffices(monkeypatch):
 # The whole.
 
 
-@pytest.mark.slow
 def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
     whole = dataclasses.replace(SMOKE, out=tmp_path / "whole", results=tmp_path / "whole")
     table4.run(whole, QUIET)

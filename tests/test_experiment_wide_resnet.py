@@ -36,6 +36,8 @@ from harness.rival_tables import Display, accuracy, draw, measure, results_table
 from harness.tables import markdown
 from harness.tuning import Outcome, Rival, Training
 
+pytestmark = pytest.mark.slow  # experiments take seconds to compile
+
 QUIET = Console(quiet=True)
 
 
@@ -316,7 +318,6 @@ def runs(tmp_path_factory):
     return done
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("experiment", [table1, table2, table6], ids=lambda module: module.NAME)
 def test_smoke(runs, experiment):
     config = runs[experiment]
@@ -340,7 +341,6 @@ def test_smoke(runs, experiment):
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
 def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
     config = runs[table1]
     text = (config.results / f"{table1.NAME}_smoke.md").read_text()
@@ -349,7 +349,6 @@ def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
     assert rows["AddSign"].endswith("| not at hand |")
 
 
-@pytest.mark.slow
 def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
     monkeypatch.setattr(TrainingGrid, "advance", None)
     config = runs[table6]
@@ -411,7 +410,6 @@ def test_check_reports_sizes():
     assert sizes["step_bytes"] > 4 * SMOKE.batch_size * 64
 
 
-@pytest.mark.slow
 def test_check_at_the_papers_scale():
     sizes = image_rivals.check(PAPER, QUIET)
     assert sizes["parameters"] == 8_949_210
