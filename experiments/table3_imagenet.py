@@ -9,7 +9,8 @@ Method:   NASNet-A (4 @ 1056) of 5.3 million parameters with its auxiliary head 
           images. A batch of 1,600 is 50 minibatches of 32 whose gradients are averaged, so that
           each is normalised by itself, as on the workers. Our choices, for want of the paper's
           text: all the numbers in this paragraph but the batch; RMSProp's decay 0.9, momentum 0.9
-          and epsilon 1, as TensorFlow's code for this network has them; no distortion of colours.
+          and epsilon 1, as TensorFlow-Slim's training script has them (from memory); no distortion
+          of colours.
           Every optimizer has the same rates, each trained to the end with one seed; the one with
           the lowest training loss at the end is trained again with fresh seeds. No validation
           image chooses anything. Differences are to RMSProp, paired by seed, with t intervals of
@@ -236,13 +237,13 @@ def run(arguments: Arguments, console: Console) -> None:
     a, devices = arguments, select_devices(arguments.accelerator)
     if a.check:
         return check(a, devices, console)
-    start = time.perf_counter()
     data = load(a)
     trainer = make_trainer(a, data, devices)
     records = Records(a.out / f"{a.name}.jsonl", a.plain())
     with Progress(console=console) as progress:
         outcomes = compare(a, trainer, records, progress)
-    seconds = time.perf_counter() - start
+    # Of all trainings, also those that were in the records.
+    seconds = sum(run.seconds for o in outcomes.values() for run in (*o.tuning, *o.runs))
 
     examples, classes = data.train.count, data.train.num_classes
     title = (
