@@ -38,7 +38,7 @@ from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, PopulationTrainer, load_digits
 from nos_optax.search import enable_compilation_cache
 from nos_optax.search.probes import REASONS, Probes
-from nos_optax.search.report import STANDARD
+from nos_optax.search.results import STANDARD
 
 ITERATIONS = 4  # the longest rule of the catalogue
 LENGTHS = (1, 2, 3)  # of the random programs

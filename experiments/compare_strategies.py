@@ -46,7 +46,7 @@ from nos_optax.search import (
     search,
     train_again,
 )
-from nos_optax.search.report import STANDARD, STANDARD_ITERATIONS, Result
+from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result
 
 PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 

@@ -53,7 +53,7 @@ from strategy_tables import learning_table
 from nos_optax import rules
 from nos_optax.population import Dataset, TrainingGrid, image_task, paper_child
 from nos_optax.search import LocalEngine, TaskConfig, select_devices
-from nos_optax.search.report import STANDARD_ITERATIONS
+from nos_optax.search.results import STANDARD_ITERATIONS
 
 STRATEGIES = ("ppo", BASELINE)
 RULES = {

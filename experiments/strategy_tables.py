@@ -18,7 +18,7 @@ from strategy_measures import (
     moving_mean,
 )
 
-from nos_optax.search.report import Result
+from nos_optax.search.results import Result
 
 BEST = 10  # rules in the mean of the best
 

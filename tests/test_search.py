@@ -12,7 +12,7 @@ from nos_optax.grammar import Program, decode, parse
 from nos_optax.population import STATUSES
 from nos_optax.search import SearchConfig, read_candidates, search
 from nos_optax.search.history import Candidate
-from nos_optax.search.report import Result, best_candidates, results_table
+from nos_optax.search.results import Result, best_candidates, results_table
 from nos_optax.search.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))

@@ -17,7 +17,7 @@ from nos_optax.search.loop import SearchResult as SearchResult
 from nos_optax.search.loop import search as search
 from nos_optax.search.loop import train_again as train_again
 from nos_optax.search.probes import Probes as Probes
-from nos_optax.search.report import results_table as results_table
+from nos_optax.search.results import results_table as results_table
 from nos_optax.search.run_folder import RunFolder as RunFolder
 from nos_optax.search.run_folder import default_path as default_path
 from nos_optax.search.run_folder import read_candidates as read_candidates

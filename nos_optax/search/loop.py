@@ -14,7 +14,7 @@ from nos_optax.search.config import FRESH_SEEDS, SearchConfig
 from nos_optax.search.engine import Engine, make_engine
 from nos_optax.search.history import Candidate
 from nos_optax.search.judge import Judge, collect
-from nos_optax.search.report import (
+from nos_optax.search.results import (
     STANDARD,
     STANDARD_ITERATIONS,
     Result,
