@@ -33,7 +33,7 @@ from nos_optax.search import (
     SearchConfig,
     checkpoints,
     enable_compilation_cache,
-    search,
+    run_search,
 )
 
 STRATEGIES = ("random", "evolution", "ppo")
@@ -68,7 +68,9 @@ def memory(strategy: str, count: int) -> dict:
         config = SearchConfig(
             samples=count, strategy=strategy, finalists=1, final_seeds=1, out=Path(folder) / "run"
         )
-        result = search(config, lambda c: points.append((len(c), resident())), engine=FakeEngine())
+        result = run_search(
+            config, lambda c: points.append((len(c), resident())), engine=FakeEngine()
+        )
     warm = next(megabytes for number, megabytes in points if number >= min(WARM_UP, count))
     growth = max(megabytes for number, megabytes in points if number >= WARM_UP) - warm
     print(
@@ -100,7 +102,7 @@ def share(samples: int) -> dict:
         for name in names:
             clocked(kind, name, spent)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = search(SearchConfig(samples=samples, out=Path(folder) / "run")).seconds
+        seconds = run_search(SearchConfig(samples=samples, out=Path(folder) / "run")).seconds
     part = sum(spent.values()) / seconds
     print(f"history and checkpoints: {part:.2%} of {seconds:.0f} s; {dict(spent)}", flush=True)
     return {

@@ -40,14 +40,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import evaluate as evaluate_command  # ty: ignore[import-not-found]
 import jax
 import jax.numpy as jnp
-import search as search_command  # ty: ignore[import-not-found]
 from fake_engine import FakeEngine  # ty: ignore[import-not-found]
 from harness import command_line  # ty: ignore[import-not-found]
 
 import nos_optax
 from nos_optax.grammar import Program, RuleError, decode, encode
 from nos_optax.grammar.program import tables
-from nos_optax.search import AcceleratorError, Candidate, SearchConfig, search
+from nos_optax.search import AcceleratorError, Candidate, SearchConfig, run_search
+from nos_optax.search import command as search_command
 from nos_optax.search import checkpoints as checkpoints_module
 from nos_optax.search.run_folder import check
 
@@ -248,7 +248,11 @@ VALUES: dict[str, tuple] = {
     "engine": ("local", "ray"),
     "preset": ("default", "paper"),
     "dataset": ("digits", "cifar10"),
+    "operands": (("g", "m"), ("g",), (), ("g", "g"), ("q",)),
+    "unary": (("x",), ("x", "exp"), (), ("sin",)),
+    "binary": (("+",), ("*", "left"), (), ("%",)),
     **dict.fromkeys(("reuse", "reject", "resume"), (True, False)),
+    **dict.fromkeys(("distinct_operands", "no_final_addition", "reuse_results"), (True, False)),
 }
 FIELDS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 
@@ -320,7 +324,7 @@ class RunFolders:
 
             with mock.patch.object(checkpoints_module, "SHARE", 1e9):
                 config = self.config(strategy, path)
-                self.unbroken[strategy] = search(config, copy, engine=FakeEngine()).candidates
+                self.unbroken[strategy] = run_search(config, copy, engine=FakeEngine()).candidates
 
     def config(self, strategy: str, path: Path) -> SearchConfig:
         """Return the configuration of all runs."""
@@ -343,7 +347,7 @@ class RunFolders:
         shutil.copytree(self.root / f"{strategy} {rng.choice((8, 24, 40))}", path)
         for _ in range(rng.randint(1, 3)):
             damage(path, rng)
-        found = search(self.config(strategy, path), engine=FakeEngine()).candidates
+        found = run_search(self.config(strategy, path), engine=FakeEngine()).candidates
         expect(found == self.unbroken[strategy], "another history")
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
 
-    from nos_optax.search import SearchConfig, enable_compilation_cache, search
+    from nos_optax.search import SearchConfig, enable_compilation_cache, run_search
 
     enable_compilation_cache()
     clock: list[tuple[int, float, float]] = []  # candidates, seconds, MB
@@ -47,7 +47,7 @@ def main() -> None:
             iterations=args.iterations,
             out=Path(folder) / "run",
         )
-        result = search(config, on_batch)
+        result = run_search(config, on_batch)
 
     counts, seconds, memory = (np.array(x) for x in zip(*clock, strict=True))
     rows = []

@@ -28,7 +28,7 @@ def child(samples: int) -> None:
     began = float(os.environ["BENCHMARK_BEGAN"])
     import jax
 
-    from nos_optax.search import PPO, SearchConfig, enable_compilation_cache, search
+    from nos_optax.search import PPO, SearchConfig, enable_compilation_cache, run_search
 
     compiles, batches, controller = [], [], []
     jax.monitoring.register_event_duration_secs_listener(
@@ -48,7 +48,7 @@ def child(samples: int) -> None:
     PPO.ask, PPO.tell = timed(PPO.ask), timed(PPO.tell)
     enable_compilation_cache()
     with tempfile.TemporaryDirectory() as folder:
-        search(
+        run_search(
             SearchConfig(samples=samples, finalists=1, final_seeds=1, out=Path(folder) / "run"),
             lambda candidates: batches.append((time.time(), len(compiles), len(controller))),
         )

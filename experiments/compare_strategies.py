@@ -43,7 +43,7 @@ from nos_optax.search import (
     SearchConfig,
     TaskConfig,
     load_dataset,
-    search,
+    run_search,
     train_again,
 )
 from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result
@@ -167,7 +167,7 @@ def run_searches(arguments: Arguments, engine: Engine, console: Console) -> list
     runs = []
     for seed in range(arguments.seeds):
         for strategy in arguments.strategies:
-            result = search(arguments.search_config(strategy, seed), engine=engine)
+            result = run_search(arguments.search_config(strategy, seed), engine=engine)
             # A folder may hold a longer search, of which this one is the beginning.
             runs.append(Run(strategy, seed, result.candidates[: arguments.samples], adam[seed]))
             quarters = [f"{q:.3f}" for q in runs[-1].measure(engine.chance)["quarters"]]

@@ -11,7 +11,7 @@ import sys
 import pytest
 from fake_engine import FakeEngine
 
-from nos_optax.search import History, SearchConfig, Training, search
+from nos_optax.search import History, SearchConfig, Training, run_search
 from nos_optax.search.export import FIELDS, export, main
 from nos_optax.search.history import Candidate
 from nos_optax.search.run_folder import RunFolder, read_candidates
@@ -39,7 +39,7 @@ def run(request, tmp_path_factory):
     """A run folder with repeats and rejections."""
     path = tmp_path_factory.mktemp("runs") / "run"
     config = dataclasses.replace(CONFIG, samples=160, batch_size=32, reuse=request.param, out=path)
-    search(config, engine=FakeEngine())
+    run_search(config, engine=FakeEngine())
     return path
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeEngine
 
-from nos_optax.search import Candidate, RunFolder, SearchConfig, read_candidates, search
+from nos_optax.search import Candidate, RunFolder, SearchConfig, read_candidates, run_search
 from nos_optax.search import checkpoints as checkpoints_module
 from nos_optax.search.history import History
 
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 def begin(path, strategy="random", engine=None, on_batch=lambda candidates: None, **changes):
     """Search, or go on with the search in a folder; return its candidates."""
     config = dataclasses.replace(CONFIG, out=path, strategy=strategy, **changes)
-    return search(config, on_batch, engine=engine or FakeEngine()).candidates
+    return run_search(config, on_batch, engine=engine or FakeEngine()).candidates
 
 
 def stop_at(count):

@@ -10,13 +10,12 @@ import pytest
 
 from nos_optax.grammar import Program, decode, parse
 from nos_optax.population import STATUSES
-from nos_optax.search import SearchConfig, read_candidates, search
+from nos_optax.search import SearchConfig, command, read_candidates, run_search
 from nos_optax.search.history import Candidate
 from nos_optax.search.results import Result, best_candidates, results_table
 from nos_optax.search.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import search as command
 from harness import command_line
 
 TINY = SearchConfig(
@@ -34,7 +33,7 @@ TINY = SearchConfig(
 def run(tmp_path_factory):
     batches, stages = [], []
     config = dataclasses.replace(TINY, out=tmp_path_factory.mktemp("runs") / "run")
-    result = search(config, lambda c: batches.append(len(c)), stages.append)
+    result = run_search(config, lambda c: batches.append(len(c)), stages.append)
     return result, batches, stages
 
 
@@ -71,7 +70,7 @@ def test_the_run_folder_holds_everything(run):
 
 
 def test_the_same_seed_gives_the_same_search(run, tmp_path):
-    again = search(dataclasses.replace(TINY, out=tmp_path / "again"))
+    again = run_search(dataclasses.replace(TINY, out=tmp_path / "again"))
     assert run[0].candidates == again.candidates
     assert [r.rewards for r in run[0].results] == [r.rewards for r in again.results]
 

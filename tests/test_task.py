@@ -10,7 +10,7 @@ import pytest
 
 from nos_optax.grammar import encode, scale_by_rule
 from nos_optax.population import STATUSES, PopulationTrainer, Protocol, Task, TrainingGrid
-from nos_optax.search import SearchConfig, TaskConfig, search
+from nos_optax.search import SearchConfig, TaskConfig, run_search
 from nos_optax.search.engine import load_task
 
 RULES = ("exp(sign(g) * sign(m)) * g", "adam", "ld * m + 1e-3 * w", "drop(g, 0.5) + noise")
@@ -101,6 +101,7 @@ def test_a_grid_is_compiled_once():
         return task.loss(*args)
 
     grid = TrainingGrid(dataclasses.replace(task, loss=counted), batch_size=20, capacity=3)
+    traces = 0  # the look at the task is over
     for count, rule in enumerate(RULES[:3], 1):
         children = grid.start([encode(rule).array] * count, range(count))
         for epoch in range(2):
@@ -205,7 +206,7 @@ def test_a_search_on_a_task_of_ones_own(own, tmp_path):
         final_seeds=1,
         out=tmp_path / "run",
     )
-    result = search(config)
+    result = run_search(config)
     assert len(result.candidates) == 6
     dead = [c for c in result.candidates if c.status != "trained"]
     assert dead and all(c.reward == -2 for c in dead)

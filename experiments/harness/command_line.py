@@ -1,15 +1,15 @@
 """From the command line to an experiment's `run`; a user's mistake is one message."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import TypeVar
 
 import tyro
 from rich.console import Console
 
-from nos_optax.search import AcceleratorError, enable_compilation_cache
+from nos_optax.search import enable_compilation_cache
+from nos_optax.search.terminal import make_console, one_message
 
 Config = TypeVar("Config")
 Name = TypeVar("Name")
@@ -50,18 +50,3 @@ def parse(presets: Mapping[Name, Config], key: Callable[[Config], Name]) -> Conf
     if name not in presets:
         raise ValueError(f"there is no preset {name}; there are {', '.join(map(str, presets))}")
     return tyro.cli(kind, default=presets[name], description=kind.__doc__)
-
-
-@contextlib.contextmanager
-def one_message() -> Generator[None]:
-    """Turn what a user can mend into `error: ...` and exit code 1, without a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
-
-
-def make_console() -> Console:
-    """Return the terminal, or where the output goes instead, which has no width of its own."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)

@@ -3,6 +3,7 @@
 from nos_optax.search.accelerator import AcceleratorError as AcceleratorError
 from nos_optax.search.accelerator import enable_compilation_cache as enable_compilation_cache
 from nos_optax.search.accelerator import select_devices as select_devices
+from nos_optax.search.api import search as search
 from nos_optax.search.config import FRESH_SEEDS as FRESH_SEEDS
 from nos_optax.search.config import SearchConfig as SearchConfig
 from nos_optax.search.config import TaskConfig as TaskConfig
@@ -14,7 +15,7 @@ from nos_optax.search.history import Candidate as Candidate
 from nos_optax.search.history import History as History
 from nos_optax.search.history import Training as Training
 from nos_optax.search.loop import SearchResult as SearchResult
-from nos_optax.search.loop import search as search
+from nos_optax.search.loop import run_search as run_search
 from nos_optax.search.loop import train_again as train_again
 from nos_optax.search.probes import Probes as Probes
 from nos_optax.search.results import results_table as results_table

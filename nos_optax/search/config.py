@@ -13,6 +13,8 @@ from nos_optax.search.own import import_own
 from nos_optax.search.strategies import STRATEGIES, find_strategy
 
 DATASETS = ("digits", "cifar10")
+GIVEN = "given"  # the dataset of a search that was given its task from Python
+_SPACE = SearchSpace()
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
 
@@ -48,7 +50,7 @@ class TaskConfig:
 
     def __post_init__(self):
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
-        if self.dataset not in DATASETS:
+        if self.dataset not in (*DATASETS, GIVEN):
             import_own("dataset", self.dataset, DATASETS)
 
     def protocol(self) -> Protocol:
@@ -79,6 +81,18 @@ class SearchConfig(TaskConfig):
     """Candidates per population: trained in one program, then the controller learns from them."""
     iterations: int = 2
     """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b (five tokens each)."""
+    operands: tuple[str, ...] = _SPACE.operands
+    """Operands that a rule may read."""
+    unary: tuple[str, ...] = _SPACE.unary
+    """Unary functions that it may apply."""
+    binary: tuple[str, ...] = _SPACE.binary
+    """Binary functions that it may apply."""
+    distinct_operands: bool = _SPACE.distinct_operands
+    """The two operands of an iteration must differ."""
+    no_final_addition: bool = _SPACE.no_final_addition
+    """The last binary function must not be +."""
+    reuse_results: bool = _SPACE.reuse_results
+    """Every iteration after the first must use an earlier result."""
     strategy: Annotated[
         str, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
     ] = "ppo"
@@ -105,6 +119,8 @@ class SearchConfig(TaskConfig):
     """local trains on this machine's devices, ray on those of a Ray cluster."""
     ray_address: str | None = None
     """HOST:PORT of the cluster (default: RAY_ADDRESS, or a Ray that is started here)."""
+    tensorboard: bool = False
+    """Write events for TensorBoard into the run folder (pip install 'nos_optax[tensorboard]')."""
     out: Path | None = None
     """Folder of the run; it must not hold another run (default: runs/DATE-TIME)."""
     resume: bool = False
@@ -128,6 +144,7 @@ class SearchConfig(TaskConfig):
         self.protocol()
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
+        self.space()
 
     def protocol(self) -> Protocol:
         """Return how a candidate earns its reward."""
@@ -140,7 +157,8 @@ class SearchConfig(TaskConfig):
 
     def space(self) -> SearchSpace:
         """Return the programs that the search may write."""
-        return SearchSpace(iterations=self.iterations)
+        fields = (field.name for field in dataclasses.fields(SearchSpace))
+        return SearchSpace(**{name: getattr(self, name) for name in fields})
 
 
 def _check(config: TaskConfig, **least: int) -> None:

@@ -26,7 +26,7 @@ from nos_optax.population import (
 )
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import DATASETS, SearchConfig, TaskConfig
+from nos_optax.search.config import DATASETS, GIVEN, SearchConfig, TaskConfig
 from nos_optax.search.own import import_own
 
 
@@ -134,6 +134,11 @@ def load_task(config: TaskConfig, device: jax.Device) -> Task:
         DatasetError: the data is missing, or smaller than asked for, with the remedy.
         ValueError: what the user named is no task.
     """
+    if config.dataset == GIVEN:
+        raise ValueError(
+            "the task was given from Python: go on by nos_optax.search.search(task, out=..., "
+            "resume=True), or search for module:name"
+        )
     if config.dataset in DATASETS:
         dataset = load_dataset(config)
         return image_task(dataset, paper_child(dataset, device))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class History:
 
     def __init__(self, path: Path):
         self.path = path
+        self._timed: dict[str, float] = {}  # seconds that are not stored yet
         with self._errors():
             self._connection = sqlite3.connect(path, isolation_level=None)
             try:
@@ -78,6 +80,41 @@ class History:
                     f"CREATE TABLE IF NOT EXISTS {table} "
                     f"({first} {kind} PRIMARY KEY, {', '.join(others)}, checksum)"
                 )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS stages (stage TEXT PRIMARY KEY, seconds)"
+            )
+
+    @contextlib.contextmanager
+    def timed(self, stage: str, start: float | None = None) -> Generator[None]:
+        """Add the seconds that this takes to a stage's; they are stored with what comes next.
+
+        Args:
+            stage: its name.
+            start: since when, on `time.perf_counter`; now where None.
+        """
+        start = time.perf_counter() if start is None else start
+        try:
+            yield
+        finally:
+            self._timed[stage] = self._timed.get(stage, 0.0) + time.perf_counter() - start
+
+    def store_seconds(self) -> None:
+        """Store what was timed."""
+        with self._errors(), self._transaction():
+            self._add_seconds()
+
+    def _add_seconds(self) -> None:
+        self._connection.executemany(
+            "INSERT INTO stages VALUES (?, ?) "
+            "ON CONFLICT (stage) DO UPDATE SET seconds = seconds + excluded.seconds",
+            list(self._timed.items()),
+        )
+        self._timed.clear()
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds that each stage took, over all starts of the search."""
+        with self._errors():
+            return dict(self._connection.execute("SELECT stage, seconds FROM stages"))
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
@@ -132,6 +169,7 @@ class History:
         checked = [(*row, _checksum(row)) for row in rows]
         with self._errors(), self._transaction() as connection:
             connection.executemany(f"INSERT INTO {table} VALUES ({marks})", checked)
+            self._add_seconds()
 
     def _select(self, table: str, which: str, *values: str) -> list[tuple]:
         """Return rows that are as they were written."""

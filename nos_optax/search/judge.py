@@ -43,11 +43,13 @@ class Judge:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Return the rewards `[P]` of the next programs, `int32[P, 5 G]`."""
         first = len(self.candidates)
-        drafts = [
-            self._draft(first + i, Program.from_array(row), probed)
-            for i, (row, probed) in enumerate(zip(tokens, self.probes(tokens), strict=True))
-        ]
-        self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
+        with self.history.timed("probe"):
+            drafts = [
+                self._draft(first + i, Program.from_array(row), probed)
+                for i, (row, probed) in enumerate(zip(tokens, self.probes(tokens), strict=True))
+            ]
+        with self.history.timed("train"):
+            self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
         batch = [self._judged(draft) for draft in drafts]
         self.history.add_candidates(batch)
         self._remember(batch)

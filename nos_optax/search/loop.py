@@ -1,7 +1,8 @@
 """The search: ask the strategy for programs, train a population with them, tell it the rewards."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from nos_optax.grammar.program import pad_programs
 from nos_optax.search.checkpoints import Checkpoints
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
 from nos_optax.search.engine import Engine, make_engine
+from nos_optax.search.events import Events
 from nos_optax.search.history import Candidate
 from nos_optax.search.judge import Judge, collect
 from nos_optax.search.results import (
@@ -25,6 +27,9 @@ from nos_optax.search.results import (
 from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
 from nos_optax.search.strategies import Strategy, make_strategy
 
+OnBatch = Callable[[Sequence[Candidate]], None]
+OnStage = Callable[[str], None]
+
 
 class SearchResult(NamedTuple):
     """What a search leaves."""
@@ -35,10 +40,10 @@ class SearchResult(NamedTuple):
     seconds: float
 
 
-def search(
+def run_search(
     config: SearchConfig,
-    on_batch: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_batch: OnBatch = lambda candidates: None,
+    on_stage: OnStage = lambda stage: None,
     strategy: Strategy | None = None,
     engine: Engine | None = None,
 ) -> SearchResult:
@@ -68,12 +73,17 @@ def search(
             facts = {**own_engine.facts, "space_size": str(config.space().size)}
             folder.write_config(config, facts)
             on_stage("compiling")
-            strategy = strategy or make_strategy(
-                config.strategy, config.space(), config.seed, config.preset
-            )
-            candidates = _sample(config, folder, strategy, own_engine, on_batch)
+            timed = folder.history.timed
+            with timed("start", start):
+                strategy = strategy or make_strategy(
+                    config.strategy, config.space(), config.seed, config.preset
+                )
+            with _events(config, folder, on_batch) as on_batch:
+                candidates = _sample(config, folder, strategy, own_engine, on_batch)
             on_stage("training the best again")
-            results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
+            with timed("final"):
+                results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
+            folder.history.store_seconds()
             write_best(folder, results)
             folder.write_candidates(candidates)
             title = f"{facts['dataset']}: {config.strategy}, seed {config.seed}"
@@ -85,30 +95,51 @@ def search(
     return SearchResult(folder.path, candidates, results, time.perf_counter() - start)
 
 
+@contextlib.contextmanager
+def _events(config: SearchConfig, folder: RunFolder, on_batch: OnBatch) -> Generator[OnBatch]:
+    """Yield a callback that also writes events, if they are asked for."""
+    if not config.tensorboard:
+        yield on_batch
+        return
+    events = Events(folder.path)
+
+    def both(candidates: Sequence[Candidate]) -> None:
+        events.write(candidates)
+        on_batch(candidates)
+
+    try:
+        yield both
+    finally:
+        events.close()
+
+
 def _sample(
     config: SearchConfig,
     folder: RunFolder,
     strategy: Strategy,
     engine: Engine,
-    on_batch: Callable[[Sequence[Candidate]], None],
+    on_batch: OnBatch,
 ) -> list[Candidate]:
     """Evaluate what the strategy asks for until there are enough candidates; return them all."""
     judge = Judge(config, folder.history, engine)
     checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-    size = config.batch_size
+    size, timed = config.batch_size, folder.history.timed
     try:
         _restore(config, strategy, checkpoints, judge.candidates)
         if judge.candidates:
             on_batch(judge.candidates)
         while len(judge.candidates) < config.samples:
-            tokens = strategy.ask(size)
+            with timed("ask"):
+                tokens = strategy.ask(size)
             begun = len(judge.candidates) % size  # where a run ended that is longer now
             _check_same(config, tokens, judge.candidates[len(judge.candidates) - begun :])
             judge(tokens[begun:][: config.samples - len(judge.candidates)])
             if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
-                strategy.tell(tokens, _rewards(judge.candidates[-size:]))
+                with timed("tell"):
+                    strategy.tell(tokens, _rewards(judge.candidates[-size:]))
                 if hasattr(strategy, "state"):
-                    checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
+                    with timed("checkpoint"):
+                        checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
             on_batch(judge.candidates)
     finally:
         checkpoints.close()

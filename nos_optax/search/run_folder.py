@@ -74,9 +74,25 @@ class RunFolder:
             )
 
     def write_config(self, config: SearchConfig, facts: dict) -> None:
-        """Record the configuration, the version, and facts about the machine and the data."""
+        """Record the configuration, the version, and facts about the machine and the data.
+
+        Raises:
+            ValueError: the run to go on with has other data.
+        """
+        if (self.path / CONFIG).exists():
+            self._check_same_data(facts)
         content = {"version": __version__, "config": _fields(config), **facts}
         self.write_json(CONFIG, content)
+
+    def _check_same_data(self, facts: dict) -> None:
+        """Refuse to go on with rewards that were earned on something else."""
+        begun = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        for name in ("dataset", "train_examples", "validation_examples"):
+            if name in facts and begun.get(name, facts[name]) != facts[name]:
+                raise ValueError(
+                    f"{self.path} was begun with {name} {begun[name]}, now it is {facts[name]}. Go "
+                    "on with the old data, or name a new folder"
+                )
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Export the history as JSON, a line each."""
@@ -93,18 +109,27 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file."""
-        target = self.path / name
+        write_whole(self.path / name, content)
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
         target.parent.mkdir(exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power failure may leave the new name, but empty
-            partial.replace(target)
-        except OSError as error:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure may leave the new name, but empty
+        partial.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-            raise OSError(f"cannot write {target}: {error.strerror}") from error
+        raise OSError(f"cannot write {target}: {error.strerror}") from error
 
 
 def default_path() -> Path:
@@ -212,6 +237,7 @@ FREE = (
     "lanes",
     "ray_address",
     "samples",
+    "tensorboard",
 )
 
 

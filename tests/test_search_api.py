@@ -1,0 +1,152 @@
+"""The search from Python: any task and space, the settings of the command line, TensorBoard."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nos_optax.grammar import SearchSpace
+from nos_optax.population import Task, load_digits
+from nos_optax.search import SearchConfig, command, read_candidates, search
+from nos_optax.search.run_folder import open_history
+
+SPACE = SearchSpace(1, operands=("g", "m", "adam"), unary=("x", "sign"), binary=("*", "left"))
+SETTINGS = {
+    "samples": 12,
+    "batch_size": 4,
+    "epochs": 1,
+    "minibatch_size": 20,
+    "finalists": 1,
+    "final_seeds": 2,
+    "accelerator": "cpu",
+}
+
+
+def line(name="line", examples=200):
+    """A task that every working rule solves: the sign of a line."""
+    x = np.linspace(-1, 1, examples, dtype=np.float32)
+    y = np.sign(x + 0.3)
+    return Task(
+        name,
+        init=lambda key: (jnp.zeros(2), ()),
+        loss=lambda p, state, b, key: (jnp.mean((p[0] * b[0] + p[1] - b[1]) ** 2), state),
+        metric=lambda p, state, b: jnp.sign(p[0] * b[0] + p[1]) == b[1],
+        train=(x, y),
+        validation=(x, y),
+        chance=0.5,
+        baseline=0.65,
+        baseline_error=0.03,
+        perfect=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("api") / "run"
+    return search(line(), SPACE, out=out, tensorboard=True, strategy="random", **SETTINGS)
+
+
+def test_a_task_of_ones_own_is_searched_within_the_space(found):
+    assert len(found.candidates) == 12
+    assert all(c.tokens.split()[0] in SPACE.operands for c in found.candidates)
+    assert max(c.reward for c in found.candidates) > 0.9
+    config = json.loads((found.folder / "config.json").read_text())
+    assert config["dataset"] == "line" and config["config"]["operands"] == list(SPACE.operands)
+    assert {r.name for r in found.results} >= {"found 1", "Adam"}
+
+
+def test_the_stages_are_timed(found):
+    history = open_history(found.folder)
+    seconds = history.seconds()
+    history.close()
+    assert set(seconds) == {"start", "ask", "probe", "train", "tell", "checkpoint", "final"}
+    assert all(s > 0 for s in seconds.values())
+    assert sum(seconds.values()) <= found.seconds
+
+
+def test_it_goes_on_with_the_same_task_only(found):
+    settings = SETTINGS | {"samples": 16, "strategy": "random", "resume": True}
+    with pytest.raises(ValueError, match="begun with dataset line, now it is other"):
+        search(line("other"), SPACE, out=found.folder, **settings)
+    with pytest.raises(ValueError, match="begun with train_examples 200, now it is 100"):
+        search(line(examples=100), SPACE, out=found.folder, **settings)
+    with pytest.raises(ValueError, match="--operands was"):
+        search(
+            line(), dataclasses.replace(SPACE, operands=("g", "m")), out=found.folder, **settings
+        )
+    longer = search(line(), SPACE, out=found.folder, **settings)
+    assert longer.candidates[:12] == found.candidates
+    assert len(longer.candidates) == 16 == len(read_candidates(found.folder))
+
+
+def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["search", "--resume", "--out", str(found.folder)])
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    with pytest.raises(SystemExit, match="given from Python"):
+        command.main()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample": 3}, "no setting 'sample'; did you mean .*samples"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"engine": "ray"}, "give 'module:name'"),
+        ({"iterations": 2}, "iterations: given twice"),
+    ],
+)
+def test_wrong_settings(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        search(line(), SPACE, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_trained_by_the_papers_child(tmp_path):
+    digits = load_digits(train_examples=200)
+    settings = SETTINGS | {"finalists": 0, "samples": 2, "batch_size": 2}
+    result = search(digits, SPACE, out=tmp_path / "run", **settings)
+    assert len(result.candidates) == 2
+
+
+def test_events_hold_a_point_for_each_population(found):
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (found.folder / "tensorboard").iterdir()
+    points = {}
+    for event in events(file.read_bytes(), Event):
+        for value in event.summary.value:
+            points.setdefault(value.tag, []).append((event.step, value.simple_value))
+    assert [step for step, _ in points["reward/mean"]] == [4, 8, 12]
+    rewards = [c.reward for c in found.candidates]
+    means = [np.mean(rewards[i : i + 4]) for i in (0, 4, 8)]
+    np.testing.assert_allclose([mean for _, mean in points["reward/mean"]], means, rtol=1e-5)
+    assert points["reward/best_so_far"][-1][1] == pytest.approx(max(rewards))
+
+
+def events(content, kind):
+    """Yield the events of a file: length, its checksum, message, its checksum."""
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = kind()
+        event.ParseFromString(content[12 : 12 + length])
+        yield event
+        content = content[16 + length :]
+
+
+def test_every_strategy_keeps_to_a_narrow_space(tmp_path):
+    from fake_engine import FakeEngine
+
+    from nos_optax.search import run_search
+
+    for strategy in ("ppo", "reinforce", "evolution", "random"):
+        config = SearchConfig(
+            samples=160, iterations=1, strategy=strategy, out=tmp_path / strategy, finalists=0,
+            operands=SPACE.operands, unary=SPACE.unary, binary=SPACE.binary,
+        )  # fmt: skip
+        candidates = run_search(config, engine=FakeEngine()).candidates
+        for c in candidates:
+            a, b, u1, u2, f = c.tokens.split()
+            assert {a, b} <= set(SPACE.operands) and {u1, u2} <= set(SPACE.unary)
+            assert f in SPACE.binary
