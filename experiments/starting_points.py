@@ -1,0 +1,387 @@
+"""Which learning rate and weight decay should one start from, coming from another optimizer?
+
+Claim:    none of the paper's. Who has a learning rate for SGD, Momentum or Adam wants to know what
+          PowerSign and AddSign need in its place, and whether their weight decay is another.
+Method:   four tasks: the paper's child on digits and on CIFAR-10, a small MLP on a table
+          (docs/examples/breast_cancer.py), an LSTM language model on Penn Treebank. Five rules
+          train at eleven rates from 1e-4 to 10, two a decade, without weight decay and with four
+          (decoupled: w <- w - rate * (rule + decay * w)), each with three seeds. A rule's best rate
+          has the highest mean validation score. The factor from one optimizer's rate to another's
+          is the quotient of the two best rates, as geometric mean over the tasks. What such a
+          factor is worth is measured on the task that had no part in it: the score at the rate that
+          it gives there (the nearest of the eleven) less the score at the rule's best.
+          The best pair of rate and weight decay is trained again with five fresh seeds, beside the
+          best rate without, and the difference is paired by seed, with t intervals of 95 %, not
+          corrected for their number.
+          Momentum is the moving average m, of the paper: (1 - 0.9) times the sum that
+          optax.trace(0.9) keeps, so for optax.sgd(rate, momentum=0.9) divide by ten first.
+Command:  python experiments/starting_points.py --data-dir DIR --ptb-dir DIR
+          python experiments/starting_points.py --scale smoke    (seconds; says nothing)
+Time:     about 10 minutes on 2 cores.
+Writes:   experiments/results/starting_points_SCALE.json, .md and .png
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from harness import command_line
+from harness.records import Records, write_results
+from harness.statistics import difference
+from harness.tables import markdown
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from nos_optax.grammar import encode
+from nos_optax.population import Task, TrainingGrid, image_task, load_digits, paper_child
+from nos_optax.search import select_devices
+
+RULES = {
+    "SGD": "g",
+    "Momentum": "m",
+    "Adam": "adam",
+    "PowerSign": "exp(sign(g) * sign(m)) * g",
+    "AddSign": "(1 + sign(g) * sign(m)) * g",
+}
+FROM, TO = ("SGD", "Momentum", "Adam"), ("PowerSign", "AddSign")
+RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
+DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+NOT_MEASURED = ("data_dir", "ptb_dir", "out", "results", "accelerator")
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Measure where the best learning rates and weight decays of optimizers lie to each other."""
+
+    scale: Literal["small", "smoke"] = "small"
+    """Sets all other numbers, unless they are given too."""
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train; auto takes the best device that is present."""
+    tasks: tuple[str, ...] = ("digits", "CIFAR-10", "table", "Penn Treebank")
+    """At least two of them."""
+    data_dir: Path | None = None
+    """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
+    ptb_dir: Path = SHARED / "ptb"
+    """Folder of ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
+    seeds: int = 3
+    """For the choice of the best rate and decay; at least 2."""
+    fresh_seeds: int = 5
+    """For what the decay brings; at least 2."""
+    length: float = 1.0
+    """Of the trainings, as a factor."""
+    out: Path | None = None
+    """Folder of the records (default: runs/starting_points_SCALE)."""
+    results: Path = Path(__file__).parent / "results"
+    """Folder of the tables and the picture."""
+
+    def __post_init__(self):
+        if self.seeds < 2 or self.fresh_seeds < 2:
+            raise ValueError(
+                f"--seeds and --fresh-seeds must be at least 2, got {self.seeds} and "
+                f"{self.fresh_seeds}"
+            )
+        unknown = [name for name in self.tasks if name not in TASKS]
+        if unknown or len(set(self.tasks)) < 2:
+            raise ValueError(
+                f"--tasks must be at least two of {', '.join(TASKS)}; got {', '.join(self.tasks)}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of all that is written."""
+        return f"starting_points_{self.scale}"
+
+    def measured(self) -> dict[str, object]:
+        """Return what decides the results."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_MEASURED}
+
+
+# Tasks: each with its minibatch and its epochs.
+
+Made = tuple[Task, int, int]
+
+
+def digits(arguments: Arguments) -> Made:
+    """Return the paper's child on handwritten digits."""
+    data = load_digits()
+    return image_task(data, paper_child(data)), 50, 10
+
+
+def cifar10(arguments: Arguments) -> Made:
+    """Return the paper's child on 1,000 images of CIFAR-10."""
+    from nos_optax.population.cifar10 import load_cifar10
+
+    data = load_cifar10(arguments.data_dir, train_examples=1000)
+    return image_task(data, paper_child(data)), 50, 6
+
+
+def table(arguments: Arguments) -> Made:
+    """Return the MLP of the documentation's example."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
+    import breast_cancer  # ty: ignore[import-not-found]
+
+    return breast_cancer.task(), 20, 10
+
+
+def penn_treebank(arguments: Arguments) -> Made:
+    """Return an LSTM of 32 units on 20,000 words, the 500 most frequent told apart."""
+    import table5_ptb
+
+    settings = dataclasses.replace(
+        table5_ptb.PRESETS["small"],
+        data_dir=arguments.ptb_dir,
+        vocabulary=500,
+        train_words=20_000,
+        evaluation_words=10_000,
+        units=32,
+    )
+    return table5_ptb.make_task(settings, table5_ptb.read(settings)), settings.batch, 4
+
+
+TASKS: Mapping[str, Callable[[Arguments], Made]] = {
+    "digits": digits,
+    "CIFAR-10": cifar10,
+    "table": table,
+    "Penn Treebank": penn_treebank,
+}
+
+
+# Training.
+
+
+def decayed(rule: str, decay: float) -> str:
+    """Return a rule with decoupled weight decay."""
+    return rule if decay == 0 else f"{rule} + {decay:g} * w"
+
+
+Job = tuple[str, float, float, int]  # rule, rate, decay, seed
+
+
+class Trainer:
+    """Trains jobs on one task; what is in the records is not trained again.
+
+    Args:
+        name: of the task.
+        made: the task, its minibatch and its epochs.
+        arguments: what is measured.
+        records: of all tasks.
+        devices: where to train.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        made: Made,
+        arguments: Arguments,
+        records: Records,
+        devices: list[jax.Device],
+    ):
+        self.task, batch, epochs = made
+        self.name, self.records = name, records
+        self.epochs = max(1, round(epochs * arguments.length))
+        self.grid = TrainingGrid(
+            self.task,
+            batch,
+            capacity=len(RULES) * len(RATES) * arguments.seeds,
+            devices=devices,
+        )
+
+    def scores(self, part: str, jobs: list[Job]) -> np.ndarray:
+        """Return the jobs' last validation scores; those that diverged have the level of chance.
+
+        Args:
+            part: of the records; the jobs of a part are trained together.
+            jobs: at most the grid's capacity.
+        """
+        key = {"task": self.name, "part": part}
+        found = self.records.get(key)
+        if found is None:
+            found = {"scores": self._train(jobs)}
+            self.records.append(key, found)
+        scores = np.array(found["scores"], float)
+        return np.where(np.isnan(scores), self.task.chance, scores)
+
+    def _train(self, jobs: list[Job]) -> np.ndarray:
+        programs = [encode(decayed(RULES[rule], decay)).array for rule, _, decay, _ in jobs]
+        children = self.grid.start(programs, [seed for *_, seed in jobs])
+        steps = self.grid.epoch_steps
+        rates = np.repeat(np.array([[rate] for _, rate, _, _ in jobs]), steps, axis=1)
+        for epoch in range(self.epochs):
+            children, result = self.grid.advance(children, rates, epoch, self.epochs * steps)
+        return np.asarray(result.validation)
+
+
+def measure(trainer: Trainer, arguments: Arguments, advance: Callable[[], None]) -> dict:
+    """Return the scores of all rules, rates and decays on a task, and what the decay brings."""
+    jobs = [
+        [(rule, rate, decay, seed) for rule in RULES for rate in RATES for seed in seeds]
+        for seeds in [range(arguments.seeds)]
+        for decay in DECAYS
+    ]
+    parts = []
+    for decay, of_decay in zip(DECAYS, jobs, strict=True):
+        parts.append(trainer.scores(f"decay {decay:g}", of_decay))
+        advance()
+    scores = np.stack(parts).reshape(len(DECAYS), len(RULES), len(RATES), arguments.seeds)
+    mean = scores.mean(axis=-1)
+    best = {rule: RATES[int(mean[0, i].argmax())] for i, rule in enumerate(RULES)}
+    pair = {
+        rule: np.unravel_index(int(mean[:, i].argmax()), mean[:, i].shape)
+        for i, rule in enumerate(RULES)
+    }
+    chosen = {rule: (RATES[k], DECAYS[j]) for rule, (j, k) in pair.items()}
+    seeds = range(1000, 1000 + arguments.fresh_seeds)
+    plain = [(rule, best[rule], 0.0, seed) for rule in RULES for seed in seeds]
+    with_decay = [(rule, *chosen[rule], seed) for rule in RULES for seed in seeds]
+    shape = (2, len(RULES), arguments.fresh_seeds)
+    fresh = trainer.scores("fresh", plain + with_decay).reshape(shape)
+    advance()
+    return {
+        "metric_chance": trainer.task.chance,
+        "mean": mean,
+        "best_rate": best,
+        "best_pair": chosen,
+        "fresh_plain": fresh[0],
+        "fresh_decayed": fresh[1],
+        "gain": {r: difference(fresh[1, i], fresh[0, i]) for i, r in enumerate(RULES)},
+    }
+
+
+# What is shown.
+
+
+def nearest(rate: float) -> int:
+    """Return the index of the nearest rate of those tried."""
+    return int(np.abs(np.log(np.array(RATES) / rate)).argmin())
+
+
+def factors(measured: Mapping[str, dict], old: str, new: str) -> dict:
+    """Return the factor from an optimizer's best rate to another's, and what it is worth.
+
+    Returns:
+        `ratios` of each task, their geometric mean `factor`, and `regret`: on each task, the score
+        that is lost at the rate which the factor of the other tasks gives.
+    """
+    ratios = {t: m["best_rate"][new] / m["best_rate"][old] for t, m in measured.items()}
+    row, regret = list(RULES).index(new), {}
+    for name, task in measured.items():
+        others = [np.log(ratio) for other, ratio in ratios.items() if other != name]
+        rate = task["best_rate"][old] * float(np.exp(np.mean(others)))
+        scores = np.asarray(task["mean"])[0, row]
+        regret[name] = float(scores.max() - scores[nearest(rate)])
+    factor = float(np.exp(np.mean(np.log(list(ratios.values())))))
+    return {"ratios": ratios, "factor": factor, "regret": regret}
+
+
+def plain_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """Return a table of text, the first column to the left."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def tables(measured: Mapping[str, dict]) -> list[Table]:
+    """Return the tables: best rates, factors, what the weight decay brings."""
+    names, tasks = list(measured), list(measured.values())
+    best = [
+        [rule, *(f"{m['best_rate'][rule]:g} ({np.max(m['mean'][0][i]):.3f})" for m in tasks)]
+        for i, rule in enumerate(RULES)
+    ]
+    moves = [
+        [
+            f"{old} to {new}",
+            f"{found['factor']:.2g}",
+            *(f"{found['ratios'][t]:.2g} (-{found['regret'][t]:.3f})" for t in measured),
+        ]
+        for old in FROM
+        for new in TO
+        for found in [factors(measured, old, new)]
+    ]
+    decays = [[rule, *(_decay_cell(m, rule) for m in tasks)] for rule in RULES]
+    return [
+        plain_table("Best rate without weight decay (mean score)", ["rule", *names], best),
+        plain_table(
+            "Factor on the learning rate: mean; on each task (score lost by the others' mean)",
+            ["from, to", "factor", *names],
+            moves,
+        ),
+        plain_table(
+            "Best weight decay at its rate: gain on fresh seeds over none [95 %]",
+            ["rule", *names],
+            decays,
+        ),
+    ]
+
+
+def _decay_cell(task: dict, rule: str) -> str:
+    rate, decay = task["best_pair"][rule]
+    mean, low, high = task["gain"][rule]
+    return f"{decay:g} at {rate:g}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def draw(measured: Mapping[str, dict], path: Path) -> None:
+    """Draw the score over the rate, without weight decay, a panel a task."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(measured), 3.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(measured)))
+    for axes, (name, task) in zip(panels, measured.items(), strict=True):
+        for i, rule in enumerate(RULES):
+            scores = np.asarray(task["mean"])[0, i]
+            axes.plot(RATES, scores, "-", color=f"C{i}", lw=1.5, label=rule)
+            axes.plot(RATES[scores.argmax()], scores.max(), "o", color=f"C{i}", ms=5)
+        axes.set(xscale="log", xlabel="learning rate", title=name)
+    panels[0].set_ylabel("mean validation score")
+    panels[-1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+PRESETS = {
+    "small": Arguments(),
+    "smoke": Arguments(
+        scale="smoke", tasks=("digits", "table"), seeds=2, fresh_seeds=2, length=0.1
+    ),
+}
+
+
+def run(arguments: Arguments, console: Console) -> None:
+    """Measure all tasks, print the tables and write the results."""
+    start = time.perf_counter()
+    devices = select_devices(arguments.accelerator)
+    out = arguments.out or Path("runs") / arguments.name
+    records = Records(out / "records.jsonl", arguments.measured())
+    measured = {}
+    with Progress(console=console) as progress:
+        for name in arguments.tasks:
+            bar = progress.add_task(name, total=len(DECAYS) + 1)
+            trainer = Trainer(name, TASKS[name](arguments), arguments, records, devices)
+            measured[name] = measure(trainer, arguments, lambda bar=bar: progress.advance(bar))
+    shown = tables(measured)
+    for each in shown:
+        console.print(each)
+    content = {
+        "arguments": arguments.measured(),
+        "rates": RATES,
+        "decays": DECAYS,
+        "seconds": time.perf_counter() - start,
+        "tasks": measured,
+        "factors": {f"{o} to {n}": factors(measured, o, n) for o in FROM for n in TO},
+    }
+    text = "\n\n".join(f"{each.title}\n\n{markdown(each)}" for each in shown)
+    write_results(arguments.results, arguments.name, content, text)
+    draw(measured, arguments.results / f"{arguments.name}.png")
+
+
+if __name__ == "__main__":
+    command_line.main(run, PRESETS)
