@@ -7,7 +7,7 @@ Command:  python experiments/search.py                 (digits, a minute on 2 co
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
           Where only the package is installed: python -m nos_optax.search
 Writes:   runs/DATE-TIME: config.json, history.sqlite, checkpoints, and at the end candidates.jsonl,
-          rewards.png, results.json, best/*.py
+          results.json, best/*.py, report.html and its pictures in report/
 """
 
 from nos_optax.search.command import main

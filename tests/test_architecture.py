@@ -22,6 +22,8 @@ ALLOWED = {
     "grammar": {"schedules"},
     "population": {"schedules", "grammar"},
     "search": {"grammar", "controller", "population"},
+    "rule": {"grammar", "population", "search", ""},
+    "report": {"search", "grammar", "population"},
 }
 PACKAGES = [
     "nos_optax",
@@ -30,6 +32,8 @@ PACKAGES = [
     "nos_optax.controller",
     "nos_optax.population",
     "nos_optax.search",
+    "nos_optax.search.reports",
+    "nos_optax.rule",
 ]
 
 

@@ -57,6 +57,17 @@ def test_a_task_of_ones_own_is_searched_within_the_space(found):
     assert {r.name for r in found.results} >= {"found 1", "Adam"}
 
 
+def test_the_result_holds_what_the_report_shows(found):
+    assert found.best.name == "found 1" and len(found.best.rewards) == 2
+    assert found.run.candidates == tuple(found.candidates)
+    assert found.run.config["tensorboard"] is True and found.run.seconds["train"] > 0
+    assert "<math" in found._repr_html_() and "Adam" in found._repr_html_()
+    assert "12 candidates" in repr(found)
+    assert "<html" in found.report.read_text()
+    with pytest.raises(LookupError, match="finalists is 0"):
+        _ = dataclasses.replace(found, results=[]).best
+
+
 def test_the_stages_are_timed(found):
     history = open_history(found.folder)
     seconds = history.seconds()

@@ -10,6 +10,7 @@ from nos_optax.search.config import TaskConfig as TaskConfig
 from nos_optax.search.engine import Engine as Engine
 from nos_optax.search.engine import LocalEngine as LocalEngine
 from nos_optax.search.engine import load_dataset as load_dataset
+from nos_optax.search.engine import load_task as load_task
 from nos_optax.search.engine import make_engine as make_engine
 from nos_optax.search.history import Candidate as Candidate
 from nos_optax.search.history import History as History

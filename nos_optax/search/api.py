@@ -71,7 +71,12 @@ def search(
     engine = make_engine(config, iterations) if named else LocalEngine(config, iterations, task)
     try:
         with live_progress(config.samples, make_console(), not progress) as (on_batch, on_stage):
-            return run_search(config, on_batch, on_stage, engine=engine)
+            result = run_search(config, on_batch, on_stage, engine=engine)
+            on_stage("writing the report")
+            from nos_optax.search.reports import write_report  # its imports take a second
+
+            write_report(result.folder)
+            return result
     finally:
         engine.close()
 

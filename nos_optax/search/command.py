@@ -36,6 +36,10 @@ def run(arguments: Arguments, console: Console) -> None:
     """Run the search with live progress; quiet where the output is not a terminal."""
     with live_progress(arguments.samples, console) as (on_batch, on_stage):
         result = run_search(arguments, on_batch, on_stage)
+        on_stage("writing the report")
+        from nos_optax.search.reports import write_report  # its imports take a second
+
+        write_report(result.folder)
 
     statuses = Counter(c.status for c in result.candidates)
     evaluated = sum(c.origin == c.id for c in result.candidates)
@@ -47,7 +51,7 @@ def run(arguments: Arguments, console: Console) -> None:
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"
     )
     print(", ".join(f"{count} {status}" for status, count in statuses.most_common()))
-    print(f"Run folder: {result.folder}\nReward curve: {result.folder / 'rewards.png'}")
+    print(f"Run folder: {result.folder}\nReport: {result.report}")
 
 
 def prepare(arguments: Arguments, console: Console) -> None:

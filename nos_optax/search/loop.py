@@ -1,10 +1,12 @@
 """The search: ask the strategy for programs, train a population with them, tell it the rewards."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,23 +23,68 @@ from nos_optax.search.results import (
     STANDARD_ITERATIONS,
     Result,
     best_candidates,
-    draw_rewards,
     write_best,
 )
 from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
 from nos_optax.search.strategies import Strategy, make_strategy
 
+if TYPE_CHECKING:
+    from nos_optax.search.reports import Run
+
 OnBatch = Callable[[Sequence[Candidate]], None]
 OnStage = Callable[[str], None]
 
 
-class SearchResult(NamedTuple):
-    """What a search leaves."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class SearchResult:
+    """What a search leaves; in a notebook it shows as the table of the best rules.
+
+    Attributes:
+        folder: of the run.
+        candidates: all, in the order of their evaluation.
+        results: the best rules and the standard optimizers, trained again with fresh seeds.
+        seconds: that this call took.
+    """
 
     folder: Path
-    candidates: list[Candidate]  # in the order of their evaluation
-    results: list[Result]  # the best rules and the standard optimizers, trained again
+    candidates: list[Candidate]
+    results: list[Result]
     seconds: float
+
+    @property
+    def best(self) -> Result:
+        """The found rule with the best mean over the fresh seeds.
+
+        Raises:
+            LookupError: none was trained again: no candidate learned, or `finalists` is 0.
+        """
+        found = [result for result in self.results if result.searched is not None]
+        if not found:
+            raise LookupError(
+                "no rule was trained again: no candidate learned, or finalists is 0; see candidates"
+            )
+        return max(found, key=lambda result: result.mean)
+
+    @property
+    def report(self) -> Path:
+        """The page that `python -m nos_optax.report` writes too."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def run(self) -> "Run":
+        """All that the report shows: configuration, facts, candidates, results, time of stages."""
+        from nos_optax.search.reports import read_run
+
+        return read_run(self.folder)
+
+    def __repr__(self) -> str:
+        best = max((c.reward for c in self.candidates), default=float("nan"))
+        return f"<{len(self.candidates)} candidates, best reward {best:.4f}, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        from nos_optax.search.reports import results_html
+
+        return results_html(self.results)
 
 
 def run_search(
@@ -86,9 +133,6 @@ def run_search(
             folder.history.store_seconds()
             write_best(folder, results)
             folder.write_candidates(candidates)
-            title = f"{facts['dataset']}: {config.strategy}, seed {config.seed}"
-            picture = draw_rewards(candidates, own_engine.chance, title)
-            folder.write_bytes("rewards.png", picture)
     finally:
         if engine is None:
             own_engine.close()

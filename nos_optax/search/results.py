@@ -1,6 +1,5 @@
-"""What a run shows at its end: the reward curve, the re-trained rules, the best ones as files."""
+"""What a run comes to: the best rules, trained again, as a table and as files."""
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -107,37 +106,3 @@ def write_best(folder: RunFolder, results: Sequence[Result]) -> None:
         if result.searched is not None:
             name = result.name.replace(" ", "_")
             folder.write_text(f"best/{name}.py", parse(result.rule).to_python(f"scale_by_{name}"))
-
-
-def draw_rewards(candidates: Sequence[Candidate], chance: float, title: str) -> bytes:
-    """Draw the reward over the samples, as the paper's figure 4.
-
-    Args:
-        candidates: in the order of their evaluation.
-        chance: reward of a child that never learns.
-        title: of the figure.
-
-    Returns:
-        A PNG file.
-    """
-    from matplotlib.figure import Figure  # a quarter of the import time of every worker
-
-    rewards = np.array([c.reward for c in candidates])
-    samples = np.arange(1, len(rewards) + 1)
-    trained = np.array([c.status == "trained" for c in candidates])
-    window = max(1, min(64, len(rewards) // 4))
-    mean = np.convolve(rewards, np.ones(window) / window, mode="valid")
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(samples[trained], rewards[trained], ".", color="0.6", ms=4, label="candidate")
-    axes.plot(samples[~trained], rewards[~trained], "|", color="0.75", ms=4, label="never learned")
-    axes.plot(samples[window - 1 :], mean, color="C0", lw=2, label=f"mean of the last {window}")
-    axes.step(samples, np.maximum.accumulate(rewards), color="C1", where="post", label="best")
-    axes.axhline(chance, color="0.4", lw=0.8, ls=":", label="chance")
-    axes.set(xlabel="candidates evaluated", ylabel="validation score (reward)", title=title)
-    axes.set_ylim(0, 1)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=150)
-    return png.getvalue()

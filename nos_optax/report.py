@@ -1,0 +1,54 @@
+"""Reports of runs.
+
+Command:  python -m nos_optax.report RUN              writes RUN/report.html
+          python -m nos_optax.report RUN RUN ...      writes comparison.html
+
+A run may be finished, killed or in use. A page is one file that opens offline; its pictures, as PNG
+and SVG, are in a folder of its name beside it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nos_optax.search.reports import write_comparison, write_report
+
+
+def report(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path | None = None
+) -> Path:
+    """Write the report of a run, or a comparison of several.
+
+    Args:
+        runs: the run folders; they may be in use.
+        out: the page, NAME.html (default: report.html in the folder of the run, comparison.html
+            here of several runs).
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: there is no run, or the page cannot be written.
+        ValueError: a run is damaged or given twice, or a path is of another kind.
+    """
+    match runs:
+        case ():
+            raise ValueError("name at least one run folder: python -m nos_optax.report RUN")
+        case (run,):
+            return write_report(run, out)
+        case _:
+            return write_comparison(runs, out or Path("comparison.html"))
+
+
+def main() -> None:
+    """Parse the command line and report; a user's mistake is one line and exit code 1."""
+    try:
+        print(tyro.cli(report))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How well a rule trains the paper's child, over the learning rate."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import nos_optax
+from nos_optax.grammar import UpdateRule
+from nos_optax.population import Task
+
+RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
+
+
+class Sweep(NamedTuple):
+    """Validation scores after training."""
+
+    rates: tuple[float, ...]
+    scores: np.ndarray  # float32[rates, seeds]; the level of chance where it diverged
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over the seeds, `[rates]`."""
+        return self.scores.mean(axis=1)
+
+    @property
+    def best(self) -> int:
+        """The index of the rate with the best mean."""
+        return int(self.mean.argmax())
+
+
+def sweep(
+    rule: UpdateRule,
+    task: Task,
+    rates: Sequence[float] = RATES,
+    seeds: int = 3,
+    epochs: int = 3,
+    batch_size: int = 50,
+) -> Sweep:
+    """Train a task's model with a rule, at each rate with each seed, in one compiled program.
+
+    Any rule can be swept, also one that is longer than the search's programs: it runs as
+    `nos_optax.from_rule` gives it.
+
+    Args:
+        rule: any.
+        task: the model and its data.
+        rates: learning rates.
+        seeds: of the initial weights, the order of the examples and the random numbers.
+        epochs: length of each training.
+        batch_size: examples in a minibatch; the incomplete last one of an epoch is left out.
+
+    Raises:
+        ValueError: a number is less than 1, or the task has fewer examples than a minibatch.
+    """
+    examples = task.num_examples(task.train)
+    if min(seeds, epochs) < 1 or not 1 <= batch_size <= examples:
+        raise ValueError(
+            f"seeds and epochs must be at least 1 and batch_size from 1 to the {examples} "
+            f"training examples, got {seeds}, {epochs} and {batch_size}"
+        )
+    per_epoch = examples // batch_size
+    train, validation = jax.device_put((task.train, task.validation))
+
+    def order(key: jax.Array) -> jax.Array:
+        rows = jax.random.permutation(key, examples) if task.shuffle else jnp.arange(examples)
+        return rows[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+    def one(job: tuple[jax.Array, jax.Array]) -> jax.Array:
+        rate, seed = job
+        init, orders, losses, draws = jax.random.split(jax.random.key(seed), 4)
+        tx = nos_optax.from_rule(rule, rate, total_steps=epochs * per_epoch, key=draws)
+        params, state = task.init(init)
+
+        def step(carry, inputs):
+            params, state, optimizer = carry
+            rows, key = inputs
+            batch = jax.tree.map(lambda x: x[rows], train)
+            loss = lambda p: task.loss(p, state, batch, key)  # noqa: E731
+            grads, state = jax.grad(loss, has_aux=True)(params)
+            if task.max_grad_norm is not None:
+                scale = task.max_grad_norm / jnp.maximum(optax.tree.norm(grads), task.max_grad_norm)
+                grads = jax.tree.map(lambda g: g * scale, grads)
+            updates, optimizer = tx.update(grads, optimizer, params)
+            return (optax.apply_updates(params, updates), state, optimizer), None
+
+        rows = jax.vmap(order)(jax.random.split(orders, epochs)).reshape(-1, batch_size)
+        keys = jax.random.split(losses, len(rows))
+        (params, state, _), _ = jax.lax.scan(step, (params, state, tx.init(params)), (rows, keys))
+        score = jnp.mean(task.metric(params, state, validation))
+        finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()
+        return jnp.where(finite & jnp.isfinite(score), score, task.chance)
+
+    # One after another: on CPU a vmapped convolution is many times slower.
+    jobs = (
+        jnp.repeat(jnp.array(rates), seeds),
+        jnp.tile(jnp.arange(seeds, dtype=jnp.uint32), len(rates)),
+    )
+    scores = np.asarray(jax.jit(lambda jobs: jax.lax.map(one, jobs))(jobs))
+    return Sweep(tuple(rates), scores.reshape(len(rates), seeds))

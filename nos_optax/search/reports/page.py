@@ -1,0 +1,215 @@
+"""The page of one run."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from nos_optax.search.config import SearchConfig
+from nos_optax.search.reports.candidates import candidate_data, candidate_table
+from nos_optax.search.reports.markup import (
+    code,
+    counted,
+    duration,
+    interval,
+    json_text,
+    page,
+    paragraph,
+    prose,
+    rate,
+    score,
+    section,
+    table,
+    text,
+)
+from nos_optax.search.reports.mathematics import latex, mathml
+from nos_optax.search.reports.picture import Picture, figure
+from nos_optax.search.reports.read import Run
+from nos_optax.search.reports.statistics import families, t_interval
+from nos_optax.search.results import Result
+
+FAMILIES, MEMBERS = 12, 6  # shown; the table of all candidates has the rest
+
+
+def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
+    """Return the report of a run as HTML."""
+    drawn = {name: figure(picture) for name, picture in pictures.items()}
+    sections = {
+        "summary": ("What came out", _summary(run)),
+        "rules": ("The best rules", drawn.get("scores", "") + rules_list(run)),
+        "rewards": ("Rewards", drawn.get("rewards", "")),
+        "choices": ("What the search chose", drawn.get("choices", "")),
+        "outcomes": ("Outcomes", drawn.get("outcomes", "") + _outcomes(run)),
+        "rates": ("Learning rates", drawn.get("learning_rates", "")),
+        "families": ("Families of equivalent rules", _families(run)),
+        "time": ("Time", drawn.get("time", "") + _time(run)),
+        "configuration": ("Configuration", _configuration(run)),
+        "candidates": ("All candidates", candidate_table(run)),
+    }
+    empty = paragraph("No candidate has been evaluated yet.")
+    bodies = [section(name, title, body or empty) for name, (title, body) in sections.items()]
+    links = "".join(
+        f'<li><a href="#{n}">{text(title)}</a></li>' for n, (title, _) in sections.items()
+    )
+    navigation = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+    return page(f"Search on {run.title}", str(run.path), [navigation, *bodies], candidate_data(run))
+
+
+def _summary(run: Run) -> str:
+    """Return the facts that one looks for first, and a sentence on what they mean."""
+    trained = sum(c.origin == c.id for c in run.candidates)
+    facts = [("candidates", f"{len(run.candidates):,}", f"of {run.samples:,} asked for")]
+    facts.append(("trainings", f"{trained:,}", "the others repeat one or were rejected"))
+    for label, results in (("best found", run.found), ("best standard", run.standard)):
+        if results:
+            facts.append((label, score(results[0].mean), f"{results[0].name}, fresh seeds"))
+    if run.seconds:
+        facts.append(("time", duration(sum(run.seconds.values())), "over all starts"))
+    cells = "".join(
+        f"<div><dt>{text(label)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
+        for label, value, note in facts
+    )
+    return f'{_notice(run)}<dl class="facts">{cells}</dl>{_verdict(run)}'
+
+
+def _notice(run: Run) -> str:
+    """Return what is missing of a run that has not come to its end."""
+    if run.finished:
+        return ""
+    sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
+    sentences[0] += f" of {run.samples:,}."
+    if run.results:
+        sentences.append("Its re-trained rules are of an earlier end and may not be the best now.")
+    else:
+        sentences.append("Its best rules have not been trained again with fresh seeds.")
+    sentences.append("Go on with it by --resume, or make this page again later.")
+    return f'<p class="notice">{prose(" ".join(sentences))}</p>'
+
+
+def _verdict(run: Run) -> str:
+    """Return how the best found rule compares with the best standard optimizer."""
+    if not (run.found and run.standard):
+        return ""
+    found, standard = run.found[0], run.standard[0]
+    words = [
+        f"Trained again with fresh seeds, the best of {counted(len(run.found), 'found rule')}, "
+        f"{found.name}, scores {score(found.mean)}; the best standard optimizer, {standard.name}, "
+        f"scores {score(standard.mean)}."
+    ]
+    pairs = list(zip(found.rewards, standard.rewards, strict=False))
+    ends = t_interval([x - y for x, y in pairs])
+    if ends is not None:
+        words.append(f"Seed by seed, the 95 % interval of the difference is {interval(ends)}:")
+        if ends[0] <= 0 <= ends[1]:
+            words.append("this run does not tell the two apart.")
+        else:
+            words.append(
+                f"{'higher' if ends[0] > 0 else 'lower'} by more than these seeds explain."
+            )
+            words.append("It does not allow for picking the best of several.")
+    return paragraph(*words)
+
+
+def rules_list(run: Run) -> str:
+    """Return the rules that were trained again, typeset, the best mean first."""
+    if not run.results:
+        return paragraph("No rule has been trained again with fresh seeds.")
+    return f'<ol class="rules">{"".join(map(_rule, run.results))}</ol>'
+
+
+def results_html(results: Sequence[Result]) -> str:
+    """Return the rules that were trained again as a table, for a notebook."""
+    rows = [
+        (text(r.name), score(r.mean), interval(t_interval(r.rewards)), mathml(r.rule))
+        for r in sorted(results, key=lambda r: -r.mean)
+    ]
+    caption = "Validation score, trained again with fresh seeds, and its 95 % interval"
+    return table(caption, ("optimizer", "mean", "95 %", "rule"), rows, numbers=(1, 2))
+
+
+def _rule(result: Result) -> str:
+    """Return one rule with its scores."""
+    ends, source = t_interval(result.rewards), latex(result.rule)
+    note = f"<small>95\u00a0%: {interval(ends)}</small>" if ends else "<small>a single seed</small>"
+    details = [f"Seeds: {', '.join(map(score, result.rewards))}."]
+    if result.learning_rates:
+        rates = Counter(map(rate, result.learning_rates)).most_common()
+        words = [f"{value} ({count} times)" if count > 1 else value for value, count in rates]
+        details.append(f"Learning rates: {', '.join(words)}.")
+    if result.statuses:
+        learned = result.statuses.count("trained")
+        details.append(f"Learned with {learned} of {len(result.statuses)} seeds.")
+    if result.searched is not None:
+        details.append(f"In the search: {score(result.searched)}.")
+    copy = (
+        f'<button class="copy" type="button" data-text="{text(source)}" hidden>Copy LaTeX</button>'
+    )
+    kind = "standard" if result.searched is None else "found"
+    return (
+        f'<li class="{kind}"><div><h3>{text(result.name)}</h3>'
+        f'<p class="mean">{score(result.mean)}{note}</p></div><div>'
+        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(result.name)}">'
+        f"{mathml(result.rule)}</div>{code(result.rule)} {copy if source else ''}"
+        f'<p class="details">{prose(" ".join(details))}</p></div></li>'
+    )
+
+
+def _outcomes(run: Run) -> str:
+    """Return how many candidates had each status, and why some were rejected."""
+    if not run.candidates:
+        return ""
+    total = len(run.candidates)
+    statuses = Counter(c.status for c in run.candidates).most_common()
+    rows = [(text(s), f"{n:,}", f"{n / total:.1%}") for s, n in statuses]
+    markup = table("Candidates by status", ("status", "candidates", "share"), rows, (1, 2))
+    reasons = Counter(c.reason or "none given" for c in run.candidates if c.status == "rejected")
+    if reasons:
+        rows = [(text(r), f"{n:,}", f"{n / total:.1%}") for r, n in reasons.most_common()]
+        header = ("reason", "candidates", "share")
+        markup += table("Why candidates were rejected untrained", header, rows, (1, 2))
+    return markup
+
+
+def _families(run: Run) -> str:
+    """Return the largest groups of rules with equal updates."""
+    groups = families(run.candidates)
+    if not run.candidates:
+        return ""
+    if not groups:
+        return paragraph("No two rules that are written differently have equal updates.")
+    rows = []
+    for group in groups[:FAMILIES]:
+        texts = [code(rule) for rule in dict.fromkeys(c.rule for c in group)]
+        more = [f"and {len(texts) - MEMBERS:,} more"] if len(texts) > MEMBERS else []
+        members = "<br>".join(texts[:MEMBERS] + more)
+        rows.append((members, f"{len(texts):,}", f"{len(group):,}", score(group[0].reward)))
+    shown = f" The {len(rows)} largest of {len(groups):,}." if len(groups) > len(rows) else ""
+    caption = f"Rules that are written differently, and whose updates are equal.{shown}"
+    return table(caption, ("rules", "texts", "candidates", "reward"), rows, (1, 2, 3))
+
+
+def _time(run: Run) -> str:
+    """Return a sentence on the time."""
+    if not run.seconds:
+        return paragraph("The time of each stage was not recorded in this run.")
+    total = sum(run.seconds.values())
+    each = f", {total / len(run.candidates):.3g} s a candidate" if run.candidates else ""
+    return paragraph(f"{duration(total)} in all{each}.")
+
+
+def _configuration(run: Run) -> str:
+    """Return everything that was recorded of how the run was made."""
+    defaults = {f.name: f.default for f in dataclasses.fields(SearchConfig)}
+    rows = []
+    for name, value in run.config.items():
+        default = defaults.get(name, value)
+        same = json_text(value) == json_text(default)
+        note = "" if same else json_text(default)
+        flag = "--" + name.replace("_", "-")
+        kind = "" if same else ' class="changed"'
+        rows.append((code(flag), f"<span{kind}>{text(json_text(value))}</span>", text(note)))
+    facts = [(text(name.replace("_", " ")), text(json_text(v))) for name, v in run.facts.items()]
+    return table(
+        "Flags of the search; those that differ from this version's defaults are bold",
+        ("flag", "value", "default"),
+        rows,
+    ) + table("Data, devices and versions, as recorded", ("fact", "value"), facts)

@@ -1,0 +1,575 @@
+"""Reports: what is in the page, what may not be, and how it behaves in a browser."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import sys
+import xml.etree.ElementTree as xml
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+
+import nos_optax
+from nos_optax import report
+from nos_optax.grammar import Program, SearchSpace, decode
+from nos_optax.grammar.vocabulary import OPERANDS
+from nos_optax.search import History, SearchConfig, run_search
+from nos_optax.search.history import Candidate
+from nos_optax.search.reports import read_run, write_comparison, write_report
+from nos_optax.search.reports.mathematics import mathml
+from nos_optax.search.reports.statistics import (
+    families,
+    rate_counts,
+    running_quantiles,
+    t_interval,
+    token_shares,
+)
+from nos_optax.search.run_folder import RunFolder, read_candidates
+
+CONFIG = SearchConfig(
+    samples=96, batch_size=32, strategy="random", finalists=2, final_seeds=3, accelerator="cpu"
+)
+VOID = {"meta", "link", "br", "input", "col"}
+INVALID = "<script>alert('no')</script>&\"'</script>"
+
+
+def search(path, **changes):
+    config = dataclasses.replace(CONFIG, out=path, **changes)
+    run_search(config, engine=FakeEngine())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = search(tmp_path_factory.mktemp("runs") / "run")
+    write_report(path)
+    return path
+
+
+def by_hand(path, candidates, config=CONFIG, facts=None):
+    """Write a run folder that never came to its end."""
+    config = dataclasses.replace(config, out=path)
+    with RunFolder(config) as folder:
+        folder.write_config(config, {"dataset": "by hand"} | (facts or {}))
+        folder.history.add_candidates(candidates)
+    return path
+
+
+def candidate(number, rule="g", reward=0.5, status="trained", **changes):
+    made = Candidate(number, rule, "g m x x left", rule, rule, number, reward, 0.1, status, None)
+    return dataclasses.replace(made, **changes)
+
+
+class Page(HTMLParser):
+    """What a browser finds in a page, but for what it runs."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.open, self.scripts, self.words = [], [], [], [], []
+        self.elements = Counter()
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == [], "elements that are not closed"
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements[tag] += 1
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes[n] for n in ("href", "src", "xlink:href") if n in attributes]
+        self.links += [f"#{i}" for i in attributes.get("aria-labelledby", "").split()]
+        self.links += re.findall(r"url\(([^)]*)\)", " ".join(v or "" for v in attributes.values()))
+        assert not any(name.startswith("on") for name in attributes), attributes
+        if tag == "script":
+            self.scripts.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    @property
+    def rows(self):
+        return json.loads(self.scripts[0])
+
+
+# What is in it.
+
+
+def test_the_page_holds_what_the_folder_does(run):
+    page = Page(run / "report.html")
+    candidates = read_candidates(run)
+    assert [row[:4] for row in page.rows] == [
+        [c.id, c.rule, c.reward, c.status] for c in candidates
+    ]
+    assert [row[5] for row in page.rows] == [c.origin for c in candidates]
+    results = json.loads((run / "results.json").read_text())
+    assert len(results) == 8
+    for result in results:
+        low, high = t_interval(result["rewards"])
+        for word in (result["name"], result["rule"], f"{result['mean']:.4f}", f"{high:.4f}"):
+            assert word in page.text, word
+        assert f"{low:.4f}".replace("-", "\u2212") in page.text
+    assert page.elements["math"] == len(results)
+    for name, value in json.loads((run / "config.json").read_text())["config"].items():
+        flag = "--" + name.replace("_", "-")
+        assert flag in page.text
+        if type(value) in (int, str):
+            assert str(value) in page.text
+    for reason in {c.reason for c in candidates} - {None}:
+        assert reason in page.text
+    assert "not finished" not in page.text
+
+
+def test_the_pictures_are_beside_it(run):
+    names = {"rewards", "choices", "outcomes", "learning_rates", "scores", "time"}
+    assert {file.name for file in (run / "report").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "svg")
+    }
+    for file in (run / "report").glob("*.png"):
+        assert file.read_bytes().startswith(b"\x89PNG")
+    for file in (run / "report").glob("*.svg"):
+        assert xml.parse(file).getroot().tag.endswith("svg")
+    assert not list(run.rglob("*.partial"))
+    page = Page(run / "report.html")
+    assert page.elements["svg"] == 2 * page.elements["figure"] == 2 * len(names)
+    assert page.elements["desc"] == page.elements["svg"]
+
+
+def test_nothing_is_loaded_and_every_id_is_one(run):
+    page = Page(run / "report.html")
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    for link in page.links:
+        assert link == "data:," or (link.startswith("#") and link[1:] in page.ids), link
+    policy = re.search(r'Security-Policy" content="([^"]*)"', (run / "report.html").read_text())[1]
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert directives["default-src"] == "'none'" and directives["img-src"] == "data:"
+    assert re.fullmatch(r"'sha256-[\w+/=]*'", directives["script-src"])
+
+
+def test_the_colours_follow_the_page(run):
+    text = (run / "report.html").read_text()
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "var(--blue)" in drawings and re.findall("#[0-9a-f]{6}", drawings) == []
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_time_of_a_run_that_did_not_record_it(run, tmp_path):
+    assert "Seconds in each stage" in Page(run / "report.html").text
+    old = by_hand(tmp_path / "old", [candidate(0)])
+    assert "was not recorded" in Page(write_report(old)).text
+
+
+# What may not be in it.
+
+
+def test_what_comes_from_outside_is_text(tmp_path):
+    facts = {"dataset": INVALID, "versions": {"a": INVALID}}
+    bad = candidate(0, INVALID), candidate(1, "g", 0.1, "rejected", origin=None, reason=INVALID)
+    path = by_hand(
+        tmp_path / "a&b <i>$x$",
+        [*bad, candidate(2, INVALID + " ", fingerprint=INVALID)],
+        facts=facts,
+    )
+    with RunFolder(dataclasses.replace(CONFIG, out=path, resume=True)) as folder:
+        row = {"name": INVALID, "rule": INVALID, "rewards": [0.5, None], "searched": 0.5}
+        folder.write_json("results.json", [row, {**row, "searched": None}])
+    page = Page(write_report(path))
+    assert len(page.scripts) == 2 and page.elements["i"] == 0
+    assert page.rows[0][1] == INVALID and page.rows[1][6] == INVALID
+    assert INVALID.replace("\n", " ") in "".join(page.words)
+    compared = Page(
+        write_comparison([path, search(tmp_path / "other", samples=4)], tmp_path / "c.html")
+    )
+    assert len(compared.scripts) == 1 and compared.elements["i"] == 0
+    assert INVALID in "".join(compared.words)
+
+
+# Runs that are not as they should be.
+
+
+def rejected(number):
+    return candidate(
+        number, "1", 0.1, "rejected", origin=None, learning_rate=None, reason="constant"
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        ([], ["No candidate has been evaluated", "0 candidates of 96"]),
+        ([candidate(0)], ["1 candidate of 96", "have not been trained again"]),
+        ([rejected(i) for i in range(40)], ["40 candidates of 96", "constant", "100.0%"]),
+        (
+            [candidate(i, f"{i} * g", x) for i, x in enumerate((-3.5, math.inf, -math.inf))],
+            ["3 candidates of 96"],
+        ),
+        ([candidate(0, "g", 0.1, "diverged", learning_rate=None)], ["every rate diverged"]),
+        ([candidate(0, " + ".join(["g"] * 3000))], ["1 candidate of 96"]),
+    ],
+    ids=["empty", "one", "all rejected", "infinite", "diverged", "long"],
+)
+def test_a_run_that_was_killed_has_a_report(tmp_path, candidates, words):
+    page = Page(write_report(by_hand(tmp_path / "run", candidates)))
+    assert "is not finished" in page.text
+    for word in words:
+        assert word in page.text
+    assert (len(page.scripts) == 2) == bool(candidates)
+    if candidates:
+        expected = [c.reward if math.isfinite(c.reward) else None for c in candidates]
+        assert [row[2] for row in page.rows] == expected
+
+
+def test_a_config_of_another_version_is_shown_as_it_is(run, tmp_path):
+    old = shutil.copytree(run, tmp_path / "old")
+    (old / "config.json").write_text('{"version": "0.0.1", "config": {"gone": [1, {"a": null}]}}')
+    (old / "results.json").unlink()
+    page = Page(write_report(old))
+    assert "--gone" in page.text and "0.0.1" in page.text and len(page.rows) == 96
+
+
+def test_a_report_while_the_search_runs(tmp_path):
+    config = dataclasses.replace(CONFIG, out=tmp_path / "run")
+    seen = []
+
+    def on_batch(candidates):
+        page = Page(write_report(tmp_path / "run"))
+        seen.append((len(page.rows), len(candidates)))
+
+    run_search(dataclasses.replace(config, samples=64), on_batch, engine=FakeEngine())
+    assert seen == [(32, 32), (64, 64)]
+
+
+def test_a_folder_that_cannot_be_written_is_only_read(run, tmp_path, monkeypatch):
+    before = {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))}
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(run))
+    page = Page(write_report(run, tmp_path / "elsewhere.html"))
+    assert len(page.rows) == 96 and (tmp_path / "elsewhere" / "rewards.png").exists()
+    assert {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))} == before
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    report.main()
+
+
+def test_the_command(run, tmp_path, monkeypatch, capsys):
+    call(monkeypatch, run, "--out", tmp_path / "page.html")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    assert len(Page(tmp_path / "page.html").rows) == 96
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, run, by_hand(tmp_path / "second", [candidate(0)]))
+    assert capsys.readouterr().out.strip() == "comparison.html"
+    assert "2 runs in 2 groups" in Page(tmp_path / "comparison.html").text
+
+
+def test_a_mistake_is_one_line(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    (damaged / "results.json").write_text('[{"name": "x"}]')
+    lost = shutil.copytree(run, tmp_path / "lost")
+    (lost / "history.sqlite").unlink()
+    for arguments, message in [
+        (["nowhere"], "nowhere holds no run"),
+        ([tmp_path], f"{tmp_path} holds no run"),
+        ([tmp_path / "file"], "holds no run"),
+        ([lost], "there is no history.sqlite in it"),
+        ([damaged], "results.json is damaged"),
+        ([run, "--out", tmp_path / "page.pdf"], "must end in .html"),
+        ([run, "--out", tmp_path / "no" / "page.html"], "cannot write"),
+        ([run, run], "given more than once"),
+        ([], "name at least one run"),
+    ]:
+        with pytest.raises(SystemExit) as exit_info:
+            call(monkeypatch, *arguments)
+        assert message in str(exit_info.value.code), arguments
+        assert "\n" not in str(exit_info.value.code)
+
+
+# Several runs.
+
+
+def test_runs_that_differ_only_in_the_seed_are_one_group(tmp_path):
+    paths = [search(tmp_path / f"ppo{seed}", seed=seed, samples=40) for seed in (3, 4)]
+    again = search(tmp_path / "again", seed=4, samples=40)
+    other = search(tmp_path / "other", samples=40, epochs=7)
+    page = Page(write_comparison([*paths, other, again], tmp_path / "compared.html"))
+    assert "4 runs in 2 groups" in page.text and "same seed, not counted" in page.text
+    assert "A: 5 (n = 2)" in page.text and "B: 7 (n = 1)" in page.text
+    quarters = [np.mean([c.reward for c in read_candidates(path)][-10:]) for path in paths]
+    low, high = t_interval(quarters)
+    assert f"{np.mean(quarters):.4f}" in page.text
+    assert f"{low:.4f} to {high:.4f}".replace("-", "\u2212") in page.text
+    differs = page.text.split("without the seed")[1].split("Time of")[0]
+    assert "epochs" in differs and "minibatch_size" not in differs and "seed" not in differs
+    assert {f.name for f in (tmp_path / "compared").glob("*.svg")} == {
+        "rewards.svg",
+        "best.svg",
+        "quantiles.svg",
+        "scores.svg",
+    }
+
+
+def test_many_groups_and_empty_runs_compare(tmp_path):
+    paths = [by_hand(tmp_path / "empty", [])]
+    for i in range(9):
+        config = dataclasses.replace(CONFIG, epochs=10 + i, batch_size=1 + i)
+        rows = [candidate(k, reward=0.1 * i) for k in range(i + 1)]
+        paths.append(by_hand(tmp_path / f"run{i}", rows, config))
+    page = Page(write_comparison(paths, tmp_path / "page.html"))
+    assert "10 runs in 10 groups" in page.text and "0 of 96" in page.text
+    assert "J:" in page.text and "No run has trained its best rules again" in page.text
+
+
+# The numbers.
+
+
+def test_t_interval():
+    low, high = t_interval([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)  # the 97.5 % quantile of t with 2 degrees of freedom
+    assert (low, high) == (pytest.approx(2 - half, abs=1e-5), pytest.approx(2 + half, abs=1e-5))
+    assert t_interval([1.0]) is None and t_interval([1.0, math.nan]) is None
+    assert t_interval([1.0, math.nan, 3.0]) == t_interval([1.0, 3.0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 300, 4000])
+def test_running_quantiles_are_those_of_each_window(count):
+    rewards = np.random.default_rng(0).random(count)
+    last, (low, median) = running_quantiles(rewards, (0.1, 0.5))
+    window = max(1, min(64, count // 4))
+    assert last[0] == window and last[-1] == count and len(last) <= 256
+    for i, end in enumerate(last):
+        assert median[i] == pytest.approx(np.median(rewards[end - window : end]))
+        assert low[i] <= median[i]
+
+
+def test_token_shares_are_of_the_choices_of_a_kind():
+    rows = [candidate(i, tokens="g m x exp *  r1 g sign x +") for i in range(4)]
+    rows += [candidate(i, tokens="v v x x left") for i in range(4, 8)]
+    shares = token_shares(rows, np.array([0, 4, 8]))
+    assert {word: list(share) for word, share in shares["operand"].items()} == {
+        "g": [pytest.approx(2 / 3), 0],
+        "m": [pytest.approx(1 / 3), 0],
+        "v": [0, 1],
+    }
+    assert list(shares["unary"]["x"]) == [0.5, 1] and list(shares["binary"]["left"]) == [0, 1]
+
+
+def test_families_are_different_texts_with_equal_updates():
+    rows = [
+        candidate(i, rule, fingerprint=f)
+        for i, (rule, f) in enumerate(
+            [("g", "a"), ("g", "a"), ("m", "b"), ("m * 1", "b"), ("v", "c"), ("1", "d"), ("2", "d")]
+        )
+    ]
+    rows[5:] = [dataclasses.replace(row, origin=None) for row in rows[5:]]
+    assert [[c.rule for c in group] for group in families(rows)] == [["m", "m * 1"]]
+
+
+def test_rates_count_each_training_once():
+    rows = [
+        candidate(0),
+        candidate(1, origin=0),
+        candidate(2, status="diverged", learning_rate=None),
+        candidate(3, status="dead", learning_rate=1e-3),
+    ]
+    assert rate_counts(rows) == {0.001: {"dead": 1}, 0.1: {"trained": 1}, None: {"diverged": 1}}
+    assert list(rate_counts(rows)) == [0.001, 0.1, None]
+
+
+def test_mathematics_of_any_rule_is_well_formed():
+    space = SearchSpace(iterations=4)
+    programs = space.sample(jax.random.key(0), 50)
+    rules = [str(decode(Program.from_array(row))) for row in programs]
+    rules += [str(nos_optax.rules[name].rule) for name in nos_optax.rules] + list(OPERANDS)
+    deep = functools.reduce(
+        lambda inner, i: (
+            random.Random(i)
+            .choice(["exp({})", "sqrt({})", "({}) / g", "({})^m", "-({})", "clip({}, 1e-3)"])
+            .format(inner)
+        ),
+        range(40),
+        "g",
+    )
+    for rule in (*rules, deep):
+        element = xml.fromstring(mathml(rule))
+        assert element.tag.endswith("math"), rule
+        text = "".join(element.itertext())
+        assert "\\" not in text and "{" not in text, rule
+    assert (
+        "Adam" in mathml("adam") and "<msqrt>" in mathml("sqrt(g)") and "<mfrac>" in mathml("g / m")
+    )
+    assert mathml("no <rule>") == "<code>no &lt;rule&gt;</code>"
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextlib.contextmanager
+def opened(browser, path, width=1280, scheme="light"):
+    """Open a page without a network; fail if it complains or asks for anything."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
+    page = context.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            complaints.append(request.url)
+            if request.url != path.resolve().as_uri() and request.url != "data:,"
+            else None
+        ),
+    )
+    page.goto(path.resolve().as_uri())
+    yield page
+    assert complaints == []
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compared")
+    runs = [search(path / f"{s}", seed=s, samples=40) for s in (0, 1)]
+    return write_comparison([*runs, search(path / "other", samples=32)], path / "page.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_pages_fit_and_are_quiet(browser, run, compared, width, scheme):
+    for path in (run / "report.html", compared):
+        with opened(browser, path, width, scheme) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            seen = page.locator("figure svg:visible")
+            assert seen.count() == page.locator("figure").count() > 0
+            kind = "narrow" if width < 600 else "wide"
+            assert seen.first.get_attribute("class") == kind
+            ink, paper = page.evaluate(
+                "[getComputedStyle(document.querySelector('figure svg:not([hidden]) text')).fill,"
+                " getComputedStyle(document.body).backgroundColor]"
+            )
+            brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+            assert (brightness[0] > brightness[1]) == (scheme == "dark")
+
+
+@pytest.mark.slow
+def test_the_table_sorts_filters_and_turns_its_pages(browser, run):
+    rewards = sorted((c.reward for c in read_candidates(run)), reverse=True)
+    with opened(browser, run / "report.html") as page:
+        table = page.locator("#candidates table")
+        header = table.locator("th").nth(2)
+        header.locator("button").focus()
+        page.keyboard.press("Enter")
+        assert header.get_attribute("aria-sort") == "descending"
+        column = table.locator("tbody td:nth-child(3)")
+        assert column.all_text_contents() == [f"{x:.4f}" for x in rewards[:50]]
+        page.get_by_role("button", name="Next").click()
+        assert column.all_text_contents() == [f"{x:.4f}" for x in rewards[50:]]
+        assert page.get_by_role("button", name="Next").is_disabled()
+        page.keyboard.press("Shift+Tab")
+        header.locator("button").click()
+        assert header.get_attribute("aria-sort") == "ascending"
+        assert column.first.text_content() == f"{rewards[-1]:.4f}"
+        page.locator("#candidates select").select_option("trained")
+        trained = sum(c.status == "trained" for c in read_candidates(run))
+        assert table.locator("tbody tr").count() == min(50, trained)
+        assert f"of {trained}" in page.locator("#candidates [role=status]").text_content()
+        page.locator("#candidates input").fill("no such rule")
+        assert table.locator("tbody tr").count() == 0
+
+
+@pytest.mark.slow
+def test_latex_is_copied(browser, run):
+    with opened(browser, run / "report.html") as page:
+        button = page.locator("button.copy").first
+        page.evaluate(
+            "Object.defineProperty(navigator, 'clipboard',"
+            " {value: {writeText: async (text) => { window.copied = text; }}})"
+        )
+        button.click()
+        page.wait_for_function("window.copied !== undefined")
+        first = read_run(run).results[0]
+        assert page.evaluate("window.copied") == nos_optax.parse(first.rule).latex()
+
+
+@pytest.mark.slow
+def test_an_injected_script_does_not_run(browser, tmp_path):
+    path = write_report(by_hand(tmp_path / "run", [candidate(0, INVALID)]))
+    with opened(browser, path) as page:
+        assert page.locator("#candidates tbody code").text_content() == INVALID
+    harmed = path.read_text().replace("<main>", "<main><script>document.title = 'harmed'</script>")
+    path.write_text(harmed)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(path.resolve().as_uri())
+    assert page.title() != "harmed"
+    context.close()
+
+
+@pytest.mark.slow
+def test_twenty_thousand_candidates(browser, tmp_path):
+    rng = random.Random(0)
+    words = ["g m x exp * r1 g sign x +", "v rmsprop x drop(x,0.3) left 2 r1 exp x -"]
+    rows = [
+        candidate(
+            i,
+            f"clip(g * {i}, 1e-3) / exp(sign(m) * rd(20))",
+            round(rng.random(), 4),
+            fingerprint=str(i % 5000),
+            tokens=rng.choice(words),
+        )
+        for i in range(20_000)
+    ]
+    path = by_hand(tmp_path / "run", [], dataclasses.replace(CONFIG, samples=20_000))
+    with contextlib.closing(History(path / "history.sqlite")) as history:
+        history.add_candidates(rows)
+    written = write_report(path)
+    assert written.stat().st_size < 8e6
+    with opened(browser, written) as page:
+        page.locator("#candidates th button").nth(2).click()
+        best = sorted(rows, key=lambda c: (-c.reward, c.id))[:50]
+        ids = page.locator("#candidates tbody td:nth-child(1)").all_text_contents()
+        assert ids == [str(c.id) for c in best]
+        page.locator("#candidates input").fill("g * 19999,")
+        assert page.locator("#candidates tbody tr").count() == 1
