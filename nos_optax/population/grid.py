@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from nos_optax.grammar import program_streams
 from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
 from nos_optax.population.task import Task
+from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
     Candidate,
     Child,
@@ -60,8 +61,8 @@ class TrainingGrid:
         devices: the devices to use; all local ones where None.
 
     Raises:
-        ValueError: the task has fewer training examples than a minibatch, or a number is not
-            positive.
+        ValueError: the task has fewer training examples than a minibatch, its functions do not fit
+            together, or a number is not positive.
 
     Example:
         >>> from nos_optax.grammar import encode
@@ -95,6 +96,7 @@ class TrainingGrid:
                 "capacity, iterations and lanes must be at least 1, got "
                 f"{capacity}, {iterations} and {lanes}"
             )
+        check_task(task, batch_size)
         self.task, self.batch_size, self.iterations = task, batch_size, iterations
         self.lanes, self.epoch_steps, self.capacity = lanes, examples // batch_size, capacity
         # Dealt out to the devices like cards: which child sits at each place.

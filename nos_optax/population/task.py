@@ -53,7 +53,8 @@ class Task:
         evaluation_batch: examples that the metric takes at a time.
 
     Raises:
-        ValueError: the arrays of a set differ in length, or are none; the sets differ in structure.
+        ValueError: the arrays of a set differ in length, or are none; the sets differ in structure;
+            a number is out of range.
 
     Example:
         >>> x = np.linspace(-1, 1, 64, dtype=np.float32)
@@ -86,22 +87,50 @@ class Task:
     evaluation_batch: int = 250
 
     def __post_init__(self):
-        structure = jax.tree.structure(self.train)
         for part in ("train", "validation", "test"):
-            batch = getattr(self, part)
-            if batch is None:
-                continue
-            lengths = {len(x) for x in jax.tree.leaves(batch)}
-            if len(lengths) != 1 or 0 in lengths:
+            if part != "test" or self.test is not None:
+                self._check_set(part)
+        self._check_scores()
+        for name in ("evaluation_batch", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{self.name}: {name} must be positive, got {value}")
+
+    def _check_set(self, part: str) -> None:
+        batch, structure = getattr(self, part), jax.tree.structure(self.train)
+        for path, x in jax.tree.leaves_with_path(batch):
+            array = isinstance(x, np.ndarray | jax.Array) and x.ndim > 0
+            if not array or not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+                kind = f"an array of {x.dtype}, {x.shape}" if array else f"a {type(x).__name__}"
                 raise ValueError(
-                    f"{self.name}: the arrays of {part} have the lengths {sorted(lengths)}; give "
-                    "arrays with one leading axis of examples, all of the same length"
+                    f"{self.name}: {part}{jax.tree_util.keystr(path)} is {kind}; give NumPy or JAX "
+                    "arrays of numbers with a leading axis of examples"
                 )
-            if jax.tree.structure(batch) != structure:
+        lengths = {len(x) for x in jax.tree.leaves(batch)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(
+                f"{self.name}: the arrays of {part} have the lengths {sorted(lengths)}; give "
+                "arrays with one leading axis of examples, all of the same length"
+            )
+        if jax.tree.structure(batch) != structure:
+            raise ValueError(
+                f"{self.name}: {part} is {jax.tree.structure(batch)}, but train is {structure};"
+                " give the same structure"
+            )
+
+    def _check_scores(self) -> None:
+        for name in ("chance", "baseline"):
+            score = getattr(self, name)
+            if score is not None and not -math.inf < score < self.perfect:
                 raise ValueError(
-                    f"{self.name}: {part} is {jax.tree.structure(batch)}, but train is {structure};"
-                    " give the same structure"
+                    f"{self.name}: {name} is {score}; it must be finite and less than the perfect "
+                    f"score, {self.perfect}, or no child could be told from a dead one"
                 )
+        if not 0 <= self.baseline_error < math.inf:
+            raise ValueError(
+                f"{self.name}: baseline_error is {self.baseline_error}; a standard error is finite "
+                "and not negative"
+            )
 
     @staticmethod
     def num_examples(batch: Batch) -> int:

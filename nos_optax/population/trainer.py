@@ -27,6 +27,7 @@ from nos_optax.population.protocol import (
     Protocol,
 )
 from nos_optax.population.task import Task, image_task, paper_child
+from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
     Arrays,
     Candidate,
@@ -57,8 +58,8 @@ class PopulationTrainer:
             None.
 
     Raises:
-        ValueError: the task has fewer training examples than a minibatch, or `lanes` or
-            `capacity` is not positive.
+        ValueError: the task has fewer training examples than a minibatch, its functions do not fit
+            together, or `lanes` or `capacity` is not positive.
 
     Example:
         >>> from nos_optax.grammar import encode
@@ -97,6 +98,7 @@ class PopulationTrainer:
                 f"{examples} training examples do not fill a minibatch of {protocol.batch_size}; "
                 "give more examples or smaller minibatches"
             )
+        check_task(task, protocol.batch_size)
         sweep_examples = min(protocol.sweep_examples, examples)
         self.sweep_steps = max(1, sweep_examples // protocol.batch_size)
         self.epoch_steps = examples // protocol.batch_size
