@@ -1,0 +1,81 @@
+"""The picture of `rosenbrock.py`: the paths of every optimizer, and f over the steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rosenbrock_measures import FLOOR, Runs, best_by_rate, best_of_first
+from rosenbrock_tables import value
+from rosenbrock_trajectories import TUNED
+
+COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#000000")  # told apart by the colour-blind too
+STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
+DRAWN = ((-2.2, 2.2), (-1.2, 3.4))  # of x and y
+
+
+def draw(
+    start: tuple[float, float], rates: Sequence[float], runs: Mapping[str, Runs], path: Path
+) -> None:
+    """Draw every optimizer's paths, one line a rate, and f at its best rate."""
+    from matplotlib.figure import Figure
+
+    families = {
+        "the usual ones": [n for n in runs if "Sign" not in n and "TensorFlow" not in n],
+        "PowerSign": [n for n in runs if n.startswith("PowerSign")],
+        "AddSign": [n for n in runs if n.startswith("AddSign")],
+    }
+    figure = Figure(figsize=(11.5, 11.5), layout="constrained")
+    rows = figure.add_gridspec(2, 1, height_ratios=(2.5, 1))
+    top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
+    grid = top.subplots(3, 5, sharex=True, sharey=True)
+    for axes_row, names in zip(grid, families.values(), strict=True):
+        for axes, name in zip(axes_row, names, strict=True):
+            draw_paths(axes, name, runs[name], start, rates)
+    for axes in grid[-1]:
+        axes.set_xlabel("x")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("y")
+    handles = grid[0, 0].get_legend_handles_labels()
+    top.legend(*handles, loc="outside upper center", ncols=7, frameon=False)
+    panels = zip(bottom.subplots(1, 3, sharey=True), families.items(), strict=True)
+    for axes, (family, names) in panels:
+        draw_curves(axes, names, runs)
+        axes.set_title(f"f of {family}, each at its best rate", fontsize="medium")
+    bottom.axes[0].set_ylabel("f")
+    figure.savefig(path, dpi=150)
+
+
+def draw_paths(
+    axes, name: str, runs: Runs, start: tuple[float, float], rates: Sequence[float]
+) -> None:
+    """Draw the paths from the given start over the contours of log f."""
+    x, y = np.meshgrid(np.linspace(*DRAWN[0], 300), np.linspace(*DRAWN[1], 300))
+    log_f = np.log10((1 - x) ** 2 + 100 * (y - x**2) ** 2)
+    axes.contour(x, y, log_f, levels=np.arange(-1, 4, 0.5), colors="0.8", linewidths=0.5)
+    for i, k in enumerate(best_by_rate(runs, rates)):
+        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3 + i}
+        # What is far outside, or not finite, is not drawn.
+        points = np.where(np.abs(runs.paths[k]) < 1e3, runs.paths[k], np.nan)
+        # All run through the same valley: those drawn first are wider.
+        width = 0.8 * (len(rates) - i)
+        axes.plot(*points.T, lw=width, label=f"rate {rates[i]:g}", **style)
+        axes.plot(*points[-1], "o", ms=5, mec="w", mew=0.6, **style | {"zorder": 20})
+    axes.plot(*start, "s", color="0.5", ms=5, ls="", zorder=20, label="start")
+    axes.plot(1, 1, "*", color="gold", ms=9, mec="k", mew=0.6, ls="", zorder=19, label="minimum")
+    axes.plot([], [], "o", color="0.5", mec="w", ls="", label="end")
+    best = runs.describe(best_of_first(runs))
+    axes.set(xlim=DRAWN[0], ylim=DRAWN[1])
+    axes.set_title(f"{name}\nf {value(best['f'])} at {best['rate']:g}", fontsize="medium")
+
+
+def draw_curves(axes, names: Sequence[str], runs: Mapping[str, Runs]) -> None:
+    """Draw f over the steps, of each optimizer at its best setting."""
+    for i, name in enumerate(names):
+        k = best_of_first(runs[name])
+        best = runs[name].describe(k)
+        epsilon = f", {best['epsilon']:g}" if name == TUNED else ""
+        curve = np.maximum(runs[name].curves[k], FLOOR / 100)
+        label = f"{name} ({best['rate']:g}{epsilon})"
+        axes.plot(curve, lw=1.2, color=f"C{i}", ls=STYLES[i], label=label)
+    axes.set(xlabel="step", yscale="log", ylim=(FLOOR / 100, 1e9))
+    axes.legend(frameon=False, fontsize="x-small", ncols=2, loc="upper right")

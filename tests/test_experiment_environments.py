@@ -1,0 +1,207 @@
+"""The experiment on environments: numbers made by hand, runs without training, and the smallest."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+from rich.console import Console
+
+from nos_optax.population import Task
+from nos_optax.search import FRESH_SEEDS, SearchConfig, load_task
+from nos_optax.search.results import STANDARD, Result
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(FOLDER))
+
+import environments  # noqa: E402
+
+QUIET = Console(quiet=True)
+SMALL = environments.Arguments(
+    samples=24, batch_size=4, searches=2, finalists=3, choosing_seeds=2, final_seeds=3
+)
+
+
+def result(name, rewards):
+    statuses = tuple("dead" if r == 0.1 else "trained" for r in rewards)
+    return Result(name, f"rule of {name}", name, tuple(rewards), (0.1,) * len(rewards), statuses)
+
+
+RESULTS = {
+    "three_bits": {
+        "Adam": result("Adam", [0.5, 0.6, 0.7]),
+        "SGD": result("SGD", [0.1, 0.1, 0.1]),
+        "found in three_bits, search 0": result("a", [0.6, 0.71, 0.8]),
+        "found in plain, search 0": result("b", [0.5, 0.5, 0.5]),
+        "found in plain, search 1": result("c", [0.3, 0.3, 0.3]),
+    },
+    "plain": {
+        "Adam": result("Adam", [0.9, 0.9, 0.9]),
+        "SGD": result("SGD", [0.95, 0.96, 0.97]),
+        "found in three_bits, search 0": result("a", [0.9, 0.9, 0.9]),
+        "found in plain, search 0": result("b", [0.9, 0.9, 0.9]),
+        "found in plain, search 1": result("c", [0.9, 0.9, 0.9]),
+    },
+}
+CHOSEN = {"three_bits": "Adam", "plain": "SGD"}
+FOUND = [
+    environments.Found("three_bits", 0, SimpleNamespace(tokens="a")),
+    environments.Found("three_bits", 1, None),
+    environments.Found("plain", 0, SimpleNamespace(tokens="b")),
+    environments.Found("plain", 1, SimpleNamespace(tokens="c")),
+]
+
+
+def test_differences_are_to_the_standard_chosen_for_the_task():
+    rows = environments.compare(RESULTS, CHOSEN)
+    found = rows["found in three_bits, search 0"]
+    mean, low, high = found["three_bits"]["difference"]
+    assert mean == pytest.approx(0.31 / 3) and 0 < low < mean < high
+    assert found["plain"]["difference"][0] == pytest.approx(-0.06)
+    assert rows["Adam"]["three_bits"]["difference"] is None
+    assert rows["Adam"]["plain"]["difference"] is not None
+    assert rows["SGD"]["three_bits"]["failed"] == 3 and rows["SGD"]["plain"]["failed"] == 0
+    assert rows["SGD"]["three_bits"]["score"] == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_a_search_is_one_value_and_may_have_found_nothing():
+    rows = environments.compare(RESULTS, CHOSEN)
+    chances = {"three_bits": 0.1, "plain": 0.1}
+    summary = environments.over_searches(rows, FOUND, CHOSEN, chances)
+    mean = (0.5 + 0.6 + 0.7) / 3
+    of_environment = summary["three_bits"]["rules of three_bits less Adam"]
+    assert of_environment[0] == pytest.approx((2.11 / 3 + 0.1) / 2 - mean)
+    between = summary["three_bits"]["rules of three_bits less rules of plain"]
+    assert between[0] == pytest.approx(((2.11 / 3 - 0.5) + (0.1 - 0.3)) / 2)
+    assert summary["plain"]["rules of plain less SGD"] == pytest.approx((-0.06,) * 3)
+    text = environments.verdict(rows, summary, FOUND, CHOSEN)
+    assert "against Adam" in text and "of 1 rules found there 1 are better" in text
+    assert "rules of plain less SGD -0.060 [-0.060, -0.060] (below 0)" in text
+    assert "1 of 4 searches found no rule that learns" in text
+
+
+def test_the_verdict_may_be_contrary():
+    worse = {k: dict(v) for k, v in RESULTS.items()}
+    worse["three_bits"]["found in three_bits, search 0"] = result("a", [0.3, 0.4, 0.51])
+    rows = environments.compare(worse, CHOSEN)
+    text = environments.verdict(rows, {}, FOUND[:1], CHOSEN)
+    assert "0 are better beyond the noise of the seeds, 1 worse, 0 not told apart" in text
+    table = environments.results_table(rows, CHOSEN, "title")
+    assert [cell for cell in table.columns[0].cells][:2] == ["Adam", "found in plain, search 0"]
+
+
+class Spy(FakeEngine):
+    """Remembers with which seeds programs are trained."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.asked: list[tuple[int, int]] = []
+
+    def evaluate(self, programs, seed, epochs=None, hurdles=None):
+        self.asked.append((seed, len(programs)))
+        return super().evaluate(programs, seed, epochs, hurdles)
+
+
+def test_no_final_seed_chooses(tmp_path):
+    arguments = dataclasses.replace(SMALL, out=tmp_path)
+    engine = Spy()
+    runs = environments.run_searches(arguments, "three_bits", engine, QUIET)
+    assert {seed for seed, _ in engine.asked} == {0, 1} and [len(r) for r in runs] == [24, 24]
+    engine.asked.clear()
+    found, standard = environments.choose(arguments, "three_bits", engine, runs)
+    assert [seed for seed, _ in engine.asked] == [FRESH_SEEDS, FRESH_SEEDS + 1]
+    assert standard in STANDARD and [f.seed for f in found] == [0, 1]
+    for one, run in zip(found, runs, strict=True):
+        best = sorted((c.reward for c in run if c.origin == c.id), reverse=True)[:3]
+        assert one.candidate in run and one.candidate.reward in best
+    engine.asked.clear()
+    results = environments.measure(arguments, {"three_bits": engine, "plain": engine}, found)
+    seeds = [FRESH_SEEDS + 2 + i for i in range(3)]
+    assert [seed for seed, _ in engine.asked] == seeds * 2
+    assert set(results["plain"]) == {*STANDARD, *(f.name for f in found)}
+
+
+def test_searches_that_found_nothing_are_chance():
+    engine = FakeEngine()
+    dead = [SimpleNamespace(status="dead", origin=0, id=0, reward=0.1)]
+    found, _ = environments.choose(SMALL, "plain", engine, [dead, []])
+    assert [f.candidate for f in found] == [None, None]
+    results = environments.measure(SMALL, {"three_bits": engine, "plain": engine}, found)
+    rows = environments.compare(results, {"three_bits": "Adam", "plain": "Adam"})
+    assert set(rows) == set(STANDARD)
+
+
+def read_strict(path):
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
+    arguments = dataclasses.replace(SMALL, out=tmp_path / "runs", results=tmp_path / "results")
+    broken = FakeEngine(parts_until_death=20)
+    monkeypatch.setattr(environments, "make_engine", lambda *args: broken)
+    with pytest.raises(RuntimeError, match="the engine died"):
+        environments.run(arguments, QUIET)
+    assert list((tmp_path / "runs").iterdir()) and not (tmp_path / "results").exists()
+    engines = [FakeEngine(), FakeEngine()]
+    monkeypatch.setattr(environments, "make_engine", lambda *args: engines[0])
+    environments.run(arguments, QUIET)
+    monkeypatch.setattr(environments, "make_engine", lambda *args: engines[1])
+    changes = {"out": tmp_path / "unbroken", "results": tmp_path / "again"}
+    environments.run(dataclasses.replace(arguments, **changes), QUIET)
+    assert len(engines[0].evaluated) < len(engines[1].evaluated)
+
+    name = "environments_three_bits_small"
+    first, second = (read_strict(tmp_path / x / f"{name}.json") for x in ("results", "again"))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+    assert {len(run) for run in first["rewards"]["plain"]} == {24}
+    assert (tmp_path / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "results" / f"{name}.md").read_text()
+    assert "| Adam |" in text and "mean over searches" in text
+
+
+@pytest.mark.parametrize("name", ["three_bits", "four_bits", "one_bit"])
+def test_an_environment_can_be_searched_by_its_name(name):
+    config = SearchConfig(dataset=f"environments:{name}", train_examples=300)
+    task = load_task(config, None)
+    assert isinstance(task, Task) and Task.num_examples(task.train) == 300
+    assert task.name != "digits" and np.isfinite(task.threshold(6.0))
+    assert environments.in_environment("plain", 300).name == "digits"
+
+
+def test_presets():
+    for scale, preset in environments.PRESETS.items():
+        assert preset.scale == scale and preset.final_seeds >= (2 if scale == "smoke" else 10)
+        config = preset.search_config(preset.environment, 1)
+        assert config.resume and config.dataset == f"environments:{preset.environment}"
+        assert preset.search_config("plain", 1).dataset == "digits"
+
+
+@pytest.mark.parametrize("name", ["searches", "finalists", "choosing_seeds", "final_seeds"])
+def test_too_few_are_refused(name):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be at least"):
+        environments.Arguments(**{name: 0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["three_bits", "one_bit"])
+def test_smoke(tmp_path, environment):
+    command = [sys.executable, str(FOLDER / "environments.py"), "--scale", "smoke"]
+    command += ["--environment", environment, "--accelerator", "cpu"]
+    command += ["--results", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = f"environments_{environment}_smoke"
+    content = read_strict(tmp_path / "results" / f"{name}.json")
+    assert set(STANDARD) <= set(content["rules"]) and len(content["found"]) == 4
+    for row in content["rules"].values():
+        assert len(row[environment]["rewards"]) == len(row["plain"]["rewards"]) == 2
+    assert len(list((tmp_path / "runs" / name).iterdir())) == 4
