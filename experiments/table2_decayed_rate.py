@@ -17,7 +17,7 @@ Command:  python experiments/table2_decayed_rate.py --data-dir DIR
           python experiments/table2_decayed_rate.py --data-dir DIR --scale paper   (accelerators)
           python experiments/table2_decayed_rate.py --scale smoke    (seconds; says nothing)
           The same command goes on where an interrupted one stopped: the records are in --out.
-Time:     about 7 minutes on 2 cores.
+Time:     12 minutes on 2 cores beside other jobs.
 Writes:   experiments/results/table2_decayed_rate_SCALE.json, .md and .png
 """
 

@@ -19,7 +19,7 @@ Command:  python experiments/table6_all_rules.py --data-dir DIR
           python experiments/table6_all_rules.py --data-dir DIR --scale paper   (accelerators)
           python experiments/table6_all_rules.py --scale smoke    (seconds; says nothing)
           The same command goes on where an interrupted one stopped: the records are in --out.
-Time:     about 7 minutes on 2 cores, and 5 with --model child.
+Time:     18 minutes on 2 cores beside other jobs, and 25 with --model child.
 Writes:   experiments/results/table6_all_rules[_child]_SCALE.json, .md and .png
 """
 
