@@ -16,8 +16,21 @@ ARGS ?=
 # Test processes; each compiles with XLA, so more than there are cores is slower.
 WORKERS ?= 2
 
+# The ends of what is supported; uv fetches a Python that is not there.
+OLDEST_PYTHON ?= 3.11
+NEWEST_PYTHON ?= 3.13
+
+# In an environment of its own: $(1) its name, $(2) the Python, $(3) what uv resolves to.
+define test_versions
+	uv venv --quiet --clear --python $(2) .venv-$(1)
+	uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(3) -e '.[dev]'
+	.venv-$(1)/bin/python -m pytest -n $(WORKERS) --doctest-modules nos_optax tests \
+		-m "not slow" $(ARGS)
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-fast lint format bench bench-gpu constraints clean
+.PHONY: help setup search test test-fast test-oldest test-newest lint format bench bench-gpu \
+	package docs constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -44,6 +57,12 @@ test: $(STAMP)  ## Run every test and doctest
 test-fast: $(STAMP)  ## Run the tests and doctests that are not slow
 	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules nos_optax tests -m "not slow" $(ARGS)
 
+test-oldest:  ## Run the fast tests on the lowest versions that pyproject.toml allows (needs uv)
+	$(call test_versions,oldest,$(OLDEST_PYTHON),lowest-direct)
+
+test-newest:  ## Run the fast tests on the newest versions of everything (needs uv)
+	$(call test_versions,newest,$(NEWEST_PYTHON),highest)
+
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -58,6 +77,14 @@ bench: $(STAMP)  ## Run every benchmark
 
 bench-gpu: $(STAMP)  ## Run the benchmark of a GPU; ARGS="--data-dir DIR" for CIFAR-10's images
 	$(BIN)/python benchmarks/gpu/run.py $(ARGS)
+
+package: $(STAMP)  ## Build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+docs: $(STAMP)  ## Build the documentation's site into build/site/
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo build/site/index.html
 
 constraints:  ## Write constraints.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header \

@@ -47,8 +47,8 @@ import nos_optax
 from nos_optax.grammar import Program, RuleError, decode, encode
 from nos_optax.grammar.program import tables
 from nos_optax.search import AcceleratorError, Candidate, SearchConfig, run_search
-from nos_optax.search import command as search_command
 from nos_optax.search import checkpoints as checkpoints_module
+from nos_optax.search import command as search_command
 from nos_optax.search.run_folder import check
 
 ALLOWED = (ValueError, OSError, ImportError, AcceleratorError, SystemExit)

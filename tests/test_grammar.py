@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_rules
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nos_optax
@@ -411,6 +411,7 @@ def value(rule):
 
 @settings(law, max_examples=600)
 @given(plain_rule)
+@example(parse("g + g * 0"))
 def test_canonical_keeps_the_value(rule):
     simple = rule.canonical()
     assert simple.canonical() == simple

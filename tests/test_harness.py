@@ -12,6 +12,8 @@ import pytest
 from rich.table import Table
 from scipy import stats
 
+from nos_optax.search import AcceleratorError
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from harness import command_line
@@ -234,7 +236,7 @@ def test_presets_may_have_any_key(monkeypatch):
     [
         (ValueError("no such rule"), "error: no such rule"),
         (FileNotFoundError("no data"), "error: no data"),
-        (command_line.AcceleratorError("no tpu here"), "error: no tpu here"),
+        (AcceleratorError("no tpu here"), "error: no tpu here"),
         (ImportError("pip install x"), "error: pip install x"),
         (KeyboardInterrupt(), "interrupted"),
     ],

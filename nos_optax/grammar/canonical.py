@@ -250,7 +250,9 @@ def _coefficient(e: Expression) -> tuple[float, Expression]:
     match e:
         case Constant(value):
             return value, _ONE
-        case Binary("*", Constant(value), x) if value > 0:
+        case Binary("*", Constant(0.0), _):  # not 0 where the other factor is not finite
+            return 1.0, e
+        case Binary("*", Constant(value), x):
             return value, x
         case Binary("*", x, y):
             k, rest = _coefficient(x)

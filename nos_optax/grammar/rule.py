@@ -160,7 +160,7 @@ def parse(text: str) -> UpdateRule:
     Operands are `g m v gamma` (the gradient and the bias-corrected moving averages of g, g^2 and
     g^3), `w` (the weights), `adam rmsprop`, `noise annealed_noise`, the decays `ld cd cd(n) rd(n)`,
     and numbers. Functions are `exp log sqrt sign sigmoid clip(x, c) drop(x, p)`, of which `log` and
-    `sqrt` take |x|. Operators are `+ - * / ^`, and x / y is x / (y + 1e-8).
+    `sqrt` take the absolute value. Operators are `+ - * / ^`, and x / y is x / (y + 1e-8).
 
     Args:
         text: The rule, such as `(1 + ld * sign(g) * sign(m)) * g`.

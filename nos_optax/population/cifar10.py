@@ -123,7 +123,7 @@ def _prepared_folder(root: Path) -> Path:
 def _how_to_prepare(root: Path) -> str:
     return (
         "Prepare it from the official archive (no TensorFlow needed):\n"
-        f"  python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir {root}\n"
+        f"  python -m nos_optax.search --prepare-data cifar-10-binary.tar.gz --data-dir {root}\n"
         "or let TFDS download and prepare it (needs TensorFlow and a network):\n"
         f'  tfds.data_source("cifar10", data_dir="{root}")'
     )

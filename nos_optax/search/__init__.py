@@ -1,5 +1,17 @@
 """The search loop: strategies, run folders, reports."""
 
+import importlib.util
+
+_absent = [
+    m for m in ("filelock", "flax", "orbax", "rich", "tyro") if not importlib.util.find_spec(m)
+]
+if _absent:
+    raise ImportError(
+        f"the search needs {', '.join(_absent)}, which `pip install nos_optax` leaves out: "
+        "pip install 'nos_optax[search]'"
+    )
+
+# ruff: noqa: E402  (the imports below need what was looked for above)
 from nos_optax.search.accelerator import AcceleratorError as AcceleratorError
 from nos_optax.search.accelerator import enable_compilation_cache as enable_compilation_cache
 from nos_optax.search.accelerator import select_devices as select_devices
