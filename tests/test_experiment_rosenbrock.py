@@ -14,7 +14,11 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import rosenbrock
+import rosenbrock_trajectories as trajectories
 import schedules
+from rosenbrock_measures import best_by_rate, best_of_first, log_values, measure, summarise
+from rosenbrock_tables import verdict
+from rosenbrock_trajectories import optimizers
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -104,12 +108,12 @@ def numpy_rules(steps, rate, epsilon):
     }
 
 
-@pytest.mark.parametrize("name", rosenbrock.optimizers(100))
+@pytest.mark.parametrize("name", optimizers(100))
 def test_trajectories_are_those_of_double_precision(name):
     steps, rate, epsilon = 100, 4e-4, 0.5  # so large that its place matters
-    make = rosenbrock.optimizers(steps)[name]
+    make = optimizers(steps)[name]
     one = np.float32([rate]), np.float32([epsilon]), np.float32([START])
-    points, values = (np.asarray(a)[0, 0] for a in rosenbrock.descend(make, steps, *one))
+    points, values = (np.asarray(a)[0, 0] for a in trajectories.descend(make, steps, *one))
     expected = descend(numpy_rules(steps, rate, epsilon)[name], steps)
     assert points.dtype == np.float32 and points.shape == (steps + 1, 2)
     np.testing.assert_allclose(points, expected, rtol=0, atol=2e-5)
@@ -122,9 +126,9 @@ def test_trajectories_are_those_of_double_precision(name):
 def test_what_is_reported_is_no_matter_of_precision(name, rate):
     """Adam's last f is rounding; that it is far below PowerSign's is not."""
     steps, epsilon = 4000, 1e-8
-    make = rosenbrock.optimizers(steps)[name]
+    make = optimizers(steps)[name]
     one = np.float32([rate]), np.float32([epsilon]), np.float32([START])
-    values = np.asarray(rosenbrock.descend(make, steps, *one)[1])[0, 0]
+    values = np.asarray(trajectories.descend(make, steps, *one)[1])[0, 0]
     x, y = descend(numpy_rules(steps, rate, epsilon)[name], steps).T
     expected = (1 - x) ** 2 + 100 * (y - x**2) ** 2
     if name == "Adam":
@@ -134,13 +138,13 @@ def test_what_is_reported_is_no_matter_of_precision(name, rate):
 
 
 def test_settings_and_starts_do_not_influence_each_other():
-    make = rosenbrock.optimizers(50)["PowerSign"]
+    make = optimizers(50)["PowerSign"]
     rates, epsilons = np.float32([1e-4, 1e-3, 1.0]), np.float32([1e-8] * 3)
     starts = np.float32([START, [0.5, -0.5]])
-    points, values = rosenbrock.descend(make, 50, rates, epsilons, starts)
+    points, values = trajectories.descend(make, 50, rates, epsilons, starts)
     assert points.shape == (3, 2, 51, 2) and values.shape == (3, 2, 51)
     assert not np.isfinite(values[2, 0, -1])  # diverged, alone
-    alone = rosenbrock.descend(make, 50, rates[1:2], epsilons[1:2], starts[1:])[1]
+    alone = trajectories.descend(make, 50, rates[1:2], epsilons[1:2], starts[1:])[1]
     np.testing.assert_allclose(values[1, 1], alone[0, 0], rtol=1e-4)
 
 
@@ -164,9 +168,7 @@ def test_budgets_are_equal_and_hold_the_papers():
 def make_runs(curves, name="SGD"):
     """Return runs with f [K][S][T + 1]."""
     values = np.array(curves, np.float32)
-    return rosenbrock.summarise(
-        rosenbrock.settings(SMALL, name), np.zeros((*values.shape, 2)), values
-    )
+    return summarise(rosenbrock.settings(SMALL, name), np.zeros((*values.shape, 2)), values)
 
 
 def test_what_is_said_of_one_run():
@@ -184,16 +186,16 @@ def test_what_is_said_of_one_run():
     )
     assert some.describe(1)["diverged"] and some.describe(1)["best_f"] == 9
     assert some.describe(1)["steps_to_solve"] == np.inf
-    assert rosenbrock.best_of_first(some) == 2  # the others are not among the paper's
-    assert rosenbrock.best_by_rate(some, SMALL.rates) == [0, 2]
-    assert "Better: none. Worse: SGD (1.0e-06)." in rosenbrock.verdict(
+    assert best_of_first(some) == 2  # the others are not among the paper's
+    assert best_by_rate(some, SMALL.rates) == [0, 2]
+    assert "Better: none. Worse: SGD (1.0e-06)." in verdict(
         {"PowerSign": make_runs([[[9, 1, 1e-7]]] * 4), "SGD": some}
     )
 
 
 def test_of_equals_the_quickest_is_chosen():
     some = make_runs([[[9, 9, 1e-6]], [[9, 9, 9]], [[9, 1e-6, 1e-6]], [[9, 9, 9]]])
-    assert rosenbrock.best_of_first(some) == 2
+    assert best_of_first(some) == 2
 
 
 def test_half_of_the_starts_choose_and_the_others_measure():
@@ -203,17 +205,17 @@ def test_half_of_the_starts_choose_and_the_others_measure():
     adam = make_runs([[bad, good, good, bad, bad], *[[best, bad, bad, best, best]] * 3])
     sgd = make_runs([[bad, good, good, good, diverged], *[[best, bad, bad, best, best]] * 3])
     at_start = np.array([1.0, 1.0, 1.0, 100.0])
-    rows = rosenbrock.measure({"Adam": adam, "SGD": sgd}, at_start, equal=False)
+    rows = measure({"Adam": adam, "SGD": sgd}, at_start, equal=False)
     assert rows["SGD"]["values"].tolist() == pytest.approx([1e-2, np.inf])
     assert (rows["SGD"]["settings"], rows["SGD"]["n"], rows["SGD"]["diverged"]) == (2, 2, 1)
     # log10 f: -2 and that of the start, 2, against 0 and 0.
     assert rows["SGD"]["log10_minus_adam"][0] == pytest.approx(0, abs=1e-6)
     assert rows["SGD"]["log10_minus_adam"][2] == pytest.approx(12.7062 * 2, rel=1e-4)
-    assert rosenbrock.measure({"Adam": adam}, at_start, equal=True)["Adam"]["settings"] == 4
+    assert measure({"Adam": adam}, at_start, equal=True)["Adam"]["settings"] == 4
 
 
 def test_logarithms_end_where_float32_rounds():
-    logs = rosenbrock.log_values(np.array([0.0, 1e-3, np.inf]), np.array([5.0, 5.0, 10.0]))
+    logs = log_values(np.array([0.0, 1e-3, np.inf]), np.array([5.0, 5.0, 10.0]))
     assert logs == pytest.approx([-12, -3, 1])
 
 
@@ -251,7 +253,7 @@ def test_smoke_of_rosenbrock(tmp_path):
     arguments = dataclasses.replace(rosenbrock.PRESETS["smoke"], results=tmp_path)
     rosenbrock.run(arguments, QUIET)
     content = read_strict(tmp_path / "rosenbrock_smoke.json")
-    assert set(content["one_start"]) == set(rosenbrock.optimizers(1))
+    assert set(content["one_start"]) == set(optimizers(1))
     assert {len(rows) for rows in content["one_start"].values()} == {4}
     for rows in content["random_starts"].values():
         assert rows["Adam"]["log10_minus_adam"] == [0, 0, 0]
@@ -310,5 +312,5 @@ def test_tensorflows_numbers_are_compared(tmp_path):
 
 
 def test_rosenbrock_by_hand():
-    assert rosenbrock.rosenbrock(jax.numpy.array([1.0, 1.0])) == 0
-    assert rosenbrock.rosenbrock(jax.numpy.array([-1.0, 2.0])) == 104
+    assert trajectories.rosenbrock(jax.numpy.array([1.0, 1.0])) == 0
+    assert trajectories.rosenbrock(jax.numpy.array([-1.0, 2.0])) == 104

@@ -17,8 +17,29 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import table4_translation as table4
+import translation_check
+import translation_training
 from data import BOS, EOS, PAD
 from data.subwords import Padded
+from data.translation import Pairs
+from harness.tables import markdown
+from models.gnmt import GNMT
+from translation_check import size
+from translation_measures import best_rate, differences, measure
+from translation_tables import make_table, samples, verdict
+from translation_text import Text, prepare
+from translation_training import (
+    OPTIMIZERS,
+    TUNING_SEED,
+    Batch,
+    Job,
+    Trainer,
+    make_optimizer,
+    minibatches,
+    start,
+    step,
+    total,
+)
 
 import nos_optax
 from nos_optax.population import DatasetError
@@ -49,7 +70,7 @@ def numbered(*sizes):
 
 
 def some(job, count, first=0):
-    stream = table4.minibatches(numbered(7, 5), job, 2, first)
+    stream = minibatches(numbered(7, 5), job, 2, first)
     return [
         (batch.source.ravel().tolist(), float(batch.rate), int(batch.number))
         for batch in itertools.islice(stream, count)
@@ -57,7 +78,7 @@ def some(job, count, first=0):
 
 
 def test_minibatches_go_on_from_any_step():
-    job = table4.Job("Adam", 0.5, 3, 12)
+    job = Job("Adam", 0.5, 3, 12)
     whole = some(job, 12)
     for first in (1, 4, 5, 6, 11):  # an epoch has 5
         assert some(job, 12 - first, first) == whole[first:]
@@ -69,28 +90,28 @@ def test_both_optimizers_see_the_same_pairs_and_other_seeds_see_others():
     def pairs(job):
         return [rows for rows, _, _ in some(job, 12)]
 
-    adam = pairs(table4.Job("Adam", 0.5, 3, 12))
-    assert pairs(table4.Job("PowerSign", 0.1, 3, 12)) == adam
-    assert pairs(table4.Job("Adam", 0.5, 4, 12)) != adam
+    adam = pairs(Job("Adam", 0.5, 3, 12))
+    assert pairs(Job("PowerSign", 0.1, 3, 12)) == adam
+    assert pairs(Job("Adam", 0.5, 4, 12)) != adam
 
 
 def test_rates_are_linear_cosine():
     t = np.arange(12) / 12
     expected = 0.5 * (1 - t) * (1 + np.cos(np.pi * t)) / 2
-    rates = [rate for _, rate, _ in some(table4.Job("Adam", 0.5, 3, 12), 12)]
+    rates = [rate for _, rate, _ in some(Job("Adam", 0.5, 3, 12), 12)]
     np.testing.assert_allclose(rates, expected, atol=1e-7)
 
 
 # A step.
 
-MODEL = table4.GNMT(vocabulary=9, units=4, layers=2, dropout=0.0, init_scale=0.3)
+MODEL = GNMT(vocabulary=9, units=4, layers=2, dropout=0.0, init_scale=0.3)
 
 
 def batch(rate=0.1, padding=0):
     source = np.array([[3, 4, 5, EOS], [6, 7, EOS, PAD]])
     target = np.array([[BOS, 5, 4, 3, EOS], [BOS, 7, 6, EOS, PAD]])
     empty = [(0, padding), (0, 0)]
-    return table4.Batch(
+    return Batch(
         np.pad(source, empty), np.pad(target, empty), np.float32(rate), np.int32(0), np.int32(0)
     )
 
@@ -106,7 +127,7 @@ def gradient(params):
 
 @pytest.mark.parametrize(("name", "norm"), [("Adam", 100.0), ("PowerSign", 0.01)])
 def test_first_step_by_hand(name, norm):
-    state = table4.start(MODEL, name, norm, jax.random.key(1))
+    state = start(MODEL, name, norm, jax.random.key(1))
     value, g = gradient(state.params)
     length = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(g)))
     assert 0.01 < length < 100
@@ -115,7 +136,7 @@ def test_first_step_by_hand(name, norm):
         expected = jax.tree.map(lambda w, x: w - 0.1 * x / (abs(x) + 1e-8), state.params, clipped)
     else:  # at first, the average has the gradient's sign
         expected = jax.tree.map(lambda w, x: w - 0.1 * math.e * x, state.params, clipped)
-    after, metrics = table4.step(MODEL, name, norm, state, batch())
+    after, metrics = step(MODEL, name, norm, state, batch())
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
     # Near 0, Adam's first step is all rounding.
     jax.tree.map(
@@ -129,10 +150,10 @@ def test_first_step_by_hand(name, norm):
 
 
 def test_rows_of_padding_change_no_loss():
-    params = table4.start(MODEL, "Adam", 1.0, jax.random.key(0)).params
+    params = start(MODEL, "Adam", 1.0, jax.random.key(0)).params
     few, more = batch(), batch(padding=2)
-    expected = table4.total(MODEL, params, few.source, few.target)
-    found = table4.total(MODEL, params, more.source, more.target)
+    expected = total(MODEL, params, few.source, few.target)
+    found = total(MODEL, params, more.source, more.target)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert int(expected[1]) == 7
 
@@ -162,8 +183,8 @@ def test_the_rate_with_the_lowest_validation_loss_is_chosen():
         training(rate=0.2, loss=2.0),
         training("PowerSign", rate=0.9, loss=1.0),
     ]
-    assert table4.best_rate(tuning, "Adam") == 0.2
-    assert table4.best_rate(tuning, "PowerSign") == 0.9
+    assert best_rate(tuning, "Adam") == 0.2
+    assert best_rate(tuning, "PowerSign") == 0.9
 
 
 ARGUMENTS = dataclasses.replace(SMOKE, adam_rates=(0.1, 0.2, 0.3), powersign_rates=(1.0, 2.0, 3.0))
@@ -176,32 +197,32 @@ RUNS = [
 
 
 def test_differences_are_seed_by_seed():
-    rows = table4.measure(ARGUMENTS, RUNS)
-    found = table4.differences(rows)
+    rows = measure(ARGUMENTS.rates, RUNS)
+    found = differences(rows)
     assert found["bleu"][0] == pytest.approx(1.25)
     half = 12.7062 * np.std([1.0, 1.5], ddof=1) / 2**0.5
     assert found["bleu"][1:] == pytest.approx((1.25 - half, 1.25 + half), abs=1e-4)
     assert found["validation"][0] == pytest.approx(-0.55)
     assert rows["Adam"]["perplexity"] == pytest.approx([math.e, math.exp(1.2)])
-    text = table4.verdict(rows)
+    text = verdict(rows)
     assert "test BLEU: +1.250" in text and "undecided" in text and "2 seeds" in text
     assert "PowerSign's best rate, 3, is at an end" in text and "Adam's best rate" not in text
 
 
 def test_no_interval_where_none_is_possible():
-    one = table4.measure(ARGUMENTS, RUNS[:2])
-    assert table4.differences(one) == {} and "No interval" in table4.verdict(one)
-    table4.markdown(table4.make_table(one))
+    one = measure(ARGUMENTS.rates, RUNS[:2])
+    assert differences(one) == {} and "No interval" in verdict(one)
+    markdown(make_table(one))
     runs = [*RUNS[:3], training("PowerSign", 3.0, 2, math.inf, 0.0)]
-    diverged = table4.measure(ARGUMENTS, runs)
-    assert table4.differences(diverged) == {}
-    assert "1 of 2 trainings by PowerSign diverged" in table4.verdict(diverged)
-    assert "| 1.65, inf |" in table4.markdown(table4.make_table(diverged))
+    diverged = measure(ARGUMENTS.rates, runs)
+    assert differences(diverged) == {}
+    assert "1 of 2 trainings by PowerSign diverged" in verdict(diverged)
+    assert "| 1.65, inf |" in markdown(make_table(diverged))
 
 
 def test_translations_are_of_the_best_model():
-    text = table4.Text(None, [], [], np.zeros((1, 2)), table4.Pairs(["a"], ["b"]))
-    shown = table4.samples(text, RUNS)
+    text = Text(None, [], [], np.zeros((1, 2)), Pairs(["a"], ["b"]))
+    shown = samples(text, RUNS)
     assert r"| a | b | by PowerSign 1 \| x |" in shown and "seed 1, BLEU 21.00" in shown
 
 
@@ -221,7 +242,7 @@ def test_missing_data_is_one_message(tmp_path):
 
 def test_pairs_that_fill_no_minibatch_are_refused(tmp_path):
     with pytest.raises(ValueError, match="400 pairs fill no minibatch of 500"):
-        table4.prepare(dataclasses.replace(SMOKE, batch=500, out=tmp_path))
+        prepare(table4.read(SMOKE), SMOKE.vocabulary, SMOKE.lengths, batch=500, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -249,16 +270,16 @@ def test_presets():
 # The full model.
 
 
-@pytest.mark.parametrize("name", table4.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_shapes_of_the_full_model(name):
     paper = table4.PRESETS["paper"]
     which = table4.make_model(paper, paper.vocabulary), name, paper.max_grad_norm
-    state = jax.eval_shape(functools.partial(table4.start, *which), jax.random.key(0))
+    state = jax.eval_shape(functools.partial(start, *which), jax.random.key(0))
     slots = {"Adam": 2, "PowerSign": 1}[name]
-    assert table4.size(state.params) == 4 * 248_090_880
-    assert table4.size(state.optimizer) == slots * table4.size(state.params) + 4  # and the count
-    example = table4.example(paper, paper.batch)
-    after, metrics = jax.eval_shape(functools.partial(table4.step, *which), state, example)
+    assert size(state.params) == 4 * 248_090_880
+    assert size(state.optimizer) == slots * size(state.params) + 4  # and the count
+    example = translation_check.example(which[0], paper.lengths[-1], paper.batch)
+    after, metrics = jax.eval_shape(functools.partial(step, *which), state, example)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()
 
@@ -270,7 +291,7 @@ def test_check_takes_a_step_where_the_memory_suffices(monkeypatch):
         assert found["optimizer_bytes"] == slots * found["parameters_bytes"] + 4
         assert found["scratch_bytes"] > found["parameters_bytes"]  # the gradients are among it
         assert found["loss"] == pytest.approx(math.log(SMOKE.vocabulary), rel=0.05)
-    monkeypatch.setattr(table4, "free_memory", lambda: 1000)
+    monkeypatch.setattr(translation_check, "free_memory", lambda: 1000)
     assert "loss" not in table4.check(SMOKE, QUIET)["Adam"]
 
 
@@ -281,7 +302,7 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
     whole = dataclasses.replace(SMOKE, out=tmp_path / "whole", results=tmp_path / "whole")
     table4.run(whole, QUIET)
     broken = dataclasses.replace(SMOKE, out=tmp_path / "broken", results=tmp_path / "broken")
-    kept, steps, calls = table4.Trainer._translate, [], []
+    kept, steps, calls = Trainer._translate, [], []
     devices = jax.local_devices()[:1]  # one training at a time
     monkeypatch.setattr(table4, "select_devices", lambda accelerator: devices)
 
@@ -291,18 +312,18 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
             raise RuntimeError("killed")
         return kept(self, params)
 
-    monkeypatch.setattr(table4.Trainer, "_translate", dies)
+    monkeypatch.setattr(Trainer, "_translate", dies)
     with pytest.raises(RuntimeError, match="killed"):
         table4.run(broken, QUIET)
-    monkeypatch.setattr(table4.Trainer, "_translate", kept)
+    monkeypatch.setattr(Trainer, "_translate", kept)
     done = len((tmp_path / "broken" / "records.jsonl").read_text().splitlines())
     assert done == 1 + 4 + 1  # the configuration, the tuning and one of the fresh seeds
 
-    def spied(model, name, norm, state, batch, step=table4.step):
+    def spied(model, name, norm, state, batch, step=step):
         steps.append(name)
         return step(model, name, norm, state, batch)
 
-    monkeypatch.setattr(table4, "step", spied)
+    monkeypatch.setattr(translation_training, "step", spied)
     table4.run(broken, QUIET)
     assert len(steps) == 2 * SMOKE.steps  # not those that were trained before
     first, second = (
@@ -314,10 +335,10 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
             del trained["seconds"]
     assert first == second
 
-    losses = {name: first["optimizers"][name]["validation"] for name in table4.OPTIMIZERS}
+    losses = {name: first["optimizers"][name]["validation"] for name in OPTIMIZERS}
     assert all(max(some) < math.log(SMOKE.vocabulary) - 1 for some in losses.values())
     assert {run["seed"] for run in first["runs"]} == {1, 2}
-    assert {run["seed"] for run in first["tuning"]} == {table4.TUNING_SEED}
+    assert {run["seed"] for run in first["tuning"]} == {TUNING_SEED}
     text = (tmp_path / "broken" / "table4_translation_smoke.md").read_text()
     assert "| PowerSign |" in text and "not at hand" in text and "| source |" in text
     picture = tmp_path / "broken" / "table4_translation_smoke.png"
@@ -328,7 +349,7 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
 def test_powersign_is_the_library_s():
     """A chain as in the README descends as the experiment does."""
     params, g = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
-    ours = table4.make_optimizer("PowerSign", 1e9)
+    ours = make_optimizer("PowerSign", 1e9)
     theirs = nos_optax.powersign(0.3)
     mine, _ = ours.update(g, ours.init(params), params)
     expected, _ = theirs.update(g, theirs.init(params), params)
