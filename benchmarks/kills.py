@@ -184,6 +184,7 @@ def begin(path: Path, search: Search) -> subprocess.Popen[str]:
     """Run the search in a folder, or the rest of it."""
     command = [sys.executable, "-c", CHILD, *search.flags, "--strategy", search.strategy]
     command += ["--out", str(path), "--resume"]
+    path.mkdir(parents=True, exist_ok=True)  # what is not there cannot be gone on with
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
     )

@@ -22,6 +22,7 @@ Writes:   experiments/results/starting_points_SCALE.json, .md and .png
 """
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -221,14 +222,11 @@ class Trainer:
 
 def measure(trainer: Trainer, arguments: Arguments, advance: Callable[[], None]) -> dict:
     """Return the scores of all rules, rates and decays on a task, and what the decay brings."""
-    jobs = [
-        [(rule, rate, decay, seed) for rule in RULES for rate in RATES for seed in seeds]
-        for seeds in [range(arguments.seeds)]
-        for decay in DECAYS
-    ]
     parts = []
-    for decay, of_decay in zip(DECAYS, jobs, strict=True):
-        parts.append(trainer.scores(f"decay {decay:g}", of_decay))
+    for decay in DECAYS:
+        grid = itertools.product(RULES, RATES, range(arguments.seeds))
+        jobs = [(rule, rate, decay, seed) for rule, rate, seed in grid]
+        parts.append(trainer.scores(f"decay {decay:g}", jobs))
         advance()
     scores = np.stack(parts).reshape(len(DECAYS), len(RULES), len(RATES), arguments.seeds)
     mean = scores.mean(axis=-1)

@@ -63,7 +63,8 @@ def test_an_optimizer_trains(name, capsys):
 @pytest.mark.parametrize("name", OWN_PROCESS)
 def test_an_optimizer_trains_in_its_own_process(name):
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=on_cpu)
     assert done.returncode == 0, done.stderr
     assert min(accuracies(done.stdout)) > 0.9
     assert "w1: (64, 64), of which each of 4 devices has (64, 16)" in done.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from nos_optax.grammar import Program, decode, parse
 from nos_optax.population import STATUSES
-from nos_optax.search import SearchConfig, command, read_candidates, run_search
+from nos_optax.search import Probes, SearchConfig, command, read_candidates, run_search
 from nos_optax.search.history import Candidate
 from nos_optax.search.results import Result, best_candidates, results_table
 from nos_optax.search.run_folder import RunFolder
@@ -75,8 +75,11 @@ def test_the_same_seed_gives_the_same_search(run, tmp_path):
 
 
 def candidate(reward, rule="g", status="trained"):
-    digest = parse(rule).digest
-    return Candidate(0, rule, "", digest, digest, 0, reward, 0.1, status, None)
+    rule = parse(rule)
+    (probed,) = Probes(2)(rule.encode(2).array[None])
+    return Candidate(
+        0, str(rule), "", rule.digest, probed.fingerprint, 0, reward, 0.1, status, None
+    )
 
 
 def test_best_candidates_are_distinct_and_trained():
@@ -85,6 +88,7 @@ def test_best_candidates_are_distinct_and_trained():
         candidate(0.7, "m * g"),
         candidate(0.9, "g", "dead"),
         candidate(0.65, "adam"),
+        candidate(0.66, "rmsprop^sign(exp(rd(10)) + clip(g, 1e-4))"),  # is rmsprop
         candidate(0.6, "adam * m"),
     ]
     assert [c.reward for c in best_candidates(pool, 5)] == [0.7, 0.6]

@@ -10,7 +10,7 @@ import pytest
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import Task, load_digits
 from nos_optax.search import SearchConfig, command, read_candidates, search
-from nos_optax.search.run_folder import open_history
+from nos_optax.search.run_folder import default_path, open_history
 
 SPACE = SearchSpace(1, operands=("g", "m", "adam"), unary=("x", "sign"), binary=("*", "left"))
 SETTINGS = {
@@ -92,6 +92,100 @@ def test_it_goes_on_with_the_same_task_only(found):
     assert len(longer.candidates) == 16 == len(read_candidates(found.folder))
 
 
+def test_what_is_not_given_on_resuming_is_as_it_was(found):
+    again = search(line(), out=str(found.folder), resume=True)
+    assert again.candidates == read_candidates(found.folder)
+    assert again.run.config["operands"] == list(SPACE.operands)
+    assert len(again.best.rewards) == SETTINGS["final_seeds"]
+
+
+def test_a_resumed_search_writes_the_points_that_are_missing(tmp_path):
+    settings = SETTINGS | {"strategy": "random", "finalists": 0, "tensorboard": True}
+    search(line, SPACE, out=tmp_path / "run", **settings | {"samples": 4})
+    search(line(), out=tmp_path / "run", resume=True, samples=12)
+    points = means(tmp_path / "run")
+    assert [step for step, _ in points] == [4, 8, 12]
+    rewards = [c.reward for c in read_candidates(tmp_path / "run")]
+    np.testing.assert_allclose(
+        [mean for _, mean in points], np.reshape(rewards, (3, 4)).mean(axis=1), rtol=1e-5
+    )
+
+
+def test_other_data_of_the_same_name_is_refused(found):
+    other = dataclasses.replace(line(), train=tuple(-x for x in line().train))
+    with pytest.raises(ValueError, match="begun with data_checksum"):
+        search(other, out=found.folder, resume=True)
+
+
+def test_scores_above_the_perfect_one_are_an_error(tmp_path):
+    wrong = dataclasses.replace(line(), metric=lambda p, state, b: 5 + jnp.abs(p[0] * b[0]))
+    with pytest.raises(ValueError, match="perfect is 1; the metric is higher for better"):
+        search(wrong, SPACE, out=tmp_path / "run", **SETTINGS)
+
+
+def test_no_reward_is_below_chance(tmp_path):
+    bottomless = dataclasses.replace(
+        line(),
+        metric=lambda p, state, b: jnp.sign(p[0] * b[0] + p[1]) * b[1] * 1e6 - 1e6,
+        chance=-1.0,
+        baseline=-1e6,
+        baseline_error=0.0,
+        perfect=0.0,
+    )
+    settings = SETTINGS | {"finalists": 0, "strategy": "random", "reject": False}
+    result = search(bottomless, SPACE, out=tmp_path / "run", **settings)
+    rewards = [c.reward for c in result.candidates]
+    assert min(rewards) == -1.0
+    trained = [c for c in result.candidates if c.status == "trained" and c.reward == -1.0]
+    assert trained, "one was finite, and worse than chance"
+
+
+def test_a_report_that_fails_loses_nothing(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("nos_optax.search.reports.write_report", fail)
+    settings = SETTINGS | {"finalists": 0, "samples": 4, "strategy": "random"}
+    with pytest.warns(UserWarning, match="no report .the disk is full.; try python -m"):
+        result = search(line(), SPACE, out=tmp_path / "run", **settings)
+    assert len(result.candidates) == 4
+
+
+def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
+    settings = SETTINGS | {"finalists": 0, "samples": 4, "strategy": "random"}
+    for cores, said in ((2, False), (64, True)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, n=cores: set(range(n)))
+        search(line(), SPACE, out=tmp_path / str(cores), **settings)
+        assert ("select_devices" in capsys.readouterr().out) == said
+
+
+def test_folders_of_the_same_second_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    for expected in ("now", "now-2", "now-3"):
+        assert default_path().name == expected
+        default_path().mkdir(parents=True)
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_progress_and_the_best_rules(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    code = """
+from nos_optax.search import search
+result = search(samples=8, batch_size=4, iterations=1, train_examples=200, epochs=1, finalists=1,
+                final_seeds=2, strategy="random", accelerator="cpu")
+result
+"""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = book.cells[0].outputs
+    assert any("Output()" in str(output) for output in outputs), "the bar is a widget"
+    shown = [o.data["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert any("<math" in html and "Adam" in html for html in shown)
+
+
 def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
     monkeypatch.setattr("sys.argv", ["search", "--resume", "--out", str(found.folder)])
     monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
@@ -106,12 +200,27 @@ def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"engine": "ray"}, "give 'module:name'"),
         ({"iterations": 2}, "iterations: given twice"),
+        ({"train_examples": 10}, "give a task with fewer examples"),
+        ({"resume": True}, "resume needs out"),
     ],
 )
 def test_wrong_settings(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         search(line(), SPACE, out=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "space", "message"),
+    [
+        (3, None, "must be a Task, a Dataset or a name, got 3"),
+        (line, ("g", "m"), "must be a nos_optax.grammar.SearchSpace"),
+        ("mnist", None, "digits, cifar10"),
+    ],
+)
+def test_wrong_tasks_and_spaces(task, space, message):
+    with pytest.raises(ValueError, match=message):
+        search(task, space)
 
 
 def test_images_are_trained_by_the_papers_child(tmp_path):
@@ -122,18 +231,25 @@ def test_images_are_trained_by_the_papers_child(tmp_path):
 
 
 def test_events_hold_a_point_for_each_population(found):
+    rewards = [c.reward for c in read_candidates(found.folder)][:12]
+    points = means(found.folder)[:3]
+    assert [step for step, _ in points] == [4, 8, 12]
+    np.testing.assert_allclose(
+        [mean for _, mean in points], np.reshape(rewards, (3, 4)).mean(axis=1), rtol=1e-5
+    )
+
+
+def means(folder):
+    """Return the steps and values of the mean reward, of all starts."""
     from tensorboardX.proto.event_pb2 import Event
 
-    (file,) = (found.folder / "tensorboard").iterdir()
-    points = {}
-    for event in events(file.read_bytes(), Event):
-        for value in event.summary.value:
-            points.setdefault(value.tag, []).append((event.step, value.simple_value))
-    assert [step for step, _ in points["reward/mean"]] == [4, 8, 12]
-    rewards = [c.reward for c in found.candidates]
-    means = [np.mean(rewards[i : i + 4]) for i in (0, 4, 8)]
-    np.testing.assert_allclose([mean for _, mean in points["reward/mean"]], means, rtol=1e-5)
-    assert points["reward/best_so_far"][-1][1] == pytest.approx(max(rewards))
+    return [
+        (event.step, value.simple_value)
+        for file in sorted((folder / "tensorboard").iterdir())
+        for event in events(file.read_bytes(), Event)
+        for value in event.summary.value
+        if value.tag == "reward/mean"
+    ]
 
 
 def events(content, kind):

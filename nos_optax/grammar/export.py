@@ -45,7 +45,7 @@ _FUNCTIONS = {
 }
 
 
-def to_python(rule: UpdateRule, name: str) -> str:
+def to_python(rule: UpdateRule, name: str, learning_rate: str) -> str:
     """Write a rule as the source of a Python module; see `UpdateRule.to_python`."""
     helpers = _helpers(rule)
     taken = ["jax", "jnp", "optax", "NamedTuple", *(helper.__name__ for helper in helpers)]
@@ -62,10 +62,13 @@ def to_python(rule: UpdateRule, name: str) -> str:
         _transformation(rule, name, state),
         *(re.sub(r"\b(semantics|schedules)\.", "", source).rstrip() for source in sources),
     ]
-    return "\n\n".join([_header(rule, name), imports, *(f"\n{d}" for d in definitions)]) + "\n"
+    return (
+        "\n\n".join([_header(rule, name, learning_rate), imports, *(f"\n{d}" for d in definitions)])
+        + "\n"
+    )
 
 
-def _header(rule: UpdateRule, name: str) -> str:
+def _header(rule: UpdateRule, name: str, learning_rate: str) -> str:
     from nos_optax import __version__
 
     formula = textwrap.fill(str(rule), 96, break_long_words=False)
@@ -77,7 +80,7 @@ def _header(rule: UpdateRule, name: str) -> str:
 Here x / y is x / (y + 1e-8); m, v and gamma are the bias-corrected moving averages of g, g^2 and
 g^3. Written by nos_optax {__version__}. Use:
 
-    optimizer = optax.chain({name}({arguments}), optax.scale_by_learning_rate(0.01))
+    optimizer = optax.chain({name}({arguments}), optax.scale_by_learning_rate({learning_rate}))
 """'''
 
 

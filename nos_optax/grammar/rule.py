@@ -105,12 +105,13 @@ class UpdateRule:
             raise RuleError(f"not JSON: {error}") from None
         return cls(_from_lists(lists))
 
-    def to_python(self, name: str = "scale_by_found_rule") -> str:
+    def to_python(self, name: str = "scale_by_found_rule", learning_rate: str = "0.01") -> str:
         """Return the source of a Python module with the rule as an Optax transformation.
 
         Args:
             name: The name of the module's function, which takes the arguments of
                 :func:`nos_optax.scale_by_rule` that the rule needs, and gives the same updates.
+            learning_rate: The one in the module's example of its use.
 
         Returns:
             The source; it imports jax, optax and typing only.
@@ -120,7 +121,7 @@ class UpdateRule:
         """
         from nos_optax.grammar.export import to_python
 
-        return to_python(self, name)
+        return to_python(self, name, learning_rate)
 
     @cached_property
     def leaves(self) -> frozenset[str]:

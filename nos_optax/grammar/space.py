@@ -65,6 +65,8 @@ class SearchSpace:
         if not (isinstance(self.iterations, int) and 1 <= self.iterations <= MAX_ITERATIONS):
             raise RuleError(f"iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations!r}")
         for field, table in (("operands", OPERANDS), ("unary", UNARY), ("binary", BINARY)):
+            if isinstance(getattr(self, field), str):
+                raise RuleError(f"{field} must be several words, got {getattr(self, field)!r}")
             words = tuple(getattr(self, field))
             object.__setattr__(self, field, words)
             for word in words:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -120,7 +121,8 @@ def _trace(task: Task, name: str, function: Callable, *args: Any) -> Any:
 def _place(error: Exception) -> str:
     """Return the line of the user's that an error comes from, if there is one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
+    libraries = ("site-packages", "dist-packages", str(Path(jax.__file__).parent), __file__)
+    own = [f for f in frames if not any(library in f.filename for library in libraries)]
     return f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 

@@ -176,7 +176,14 @@ class PopulationTrainer:
             self._evaluate_part(programs[start : start + capacity], run)
             for start in range(0, len(programs), capacity)
         ]
-        return Evaluation(*map(np.concatenate, zip(*parts, strict=True)))
+        evaluation = Evaluation(*map(np.concatenate, zip(*parts, strict=True)))
+        best, perfect = float(evaluation.reward.max()), self.task.perfect
+        if best > perfect + 1e-3 * max(1, abs(perfect)):
+            raise ValueError(
+                f"{self.task.name}: a child scored {best:g}, but perfect is {perfect:g}; the "
+                "metric is higher for better examples: negate an error, or correct `perfect`"
+            )
+        return evaluation
 
     def _run(self, seed: int, epochs: int, hurdles: Sequence[float] | None) -> tuple:
         """Return what the candidates of an evaluation share: order, ends, hurdles and key."""

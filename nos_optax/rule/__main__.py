@@ -6,6 +6,7 @@ Command:  python -m nos_optax.rule "exp(sign(g) * sign(m)) * g"
 
 import contextlib
 import dataclasses
+import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nos_optax
-from nos_optax.grammar import UpdateRule
+from nos_optax.grammar import RuleError, UpdateRule
 from nos_optax.rule.facts import Facts, describe
 from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
 from nos_optax.rule.sweep import Sweep, sweep
@@ -55,7 +56,16 @@ class Arguments(TaskConfig):
 
 def read(text: str) -> UpdateRule:
     """Return a rule of the catalogue by its name, or any by its text."""
-    return nos_optax.rules[text].rule if text in nos_optax.rules else nos_optax.parse(text)
+    if text in nos_optax.rules:
+        return nos_optax.rules[text].rule
+    near = difflib.get_close_matches(text, nos_optax.rules)
+    try:
+        return nos_optax.parse(text)
+    except RuleError as error:
+        if not (near and text.isidentifier()):
+            raise
+        names = " or ".join(near)
+        raise RuleError(f"{error}\nOr one of the paper's rules by name: {names}?") from None
 
 
 def facts_table(facts: Facts) -> Table:
@@ -168,7 +178,9 @@ def run(arguments: Arguments, console: Console) -> None:
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
     with one_message():
-        arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+        arguments = tyro.cli(
+            Arguments, prog="python -m nos_optax.rule", description=Arguments.__doc__
+        )
         enable_compilation_cache()
         run(arguments, make_console())
 

@@ -1,13 +1,17 @@
 """What can be said of a rule without training anything."""
 
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import nos_optax
 from nos_optax.grammar import RuleError, UpdateRule
 from nos_optax.grammar.expression import Binary, Constant, Expression, Unary
+from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.search.probes import Probed, Probes
 
 SIZE = 2**16  # parameters of the cost analysis
@@ -47,16 +51,12 @@ def describe(rule: UpdateRule) -> Facts:
     factor, core = _factor(canonical.expression)
     digest = UpdateRule(core).digest
     same = tuple(name for name, other in catalogue.items() if other.digest == digest)
-    probed = _probe(rule)
-    alike = ()
-    if probed is not None:
-        alike = tuple(
-            name
-            for name, other in catalogue.items()
-            if name not in same
-            and (found := _probe(other)) is not None
-            and found.fingerprint == probed.fingerprint
-        )
+    probed, *others = _probe([rule, *catalogue.values()])
+    alike = tuple(
+        name
+        for name, other in zip(catalogue, others, strict=True)
+        if probed and other and other.fingerprint == probed.fingerprint and name not in same
+    )
     return Facts(
         rule=rule,
         canonical=canonical,
@@ -96,13 +96,17 @@ def _factor(e: Expression) -> tuple[float, Expression]:
     return 1.0, e
 
 
-def _probe(rule: UpdateRule) -> Probed | None:
+def _probe(rules: Sequence[UpdateRule]) -> list[Probed | None]:
     """Return what the search's probes tell; None of a rule that its vocabulary cannot write."""
-    try:
-        program = rule.encode()
-    except RuleError:
-        return None
-    return Probes(4)(program.array[None])[0]
+    programs = {}
+    for i, rule in enumerate(rules):
+        with contextlib.suppress(RuleError):
+            programs[i] = rule.encode(MAX_ITERATIONS).array
+    if not programs:
+        return [None] * len(rules)
+    found = Probes(MAX_ITERATIONS)(np.stack(list(programs.values())))
+    probed = dict(zip(programs, found, strict=True))
+    return [probed.get(i) for i in range(len(rules))]
 
 
 def cost(rule: UpdateRule) -> tuple[float, float]:

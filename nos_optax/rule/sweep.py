@@ -11,6 +11,9 @@ import optax
 import nos_optax
 from nos_optax.grammar import UpdateRule
 from nos_optax.population import Task
+from nos_optax.population.task import Batch
+from nos_optax.population.task_check import check_task
+from nos_optax.population.training import Chunks, cut
 
 RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 
@@ -43,7 +46,7 @@ def sweep(
     """Train a task's model with a rule, at each rate with each seed, in one compiled program.
 
     Any rule can be swept, also one that is longer than the search's programs: it runs as
-    `nos_optax.from_rule` gives it.
+    `nos_optax.from_rule` gives it, while `TrainingGrid` trains what the search can write.
 
     Args:
         rule: any.
@@ -63,13 +66,14 @@ def sweep(
             f"training examples, got {seeds}, {epochs} and {batch_size}"
         )
     per_epoch = examples // batch_size
-    train, validation = jax.device_put((task.train, task.validation))
+    check_task(task, batch_size)
+    data = jax.device_put((task.train, cut(task.validation, task.evaluation_batch)))
 
     def order(key: jax.Array) -> jax.Array:
         rows = jax.random.permutation(key, examples) if task.shuffle else jnp.arange(examples)
         return rows[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
-    def one(job: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def one(job: tuple[jax.Array, jax.Array], train: Batch, validation: Chunks) -> jax.Array:
         rate, seed = job
         init, orders, losses, draws = jax.random.split(jax.random.key(seed), 4)
         tx = nos_optax.from_rule(rule, rate, total_steps=epochs * per_epoch, key=draws)
@@ -90,14 +94,20 @@ def sweep(
         rows = jax.vmap(order)(jax.random.split(orders, epochs)).reshape(-1, batch_size)
         keys = jax.random.split(losses, len(rows))
         (params, state, _), _ = jax.lax.scan(step, (params, state, tx.init(params)), (rows, keys))
-        score = jnp.mean(task.metric(params, state, validation))
+
+        def part(chunk):
+            return jnp.sum(jnp.where(chunk.real, task.metric(params, state, chunk.batch), 0.0))
+
+        score = jax.lax.map(part, validation).sum() / task.num_examples(task.validation)
         finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()
-        return jnp.where(finite & jnp.isfinite(score), score, task.chance)
+        # As in a search, nothing is worse than chance.
+        return jnp.where(finite & (score > task.chance), score, task.chance)
 
     # One after another: on CPU a vmapped convolution is many times slower.
     jobs = (
         jnp.repeat(jnp.array(rates), seeds),
         jnp.tile(jnp.arange(seeds, dtype=jnp.uint32), len(rates)),
     )
-    scores = np.asarray(jax.jit(lambda jobs: jax.lax.map(one, jobs))(jobs))
+    run = jax.jit(lambda jobs, data: jax.lax.map(lambda job: one(job, *data), jobs))
+    scores = np.asarray(run(jobs, data))
     return Sweep(tuple(rates), scores.reshape(len(rates), seeds))

@@ -2,9 +2,8 @@
 
 import importlib.util
 
-_absent = [
-    m for m in ("filelock", "flax", "orbax", "rich", "tyro") if not importlib.util.find_spec(m)
-]
+_NEEDS = "filelock flax latex2mathml matplotlib orbax rich scipy sklearn tyro".split()
+_absent = [m for m in _NEEDS if not importlib.util.find_spec(m)]
 if _absent:
     raise ImportError(
         f"the search needs {', '.join(_absent)}, which `pip install nos_optax` leaves out: "

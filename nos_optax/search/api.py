@@ -2,21 +2,25 @@
 
 import dataclasses
 import difflib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import Dataset, Task
-from nos_optax.search.accelerator import enable_compilation_cache
+from nos_optax.search.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
-from nos_optax.search.engine import LocalEngine, make_engine
 from nos_optax.search.loop import SearchResult, run_search
-from nos_optax.search.results import STANDARD_ITERATIONS
-from nos_optax.search.run_folder import default_path
+from nos_optax.search.run_folder import CONFIG, default_path, read_config
 from nos_optax.search.terminal import live_progress, make_console
 
 
 def search(
-    task: Task | Dataset | str = "digits",
+    task: Task | Dataset | str | Callable[[], Task | Dataset] = "digits",
     space: SearchSpace | None = None,
     *,
     progress: bool = True,
@@ -26,11 +30,12 @@ def search(
 
     A child trains on each local device; on CPU that is one device a core, if JAX has not been used
     in this process before. If you use it before (to make the task, for example), call
-    `nos_optax.search.select_devices()` first of all.
+    `nos_optax.search.select_devices()` first of all; a note says so where it was forgotten.
 
     Args:
-        task: what the children are; images for the paper's ConvNet; or a name: `digits`,
-            `cifar10`, or `module:name` of a task, which `engine="ray"` needs.
+        task: what the children are, or a function that returns it; images for the paper's
+            ConvNet; or a name: `digits`, `cifar10`, or `module:name` of a task, which
+            `engine="ray"` needs.
         space: the rules that may be written; all of two iterations where None.
         progress: whether to show a progress bar, in a notebook or a terminal.
         **settings: of the search, fields of `SearchConfig`: `samples`, `strategy`, `seed`, `out`,
@@ -56,29 +61,67 @@ def search(
         'adam * sign(m)'
     """
     _check_names(settings)
+    if isinstance(task, Callable):
+        task = task()
+    if not isinstance(task, Task | Dataset | str):
+        raise ValueError(f"the task must be a Task, a Dataset or a name, got {task!r}")
+    if not isinstance(space, SearchSpace | None):
+        raise ValueError(f"the space must be a nos_optax.grammar.SearchSpace, got {space!r}")
     if space is not None:
         clash = {field.name for field in dataclasses.fields(space)} & set(settings)
         if clash:
             raise ValueError(f"{', '.join(sorted(clash))}: given twice, the space has it already")
         settings |= {f.name: getattr(space, f.name) for f in dataclasses.fields(space)}
-    settings["out"] = settings.get("out") or default_path()
     named = isinstance(task, str)
-    config = SearchConfig(dataset=task if named else GIVEN, **settings)
+    if not named and settings.get("train_examples") is not None:
+        raise ValueError("train_examples is of data by name: give a task with fewer examples")
+    config = _config(task if named else GIVEN, settings)
     if config.engine == "ray" and not named:
         raise ValueError("engine='ray' needs a task that workers can import: give 'module:name'")
     enable_compilation_cache()
-    iterations = max(config.iterations, STANDARD_ITERATIONS)
-    engine = make_engine(config, iterations) if named else LocalEngine(config, iterations, task)
-    try:
-        with live_progress(config.samples, make_console(), not progress) as (on_batch, on_stage):
-            result = run_search(config, on_batch, on_stage, engine=engine)
-            on_stage("writing the report")
-            from nos_optax.search.reports import write_report  # its imports take a second
+    console = make_console()
+    _note_idle_cores(config, console)
+    with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
+        result = run_search(config, on_batch, on_stage, task=None if named else task)
+        on_stage("writing the report")
+        try_to_report(result.folder)
+    return result
 
-            write_report(result.folder)
-            return result
-    finally:
-        engine.close()
+
+def try_to_report(folder: Path) -> None:
+    """Write a run's report; the run is whole without it, so a failure is only a warning."""
+    try:
+        from nos_optax.search.reports import write_report  # its imports take a second
+
+        write_report(folder)
+    except Exception as error:
+        warnings.warn(
+            f"there is no report ({error}); try python -m nos_optax.report {folder}", stacklevel=2
+        )
+
+
+def _config(dataset: str, settings: dict[str, Any]) -> SearchConfig:
+    """Return the configuration; of a run to resume, what is not given is as it was."""
+    out = settings.get("out")
+    if settings.get("resume"):
+        if out is None or not Path(out).exists():
+            raise ValueError(f"resume needs out, the folder of a run, got {out!r}")
+        if (Path(out) / CONFIG).exists():
+            return dataclasses.replace(read_config(Path(out)), dataset=dataset, **settings)
+    values: dict[str, Any] = settings | {"out": Path(out or default_path())}
+    return SearchConfig(dataset=dataset, **values)
+
+
+def _note_idle_cores(config: SearchConfig, console: Console) -> None:
+    """Say so if JAX began with fewer CPU devices than there are cores."""
+    if config.engine == "ray" or not hasattr(os, "sched_getaffinity"):
+        return
+    devices, cores = select_devices(config.accelerator), len(os.sched_getaffinity(0))
+    if devices[0].platform == "cpu" and len(devices) < cores:
+        console.print(
+            f"Training on {len(devices)} of {cores} cores, because JAX was used before: call "
+            "nos_optax.search.select_devices() first of all."
+        )
 
 
 def _check_names(settings: dict[str, Any]) -> None:

@@ -12,11 +12,14 @@ import tyro
 from rich.console import Console
 
 from nos_optax.search.accelerator import enable_compilation_cache
+from nos_optax.search.api import try_to_report
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.loop import run_search
 from nos_optax.search.results import results_table
 from nos_optax.search.run_folder import default_path, read_candidates, read_config
 from nos_optax.search.terminal import live_progress, make_console, one_message
+
+PROGRAM = "python -m nos_optax.search"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +39,6 @@ def run(arguments: Arguments, console: Console) -> None:
     """Run the search with live progress; quiet where the output is not a terminal."""
     with live_progress(arguments.samples, console) as (on_batch, on_stage):
         result = run_search(arguments, on_batch, on_stage)
-        on_stage("writing the report")
-        from nos_optax.search.reports import write_report  # its imports take a second
-
-        write_report(result.folder)
 
     statuses = Counter(c.status for c in result.candidates)
     evaluated = sum(c.origin == c.id for c in result.candidates)
@@ -51,7 +50,9 @@ def run(arguments: Arguments, console: Console) -> None:
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"
     )
     print(", ".join(f"{count} {status}" for status, count in statuses.most_common()))
-    print(f"Run folder: {result.folder}\nReport: {result.report}")
+    print(f"Run folder: {result.folder}", flush=True)
+    try_to_report(result.folder)
+    print(f"Report: {result.report}")
 
 
 def prepare(arguments: Arguments, console: Console) -> None:
@@ -67,14 +68,20 @@ def prepare(arguments: Arguments, console: Console) -> None:
 
 def parse() -> Arguments:
     """Parse the command line; of a run to resume, what is not given is as it was."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    arguments = tyro.cli(Arguments, prog=PROGRAM, description=Arguments.__doc__)
     if arguments.out is None and arguments.resume:
         raise ValueError("--resume needs --out, the folder of the run")
+    if arguments.resume and arguments.out and not arguments.out.exists():
+        raise ValueError(
+            f"--out {arguments.out} holds no run to go on with: there is no such folder"
+        )
     if not (arguments.resume and arguments.out and (arguments.out / "config.json").exists()):
         return dataclasses.replace(arguments, out=arguments.out or default_path())
     begun = read_config(arguments.out)
     values = {field.name: getattr(begun, field.name) for field in dataclasses.fields(begun)}
-    return tyro.cli(Arguments, default=Arguments(**values), description=Arguments.__doc__)
+    return tyro.cli(
+        Arguments, prog=PROGRAM, default=Arguments(**values), description=Arguments.__doc__
+    )
 
 
 def stop(*_: object) -> None:

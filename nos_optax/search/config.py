@@ -39,7 +39,8 @@ class TaskConfig:
     train_examples: int | None = None
     """Training examples (default: 1000 of digits, all 45,000 of cifar10, all of your own)."""
     sweep_examples: int = 10_000
-    """Examples in the epoch in which seven learning rates are tried; at least a minibatch."""
+    """Examples in the epoch in which seven learning rates are tried; all where there are fewer,
+    and at least a minibatch."""
     epochs: int = 5
     """Epochs with the best learning rate; the validation score after them is the reward."""
     minibatch_size: int = 100
@@ -49,6 +50,8 @@ class TaskConfig:
     halved if memory runs out."""
 
     def __post_init__(self):
+        if isinstance(self.data_dir, str):
+            object.__setattr__(self, "data_dir", Path(self.data_dir))
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
         if self.dataset not in (*DATASETS, GIVEN):
             import_own("dataset", self.dataset, DATASETS)
@@ -128,6 +131,8 @@ class SearchConfig(TaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.out, str):
+            object.__setattr__(self, "out", Path(self.out))
         _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1, final_epochs=1)
         if self.seed >= FRESH_SEEDS:
             raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")

@@ -6,6 +6,7 @@ engine it has, nor in which order the parts come back.
 
 import dataclasses
 import platform
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from nos_optax.population import (
     paper_child,
 )
 from nos_optax.population.lanes import choose_lanes
+from nos_optax.population.task import Batch
 from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import DATASETS, GIVEN, SearchConfig, TaskConfig
 from nos_optax.search.own import import_own
@@ -109,15 +111,18 @@ class LocalEngine:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def make_engine(config: SearchConfig, iterations: int) -> Engine:
+def make_engine(
+    config: SearchConfig, iterations: int, task: Task | Dataset | None = None
+) -> Engine:
     """Return the engine that a configuration names.
 
     Args:
         config: what is searched.
         iterations: the length of the longest program.
+        task: as for `LocalEngine`; with Ray it is the configuration's.
     """
     if config.engine == "local":
-        return LocalEngine(config, iterations)
+        return LocalEngine(config, iterations, task)
     from nos_optax.search.ray_engine import RayEngine
 
     return RayEngine(config, iterations, config.ray_address)
@@ -213,6 +218,7 @@ def trainer_facts(trainer: PopulationTrainer) -> dict:
         "dataset": trainer.task.name,
         "train_examples": Task.num_examples(trainer.task.train),
         "validation_examples": Task.num_examples(trainer.task.validation),
+        "data_checksum": _checksum((trainer.task.train, trainer.task.validation)),
         "sweep_steps": trainer.sweep_steps,
         "train_steps": trainer.train_steps,
         "threshold": trainer.threshold,
@@ -225,3 +231,11 @@ def trainer_facts(trainer: PopulationTrainer) -> dict:
             "python": platform.python_version(),
         },
     }
+
+
+def _checksum(batch: Batch) -> int:
+    """Return a number that tells data from other data."""
+    checksum = 0
+    for x in jax.tree.leaves(batch):
+        checksum = zlib.crc32(np.asarray(x).tobytes(), checksum)
+    return checksum

@@ -15,12 +15,13 @@ class Events:
 
     Args:
         path: the folder of the run; events go to `tensorboard` in it.
+        written: candidates whose points an earlier start of the search has written.
 
     Raises:
         ImportError: tensorboardX is not installed.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, written: int = 0):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -28,11 +29,13 @@ class Events:
                 f"--tensorboard needs tensorboardX ({error}): pip install 'nos_optax[tensorboard]'"
             ) from error
         self._writer = SummaryWriter(str(path / FOLDER), flush_secs=10)
-        self._written = 0
+        self._written = written
 
     def write(self, candidates: Sequence[Candidate]) -> None:
         """Write what the candidates came to that are new since the last call."""
         new, step = candidates[self._written :], len(candidates)
+        if not new:
+            return
         rewards = np.array([c.reward for c in new])
         add = self._writer.add_scalar
         for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75)):

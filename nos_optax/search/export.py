@@ -124,7 +124,7 @@ def export(
 def main() -> None:
     """Parse the command line and export; a user's mistake is one line and exit code 1."""
     try:
-        print(tyro.cli(export))
+        print(tyro.cli(export, prog="python -m nos_optax.search.export"))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 

@@ -88,7 +88,8 @@ class Judge:
         training = self.history.training(self._key(draft))
         return replace(
             draft,
-            reward=training.reward,
+            # Where scores have no bottom, one of -1e9 would drown all others for the controller.
+            reward=max(training.reward, _decimal(self.engine.chance)),
             learning_rate=training.learning_rate,
             status=training.status,
         )

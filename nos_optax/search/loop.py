@@ -12,6 +12,7 @@ import numpy as np
 
 from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
+from nos_optax.population import Dataset, Task
 from nos_optax.search.checkpoints import Checkpoints
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
 from nos_optax.search.engine import Engine, make_engine
@@ -93,6 +94,7 @@ def run_search(
     on_stage: OnStage = lambda stage: None,
     strategy: Strategy | None = None,
     engine: Engine | None = None,
+    task: Task | Dataset | None = None,
 ) -> SearchResult:
     """Run a search, or the rest of one, and write its folder.
 
@@ -102,6 +104,7 @@ def run_search(
         on_stage: called with a few words when a stage begins.
         strategy: what chooses programs, in place of `config.strategy`.
         engine: where they are evaluated, in place of `config.engine`; it stays open.
+        task: what the children are, in place of `config.dataset`.
 
     Returns:
         What the folder holds too.
@@ -114,7 +117,8 @@ def run_search(
     """
     start = time.perf_counter()
     check(config)
-    own_engine = engine or make_engine(config, max(config.iterations, STANDARD_ITERATIONS))
+    iterations = max(config.iterations, STANDARD_ITERATIONS)
+    own_engine = engine or make_engine(config, iterations, task)
     try:
         with RunFolder(config) as folder:
             facts = {**own_engine.facts, "space_size": str(config.space().size)}
@@ -125,13 +129,13 @@ def run_search(
                 strategy = strategy or make_strategy(
                     config.strategy, config.space(), config.seed, config.preset
                 )
-            with _events(config, folder, on_batch) as on_batch:
-                candidates = _sample(config, folder, strategy, own_engine, on_batch)
+            with _events(config, folder, on_batch) as report_batch:
+                candidates = _sample(config, folder, strategy, own_engine, report_batch)
             on_stage("training the best again")
             with timed("final"):
                 results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
             folder.history.store_seconds()
-            write_best(folder, results)
+            write_best(folder, results, str(facts["dataset"]))
             folder.write_candidates(candidates)
     finally:
         if engine is None:
@@ -145,7 +149,7 @@ def _events(config: SearchConfig, folder: RunFolder, on_batch: OnBatch) -> Gener
     if not config.tensorboard:
         yield on_batch
         return
-    events = Events(folder.path)
+    events = Events(folder.path, written=len(folder.history.candidates()))
 
     def both(candidates: Sequence[Candidate]) -> None:
         events.write(candidates)
@@ -260,4 +264,8 @@ def _finals(engine: Engine, found: Sequence[Candidate], config: SearchConfig) ->
     searched = dict(zip(names, (c.reward for c in found), strict=True))
     seeds = range(FRESH_SEEDS, FRESH_SEEDS + config.final_seeds)
     results = train_again(engine, programs, seeds, config.final_epochs)
-    return [result._replace(searched=searched.get(result.name)) for result in results]
+    again = [r._replace(searched=searched[r.name]) for r in results if r.name in searched]
+    # Until here by their rewards in the search, which flatter; from here by the fresh seeds'.
+    ranked = sorted(again, key=lambda r: -r.mean)
+    numbered = [r._replace(name=name) for r, name in zip(ranked, names, strict=True)]
+    return numbered + [r for r in results if r.name not in searched]

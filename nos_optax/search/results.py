@@ -1,5 +1,6 @@
 """What a run comes to: the best rules, trained again, as a table and as files."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from nos_optax.grammar import encode, parse
 from nos_optax.search.history import Candidate
+from nos_optax.search.probes import Probes
 from nos_optax.search.run_folder import RunFolder
 
 STANDARD = {
@@ -25,7 +27,7 @@ STANDARD_ITERATIONS = max(len(encode(rule).iterations) for rule in STANDARD.valu
 class Result(NamedTuple):
     """A rule that was trained again with fresh seeds."""
 
-    name: str  # a standard optimizer's name, or "found 1", "found 2", ...
+    name: str  # a standard optimizer's name, or "found 1", "found 2", ..., the best mean first
     rule: str  # infix
     tokens: str
     rewards: tuple[float, ...]  # one a seed
@@ -53,14 +55,21 @@ class Result(NamedTuple):
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return the best trained candidates, one of each group whose updates are equal.
 
-    The standard optimizers are not among them: they are trained again in any case.
+    The standard optimizers are not among them, however they are written: they are trained again in
+    any case.
     """
-    standard = {parse(rule).digest for rule in STANDARD.values()}
+    standard = _standard_fingerprints()
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
-        if candidate.status == "trained" and candidate.digest not in standard:
+        if candidate.status == "trained" and candidate.fingerprint not in standard:
             best.setdefault(candidate.fingerprint, candidate)
     return list(best.values())[:count]
+
+
+@functools.cache
+def _standard_fingerprints() -> frozenset[str]:
+    programs = [encode(rule, STANDARD_ITERATIONS).array for rule in STANDARD.values()]
+    return frozenset(probed.fingerprint for probed in Probes(STANDARD_ITERATIONS)(programs))
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -80,7 +89,7 @@ def results_table(results: Sequence[Result]) -> Table:
             result.name,
             f"{result.mean:.4f}",
             f"{result.deviation:.4f}" if seeds > 1 else "",
-            f"{min(result.rewards):.3f}-{max(result.rewards):.3f}",
+            f"{min(result.rewards):.3f} to {max(result.rewards):.3f}",
             f"{result.statuses.count('trained')}/{seeds}",
             result.usual_rate,
             "" if result.searched is None else f"{result.searched:.4f}",
@@ -89,7 +98,7 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def write_best(folder: RunFolder, results: Sequence[Result]) -> None:
+def write_best(folder: RunFolder, results: Sequence[Result], task: str) -> None:
     """Write `results.json`, and each found rule as a standalone Python module in `best/`."""
     ranked = sorted(results, key=lambda r: -r.mean)
     rows = [
@@ -105,4 +114,12 @@ def write_best(folder: RunFolder, results: Sequence[Result]) -> None:
     for result in ranked:
         if result.searched is not None:
             name = result.name.replace(" ", "_")
-            folder.write_text(f"best/{name}.py", parse(result.rule).to_python(f"scale_by_{name}"))
+            source = parse(result.rule).to_python(f"scale_by_{name}", result.usual_rate or "0.01")
+            scores = ", ".join(f"{reward:.4f}" for reward in result.rewards)
+            rates = ", ".join("none" if r is None else f"{r:g}" for r in result.learning_rates)
+            facts = (
+                f"# Found by a search on {' '.join(task.split())}.\n"
+                f"# There it scored {scores} with fresh seeds,\n"
+                f"# at the learning rates {rates}; another model will want another.\n"
+            )
+            folder.write_text(f"best/{name}.py", facts + source)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -87,7 +88,7 @@ class RunFolder:
     def _check_same_data(self, facts: dict) -> None:
         """Refuse to go on with rewards that were earned on something else."""
         begun = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        for name in ("dataset", "train_examples", "validation_examples"):
+        for name in ("dataset", "train_examples", "validation_examples", "data_checksum"):
             if name in facts and begun.get(name, facts[name]) != facts[name]:
                 raise ValueError(
                     f"{self.path} was begun with {name} {begun[name]}, now it is {facts[name]}. Go "
@@ -118,7 +119,8 @@ def write_whole(target: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    partial = target.with_name(target.name + ".partial")
+    # Another process may be writing the same: a report beside the search's own.
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(exist_ok=True)
         with partial.open("wb") as file:
@@ -133,8 +135,10 @@ def write_whole(target: Path, content: bytes) -> None:
 
 
 def default_path() -> Path:
-    """Return the folder of a run that was not given one: `runs/DATE-TIME`."""
-    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    """Return a new folder for a run that was not given one: `runs/DATE-TIME`, or `-2` and so on."""
+    path = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    others = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(p for p in itertools.chain([path], others) if not p.exists())
 
 
 def check(config: SearchConfig) -> None:

@@ -31,7 +31,8 @@ def score(value: float | None) -> str:
     """Return a reward as people read it."""
     if value is None or not math.isfinite(value):
         return "none"
-    return (f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}").replace("-", "\u2212")
+    plain = value == 0 or 0.01 <= abs(value) < 100  # else four digits, wherever they stand
+    return (f"{value:.4f}" if plain else f"{value:.4g}").replace("-", "\u2212")
 
 
 def interval(ends: tuple[float, float] | None) -> str:

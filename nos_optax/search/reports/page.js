@@ -72,7 +72,10 @@ function showCandidates(rows) {
 
   function written(value, column) {
     if (value === null) return "";
-    if (column === 2) return value.toFixed(4).replace("-", "\u2212");
+    if (column === 2) {
+      const plain = value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 100);
+      return (plain ? value.toFixed(4) : value.toPrecision(4)).replace("-", "\u2212");
+    }
     if (column === 4) return value >= 1e-3 ? String(value) : value.toExponential().replace(".0", "");
     return String(value);
   }

@@ -183,7 +183,10 @@ def _families(run: Run) -> str:
         members = "<br>".join(texts[:MEMBERS] + more)
         rows.append((members, f"{len(texts):,}", f"{len(group):,}", score(group[0].reward)))
     shown = f" The {len(rows)} largest of {len(groups):,}." if len(groups) > len(rows) else ""
-    caption = f"Rules that are written differently, and whose updates are equal.{shown}"
+    caption = (
+        "Rules that are written differently, and whose updates are equal: by algebra, or to 16 "
+        f"bits on fixed gradients of all magnitudes.{shown}"
+    )
     return table(caption, ("rules", "texts", "candidates", "reward"), rows, (1, 2, 3))
 
 
@@ -193,7 +196,12 @@ def _time(run: Run) -> str:
         return paragraph("The time of each stage was not recorded in this run.")
     total = sum(run.seconds.values())
     each = f", {total / len(run.candidates):.3g} s a candidate" if run.candidates else ""
-    return paragraph(f"{duration(total)} in all{each}.")
+    return paragraph(
+        f"{duration(total)} in all{each}.",
+        "Start: data and devices. Ask and tell: the strategy chooses, and learns. Probe: "
+        "look for equal and hopeless rules. Train: the search's children, and at first the wait "
+        "for the compiler. Final: the best, again.",
+    )
 
 
 def _configuration(run: Run) -> str:

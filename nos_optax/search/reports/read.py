@@ -93,6 +93,7 @@ def read_run(path: Path) -> Run:
         OSError: it cannot be read.
         ValueError: a file in it is damaged.
     """
+    path = Path(path)
     content = _json(path / CONFIG)
     if content is None:
         raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it")

@@ -27,6 +27,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         OSError: there is no run, or the report cannot be written.
         ValueError: the run is damaged, or `out` is no page.
     """
+    path, out = Path(path), out and Path(out)
     _check(out or path / "report.html")
     run = read_run(path)
     made = {name: draw(chart) for name, chart in charts(run).items()}
