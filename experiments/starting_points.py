@@ -120,7 +120,7 @@ def cifar10(arguments: Arguments) -> Made:
     """Return the paper's child on 1,000 images of CIFAR-10."""
     from nos_optax.population.cifar10 import load_cifar10
 
-    data = load_cifar10(arguments.data_dir, train_examples=1000)
+    data = load_cifar10(arguments.data_dir, train_examples=1000, validation_examples=1000)
     return image_task(data, paper_child(data)), 50, 6
 
 

@@ -22,7 +22,7 @@ Command:  python experiments/table3_imagenet.py --scale paper --data-dir DIR
           python experiments/table3_imagenet.py --data-dir DIR     (small)
           python experiments/table3_imagenet.py --scale smoke      (seconds; says nothing)
           python experiments/table3_imagenet.py --scale paper --check    (size, memory, one step)
-Time:     not yet run to its end at the small scale
+Time:     18 minutes on 2 cores beside other jobs
 Writes:   experiments/results/table3_imagenet_SCALE.json, .md and .png; runs/ while it trains
 """
 
