@@ -10,6 +10,8 @@ from nos_optax.search.reports.read import Run
 
 # Facts that make rewards another thing, whatever the flags.
 DATA = ("version", "dataset", "train_examples", "validation_examples")
+# Flags that say where and how a search ran, not what it was.
+INCIDENTAL = ("seed", "data_dir", "engine", "lanes", "ray_address", "tensorboard")
 MISSING = "not recorded"  # of a flag that another version lacks
 
 
@@ -47,7 +49,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def _settings(run: Run) -> Mapping[str, Any]:
     """Return what makes a run what it is, but for its seed."""
-    flags = {name: value for name, value in run.config.items() if name != "seed"}
+    flags = {name: value for name, value in run.config.items() if name not in INCIDENTAL}
     return flags | {name: run.facts[name] for name in DATA if name in run.facts}
 
 
