@@ -30,7 +30,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup search test test-fast test-oldest test-newest lint format bench bench-gpu \
-	package docs constraints clean
+	package test-package docs constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -81,6 +81,16 @@ bench-gpu: $(STAMP)  ## Run the benchmark of a GPU; ARGS="--data-dir DIR" for CI
 package: $(STAMP)  ## Build the wheel and the source distribution into dist/
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
+
+test-package: package  ## Install the wheel into an empty environment, train, search and report with it
+	rm -rf .venv-package
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/pip install --quiet dist/*.whl
+	cd dist && ../.venv-package/bin/python -c "import nos_optax; nos_optax.powersign(0.1).init(1.0)"
+	.venv-package/bin/pip install --quiet "$$(ls dist/*.whl)[search]"
+	cd dist && ../.venv-package/bin/python -m nos_optax.search --samples 16 --batch-size 16 \
+		--iterations 1 --strategy random --finalists 1 --final-seeds 2 --out run
+	cd dist && ../.venv-package/bin/python -m nos_optax.report run
 
 docs: $(STAMP)  ## Build the documentation's site into build/site/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
