@@ -34,3 +34,19 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = "nos_optax"
 html_show_sphinx = False
+
+
+def setup(app):
+    """Keep the colons of attributes' docstrings: napoleon takes what is before one for a type."""
+    as_written = {}
+
+    def before(app, what, name, obj, options, lines):
+        if what in ("attribute", "property"):
+            as_written[name] = list(lines)
+
+    def after(app, what, name, obj, options, lines):
+        if name in as_written:
+            lines[:] = as_written.pop(name)
+
+    app.connect("autodoc-process-docstring", before, priority=100)
+    app.connect("autodoc-process-docstring", after, priority=900)

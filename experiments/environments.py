@@ -28,7 +28,8 @@ Command:  python experiments/environments.py
           The same command goes on where an interrupted search stopped.
           One search, with all options of the searcher:
           python experiments/search.py --dataset environments:three_bits
-Time:     10 minutes on 2 cores beside other jobs (one_bit: longer). --scale paper is for accelerators.
+Time:     10 minutes on 2 cores beside other jobs (one_bit: longer). --scale paper is for
+          accelerators.
 Writes:   experiments/results/environments_ENVIRONMENT_SCALE.json, .md and .png
 """
 

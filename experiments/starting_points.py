@@ -2,8 +2,9 @@
 
 Claim:    none of the paper's. Who has a learning rate for SGD, Momentum or Adam wants to know what
           PowerSign and AddSign need in its place, and whether their weight decay is another.
-Method:   three tasks: the paper's child on digits, a small MLP on a table
-          (docs/examples/breast_cancer.py), an LSTM language model on Penn Treebank; --tasks also
+Method:   four tasks: the paper's child on digits, small MLPs on tables, one of two classes
+          (docs/examples/breast_cancer.py) and one of squared errors (scikit-learn's diabetes), and
+          an LSTM language model on Penn Treebank; --tasks also
           has CIFAR-10, which takes far longer. Five rules
           train at eleven rates from 1e-4 to 10, two a decade, without weight decay and with four
           (decoupled: w <- w - rate * (rule + decay * w)), each with three seeds. A rule's best rate
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from harness import command_line
 from harness.records import Records, write_results
@@ -67,8 +69,8 @@ class Arguments:
     """Sets all other numbers, unless they are given too."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train; auto takes the best device that is present."""
-    tasks: tuple[str, ...] = ("digits", "table", "Penn Treebank")
-    """At least two of digits, CIFAR-10, table, Penn Treebank."""
+    tasks: tuple[str, ...] = ("digits", "table", "regression", "Penn Treebank")
+    """At least two of digits, CIFAR-10, table, regression, Penn Treebank."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     ptb_dir: Path = SHARED / "ptb"
@@ -133,6 +135,39 @@ def table(arguments: Arguments) -> Made:
     return breast_cancer.task(), 20, 10
 
 
+def regression(arguments: Arguments) -> Made:
+    """Return an MLP that predicts the progress of diabetes; the score is the negative error."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))
+    x, y = (a[rows].astype(np.float32) for a in (x, y))
+    x, y = ((a - a[:300].mean(axis=0)) / a[:300].std(axis=0) for a in (x, y))
+    layers = (10, 32, 32, 1)
+
+    def init(key):
+        keys = jax.random.split(key, len(layers) - 1)
+        shapes = zip(keys, layers[:-1], layers[1:], strict=True)
+        weights = [jax.random.normal(k, (n, m)) / n**0.5 for k, n, m in shapes]
+        return [(w, jnp.zeros(w.shape[1])) for w in weights], ()
+
+    def predict(params, x):
+        for w, b in params[:-1]:
+            x = jnp.tanh(x @ w + b)
+        w, b = params[-1]
+        return (x @ w + b)[:, 0]
+
+    def loss(params, state, batch, key):
+        return jnp.mean((predict(params, batch[0]) - batch[1]) ** 2), state
+
+    def negative_error(params, state, batch):
+        return -((predict(params, batch[0]) - batch[1]) ** 2)
+
+    train, validation = (x[:300], y[:300]), (x[300:], y[300:])
+    task = Task("diabetes", init, loss, negative_error, train, validation, chance=-1.5, perfect=0.0)
+    return task, 20, 20
+
+
 def penn_treebank(arguments: Arguments) -> Made:
     """Return an LSTM of 32 units on 20,000 words, the 500 most frequent told apart."""
     import table5_ptb
@@ -152,6 +187,7 @@ TASKS: Mapping[str, Callable[[Arguments], Made]] = {
     "digits": digits,
     "CIFAR-10": cifar10,
     "table": table,
+    "regression": regression,
     "Penn Treebank": penn_treebank,
 }
 

@@ -16,7 +16,7 @@ def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
 
 def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
     """Write mathematics on lines of its own; it scrolls where it is wider than the page."""
-    latex = node.astext().replace("align*", "aligned")
+    latex = node.astext()
     label = html.escape(latex, quote=True)
     translator.body.append(
         f'<div class="math" style="overflow-x: auto" aria-label="{label}">'

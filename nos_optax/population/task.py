@@ -25,7 +25,7 @@ Batch = Any
 """A pytree of arrays with a leading axis of examples."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Hold what the population trainer needs to know of a model and its data.
 
@@ -131,6 +131,10 @@ class Task:
                 f"{self.name}: baseline_error is {self.baseline_error}; a standard error is finite "
                 "and not negative"
             )
+
+    def __repr__(self) -> str:
+        counts = self.num_examples(self.train), self.num_examples(self.validation)
+        return f"<Task {self.name!r}: {counts[0]} training, {counts[1]} validation examples>"
 
     @staticmethod
     def num_examples(batch: Batch) -> int:

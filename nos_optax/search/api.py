@@ -15,6 +15,7 @@ from nos_optax.population import Dataset, Task
 from nos_optax.search.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
 from nos_optax.search.loop import SearchResult, run_search
+from nos_optax.search.results import nothing_learned
 from nos_optax.search.run_folder import CONFIG, default_path, read_config
 from nos_optax.search.terminal import live_progress, make_console
 
@@ -36,7 +37,7 @@ def search(
         task: what the children are, or a function that returns it; images for the paper's
             ConvNet; or a name: `digits`, `cifar10`, or `module:name` of a task, which
             `engine="ray"` needs.
-        space: the rules that may be written; all of two iterations where None.
+        space: the rules that may be written; `SearchSpace(2)` where None.
         progress: whether to show a progress bar, in a notebook or a terminal.
         **settings: of the search, fields of `SearchConfig`: `samples`, `strategy`, `seed`, `out`,
             `resume` and so on.
@@ -85,6 +86,8 @@ def search(
         result = run_search(config, on_batch, on_stage, task=None if named else task)
         on_stage("writing the report")
         try_to_report(result.folder)
+    if said := nothing_learned(result.results, result.run.facts):
+        console.print(said)
     return result
 
 

@@ -15,7 +15,7 @@ from nos_optax.search.accelerator import enable_compilation_cache
 from nos_optax.search.api import try_to_report
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.loop import run_search
-from nos_optax.search.results import results_table
+from nos_optax.search.results import nothing_learned, results_table
 from nos_optax.search.run_folder import default_path, read_candidates, read_config
 from nos_optax.search.terminal import live_progress, make_console, one_message
 
@@ -50,6 +50,8 @@ def run(arguments: Arguments, console: Console) -> None:
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"
     )
     print(", ".join(f"{count} {status}" for status, count in statuses.most_common()))
+    if said := nothing_learned(result.results, result.run.facts):
+        print(said)
     print(f"Run folder: {result.folder}", flush=True)
     try_to_report(result.folder)
     print(f"Report: {result.report}")

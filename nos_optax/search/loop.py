@@ -62,7 +62,8 @@ class SearchResult:
         found = [result for result in self.results if result.searched is not None]
         if not found:
             raise LookupError(
-                "no rule was trained again: no candidate learned, or finalists is 0; see candidates"
+                "no rule was trained again: no candidate learned, or finalists is 0; look at "
+                f"{self.report}"
             )
         return max(found, key=lambda result: result.mean)
 
@@ -79,8 +80,10 @@ class SearchResult:
         return read_run(self.folder)
 
     def __repr__(self) -> str:
-        best = max((c.reward for c in self.candidates), default=float("nan"))
-        return f"<{len(self.candidates)} candidates, best reward {best:.4f}, in {self.folder}>"
+        words = f"{len(self.candidates)} candidates in {self.folder}"
+        if any(result.searched is not None for result in self.results):
+            words += f"; best found: {self.best.rule}, {self.best.mean:.4f} with fresh seeds"
+        return f"<{words}>"
 
     def _repr_html_(self) -> str:
         from nos_optax.search.reports import results_html

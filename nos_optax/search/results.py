@@ -1,8 +1,8 @@
 """What a run comes to: the best rules, trained again, as a table and as files."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
@@ -53,23 +53,41 @@ class Result(NamedTuple):
 
 
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best trained candidates, one of each group whose updates are equal.
+    """Return the best trained candidates, the shortest of each group whose updates are equal.
 
     The standard optimizers are not among them, however they are written: they are trained again in
     any case.
     """
     standard = _standard_fingerprints()
-    best: dict[str, Candidate] = {}
+    families: dict[str, list[Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
         if candidate.status == "trained" and candidate.fingerprint not in standard:
-            best.setdefault(candidate.fingerprint, candidate)
-    return list(best.values())[:count]
+            families.setdefault(candidate.fingerprint, []).append(candidate)
+    return [min(family, key=lambda c: len(c.rule)) for family in families.values()][:count]
 
 
 @functools.cache
 def _standard_fingerprints() -> frozenset[str]:
     programs = [encode(rule, STANDARD_ITERATIONS).array for rule in STANDARD.values()]
     return frozenset(probed.fingerprint for probed in Probes(STANDARD_ITERATIONS)(programs))
+
+
+def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str | None:
+    """Return why not even a standard optimizer learned, if none did; None if one did.
+
+    Args:
+        results: of the rules that were trained again.
+        facts: of the run, as its configuration records them.
+    """
+    if not results or any("trained" in result.statuses for result in results):
+        return None
+    return (
+        "Nothing learned, not even a standard optimizer: none had a score above "
+        f"{facts.get('threshold', float('nan')):.6g} in a sweep of {facts.get('sweep_steps', '?')} "
+        "steps. Give a smaller minibatch, so that there are more steps, or correct the task: "
+        "is its metric higher for better examples, and are its chance and its baseline no higher "
+        "than what a model reaches in so few steps?"
+    )
 
 
 def results_table(results: Sequence[Result]) -> Table:

@@ -1,6 +1,7 @@
 """What a command says: errors in one line, tables that fit, progress."""
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Generator, Sequence
 
@@ -48,6 +49,9 @@ def live_progress(
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
+    if console.is_jupyter and not disable and not importlib.util.find_spec("ipywidgets"):
+        console.print("For a progress bar here: pip install 'nos_optax[notebook]'")
+        disable = True
     disable = disable or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=disable) as progress:
         task = progress.add_task("starting", total=samples, note="")

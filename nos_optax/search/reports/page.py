@@ -25,7 +25,7 @@ from nos_optax.search.reports.mathematics import latex, mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import families, t_interval
-from nos_optax.search.results import Result
+from nos_optax.search.results import Result, nothing_learned
 
 FAMILIES, MEMBERS = 12, 6  # shown; the table of all candidates has the rest
 
@@ -72,7 +72,9 @@ def _summary(run: Run) -> str:
 
 
 def _notice(run: Run) -> str:
-    """Return what is missing of a run that has not come to its end."""
+    """Return what is missing of a run that has not come to its end, or came to nothing."""
+    if said := nothing_learned(run.results, run.facts):
+        return f'<p class="notice">{prose(said)}</p>'
     if run.finished:
         return ""
     sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
