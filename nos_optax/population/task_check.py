@@ -102,7 +102,7 @@ def _check_metric(task: Task, params: Params, state: State, batch: Batch, size: 
     if not real or scores.shape != (size,):
         raise ValueError(
             f"{task.name}: metric returned {_describe(scores)} for {size} examples; expected a "
-            f"score for each of them, real numbers of shape [{size}]: average over all axes but the examples' own"
+            f"score for each of them, real numbers of shape [{size}]: average over all other axes"
         )
 
 
