@@ -296,7 +296,7 @@ def check(config: ImageConfig, console: Console) -> dict[str, float]:
     (device, *_) = select_devices(config.accelerator)
     size, channels = config.image_size, 1 if config.dataset == "digits" else 3
     pixels = np.zeros((config.batch_size, size, size, channels), np.uint8)
-    labels = np.zeros(config.batch_size, np.int32)
+    labels = np.arange(config.batch_size, dtype=np.int32) % 10
     blank = Dataset.from_images("blank", pixels, labels, pixels, labels, 10)
     task = make_task(config, vision.Images(blank, pixels, labels), device)
     key = jax.random.key(0)
