@@ -61,6 +61,7 @@ KWARGS = [
 OWN = {"powersign": {"base": 2.0}, "addsign": {"alpha": 2.0}}
 
 
+@pytest.mark.slow
 @each_name
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_updates_are_bitwise_ours(name, dtype):

@@ -184,6 +184,7 @@ def prefer_zero(tokens):
     return (tokens[:, 0] == 0).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clip_ratio", "max_grad_norm"), [(0.2, None), (1e-4, 0.01)])
 def test_one_step_equals_the_textbook(clip_ratio, max_grad_norm):
     """The first ratio is 1: the step is the policy gradient's, however narrow the clip."""
@@ -241,6 +242,7 @@ def test_reinforce_follows_the_score_function_estimator():
     assert optax.tree.get(state.opt_state, "count") == 3  # one step for each batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("minibatch_size", "batch_size"), [(5, 21), (64, 3)])
 def test_minibatches_weigh_every_sequence_equally(minibatch_size, batch_size):
     """A whole epoch's metrics are means over the batch, however it is cut."""
@@ -396,6 +398,7 @@ def rule_reward(key, tokens):
     return jnp.where(alive, 0.5 + 0.15 * good, 0.1) + noise
 
 
+@pytest.mark.slow
 def test_default_beats_random_within_512_samples():
     controller = make_controller(PRESETS["default"], RULE_SIZES, hidden_size=150)
     _, _, rewards = learn(controller, rule_reward, num_seeds=5, num_updates=16, batch_size=32)

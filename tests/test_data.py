@@ -245,7 +245,9 @@ def test_unprepared_data_fails_at_once_with_both_remedies(tmp_path: Path, exists
         load_cifar10(root)
     assert time.perf_counter() - start < 1
     assert str(root / "cifar10/3.0.2") in str(error.value)
-    command = f"python -m nos_optax.search --prepare-data cifar-10-binary.tar.gz --data-dir {root}\n"
+    command = (
+        f"python -m nos_optax.search --prepare-data cifar-10-binary.tar.gz --data-dir {root}\n"
+    )
     assert command in str(error.value)
     assert f'tfds.data_source("cifar10", data_dir="{root}")' in str(error.value)
 

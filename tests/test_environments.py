@@ -168,6 +168,7 @@ def test_the_rule_sees_few_levels_of_each_array(digits, bits):
     assert (np.asarray(again) != np.asarray(gradient(low, params, state, batch)[1])).any()
 
 
+@pytest.mark.slow
 def test_many_bits_equal_the_plain_task(digits):
     task, net = digits
     params, state, batch = at_start(task)
@@ -201,6 +202,7 @@ def test_few_bits_change_the_convnet(digits):
 # Which activations are rounded.
 
 
+@pytest.mark.slow
 def test_the_convnets_features_are_rounded_once_a_layer(digits):
     task, _ = digits
     params, state, batch = at_start(task, 10)
@@ -282,6 +284,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_what_enters_a_product_is_rounded(case):
     function = CASES[case]
@@ -316,6 +319,7 @@ def test_an_unbounded_loop_is_entered():
     np.testing.assert_allclose(found[1], h, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_flax_convolution_is_rounded():
     class Net(nn.Module):
         @nn.compact
@@ -346,6 +350,7 @@ def by_workers(task, params, state, batch, workers):
     return jax.tree.map(lambda *gs: np.stack(gs), *parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4, 20])
 def test_the_mean_of_the_workers_by_hand(workers):
     task = make_task()
@@ -361,6 +366,7 @@ def test_the_mean_of_the_workers_by_hand(workers):
     assert new[1] == 1 and new[1].dtype == state[1].dtype
 
 
+@pytest.mark.slow
 def test_several_bits_are_right_in_the_mean_and_few():
     task = make_task()
     params, state, batch = at_start(task)
@@ -517,6 +523,7 @@ def test_workers_must_divide_the_minibatch():
         PopulationTrainer(task, Protocol(batch_size=20), iterations=2).evaluate(programs("g"))
 
 
+@pytest.mark.slow
 def test_an_optax_training_in_an_environment():
     task = low_precision(make_task(), 4)
     params, state, batch = at_start(task, 80)

@@ -50,6 +50,7 @@ def test_no_example_is_without_a_test_and_a_row():
     assert sorted(rows) == sorted((name, name) for name in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_an_optimizer_trains(name, capsys):
     names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
@@ -60,6 +61,7 @@ def test_an_optimizer_trains(name, capsys):
         assert names["train_step"]._cache_size() == 1  # as its docstring says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_PROCESS)
 def test_an_optimizer_trains_in_its_own_process(name):
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"]

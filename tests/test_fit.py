@@ -89,6 +89,7 @@ def test_without_an_evaluation_period_only_the_end_is_evaluated(tmp_path):
     assert all("largest" not in entry for entry in train(tmp_path / "b", evaluate=None).curve)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [2, 7, 16, 19])
 def test_killed_and_resumed_equals_unbroken(tmp_path, monkeypatch, last):
     unbroken = train(tmp_path / "unbroken")

@@ -146,6 +146,7 @@ def test_lanes_share_what_depends_on_the_images_alone():
     assert four.least_bytes < one.least_bytes and four.pass_bytes < one.pass_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_shape", [(8, 8, 3), (16, 16, 1), (10, 6, 2)])
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_arithmetic_on_paper_is_near_what_xla_counts(image_shape, lanes):

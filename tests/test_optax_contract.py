@@ -74,6 +74,7 @@ def test_converges(case, loss, start, minimum):
     assert_close(minimize(jnp.array(start)), jnp.array(minimum), rtol=1e-2)
 
 
+@pytest.mark.slow
 @each_optimizer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_keeps_dtypes(case, dtype):

@@ -54,6 +54,7 @@ FOR_USERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )

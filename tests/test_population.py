@@ -77,6 +77,7 @@ def rows(evaluation, index):
     return type(evaluation)(*(x[index] for x in evaluation))
 
 
+@pytest.mark.slow
 def test_statuses(evaluation):
     named = dict(zip(RULES, (STATUSES[s] for s in evaluation.status), strict=True))
     assert named["adam"] == "trained"
@@ -180,6 +181,7 @@ def test_a_second_population_compiles_nothing(trainer, programs, evaluation):
     assert trainer._evaluate._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_lanes_change_rounding_only(programs, evaluation):
     wide = make_trainer(lanes=5).evaluate(programs, seed=3)
     np.testing.assert_array_equal(wide.status, evaluation.status)
@@ -297,6 +299,7 @@ def reference_accuracy(data, rule, rate, order, seed):
     return float(jnp.mean(logits.argmax(-1) == data.validation_labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(8, 8, 1)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((32, 32, 3), (9, 7, 2))],
@@ -321,6 +324,7 @@ def test_the_trainer_equals_a_plain_reference(shape):
             assert abs(evaluation.reward[i] - reward) <= 2.1 / 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(9, 7, 2)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((4, 4, 1), (32, 32, 3))],
@@ -444,6 +448,7 @@ def waves(trees):
     return sum(jnp.sum(jnp.sin(x + jnp.arange(x.size).reshape(x.shape))) for x in leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch", [6, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 7))]
 )
@@ -502,6 +507,7 @@ def test_falling_scales_pool_minima():
     assert np.isfinite(jax.jit(child.logits)(flipped, new, images)).all()
 
 
+@pytest.mark.slow
 def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
     trainer = make_trainer(lanes=8)
     compile_for = trainer._compile

@@ -194,6 +194,7 @@ def rejected(number):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("candidates", "words"),
     [

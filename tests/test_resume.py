@@ -82,6 +82,7 @@ def left(broken, tmp_path):
 # Deaths.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_deaths_of_the_engine_change_nothing_and_no_program_trains_twice(
     strategy, unbroken, tmp_path
@@ -131,6 +132,7 @@ def interrupt_at_line(number):
     sys.settrace(trace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_interruptions_at_any_line_change_nothing(strategy, unbroken, tmp_path):
     rng, interruptions = random.Random(STRATEGIES.index(strategy)), 0
@@ -156,6 +158,7 @@ def test_a_run_that_was_complete_is_the_same_again(unbroken, tmp_path):
         assert begin(tmp_path / "run") == unbroken["random"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("parts", [(64,), (37, 43), (8, 8, 9, 80)])
 def test_extended_runs_equal_longer_ones(strategy, parts, unbroken, tmp_path):

@@ -135,6 +135,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert said.count("PowerSign") == 0, "it equals the rule, so it is no rival"
 
 
+@pytest.mark.slow
 def test_the_command_prints_source_that_runs(monkeypatch, capsys):
     call(monkeypatch, "m * ld", "--seeds", 0)
     source = capsys.readouterr().out.split("transformation:")[1]

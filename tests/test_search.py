@@ -37,6 +37,7 @@ def run(tmp_path_factory):
     return result, batches, stages
 
 
+@pytest.mark.slow
 def test_the_loop_evaluates_what_was_asked(run):
     result, batches, stages = run
     assert batches == [4, 8, 10]
@@ -68,6 +69,7 @@ def test_the_run_folder_holds_everything(run):
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search(run, tmp_path):
     again = run_search(dataclasses.replace(TINY, out=tmp_path / "again"))
     assert run[0].candidates == again.candidates
@@ -176,6 +178,7 @@ def test_help_names_every_flag(monkeypatch, capsys):
         assert "--" + field.name.replace("_", "-") in text
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         sys,
@@ -191,6 +194,7 @@ def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
     assert "\x1b" not in printed, "quiet where the output is not a terminal"
 
 
+@pytest.mark.slow
 def test_the_command_line_evaluates_rules(monkeypatch, capsys):
     import evaluate
 

@@ -48,6 +48,7 @@ def found(tmp_path_factory):
     return search(line(), SPACE, out=out, tensorboard=True, strategy="random", **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_searched_within_the_space(found):
     assert len(found.candidates) == 12
     assert all(c.tokens.split()[0] in SPACE.operands for c in found.candidates)
@@ -77,6 +78,7 @@ def test_the_stages_are_timed(found):
     assert sum(seconds.values()) <= found.seconds
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_same_task_only(found):
     settings = SETTINGS | {"samples": 16, "strategy": "random", "resume": True}
     with pytest.raises(ValueError, match="begun with dataset line, now it is other"):
@@ -99,6 +101,7 @@ def test_what_is_not_given_on_resuming_is_as_it_was(found):
     assert len(again.best.rewards) == SETTINGS["final_seeds"]
 
 
+@pytest.mark.slow
 def test_a_resumed_search_writes_the_points_that_are_missing(tmp_path):
     settings = SETTINGS | {"strategy": "random", "finalists": 0, "tensorboard": True}
     search(line, SPACE, out=tmp_path / "run", **settings | {"samples": 4})
@@ -223,6 +226,7 @@ def test_wrong_tasks_and_spaces(task, space, message):
         search(task, space)
 
 
+@pytest.mark.slow
 def test_images_are_trained_by_the_papers_child(tmp_path):
     digits = load_digits(train_examples=200)
     settings = SETTINGS | {"finalists": 0, "samples": 2, "batch_size": 2}
@@ -262,6 +266,7 @@ def events(content, kind):
         content = content[16 + length :]
 
 
+@pytest.mark.slow
 def test_every_strategy_keeps_to_a_narrow_space(tmp_path):
     from fake_engine import FakeEngine
 

@@ -69,6 +69,7 @@ def test_programs_of_an_untaught_controller_are_in_the_space(space):
     assert SPACES[space].allows(make("ppo", SPACES[space]).ask(BATCH)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_programs_of_a_controller_are_in_the_space(name):
     assert SMALL.allows(np.concatenate(rounds(make(name)))).all()

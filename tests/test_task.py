@@ -58,6 +58,7 @@ def reference(task: Task, rule: str, rates, seed: int, order, total_steps: int):
     return np.mean(losses), score(task.validation), score(task.test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.1, "shuffle": False}])
 def test_a_grid_equals_single_trainings(lanes, options):
