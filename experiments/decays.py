@@ -24,7 +24,7 @@ Command:  python experiments/decays.py
           python experiments/decays.py --model wrn --dataset cifar10 --data-dir DIR
           python experiments/decays.py --scale smoke        (seconds; says nothing)
           The same command goes on where an interrupted one stopped.
-Time:     on 2 cores, about 3 minutes for digits, 5 for CIFAR-10 and 8 with the wide ResNet.
+Time:     on 2 cores, 6 minutes for digits, 5 for CIFAR-10 and 7 with the wide ResNet.
           --scale paper is for accelerators.
 Writes:   experiments/results/decays_DATASET[_child]_SCALE.json, .md and .png
 """
