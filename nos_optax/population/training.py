@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from nos_optax.grammar import ProgramState, apply_program, init_program_state
-from nos_optax.population.task import Batch, State, Task
+from nos_optax.population.task import Batch, Params, State, Task
 
 
 class Candidate(NamedTuple):
@@ -71,6 +71,14 @@ def new_child(task: Task, key: jax.Array) -> Child:
     return Child(params, state, init_program_state(params), jnp.array(True))
 
 
+def clip(gradient: Params, max_norm: float | None) -> Params:
+    """Scale a gradient down to a norm over all parameters; None leaves it as it is."""
+    if max_norm is None:
+        return gradient
+    scale = max_norm / jnp.maximum(optax.tree.norm(gradient), max_norm)
+    return jax.tree.map(lambda g: g * scale, gradient)
+
+
 def step(
     task: Task,
     child: Child,
@@ -86,8 +94,7 @@ def step(
         return task.loss(task.unflatten(params), child.state, batch, loss_key)
 
     (value, state), g = jax.value_and_grad(loss, has_aux=True)(child.params)
-    if task.max_grad_norm is not None:
-        g *= task.max_grad_norm / jnp.maximum(optax.tree.norm(g), task.max_grad_norm)
+    g = clip(g, task.max_grad_norm)
     update, rule = apply_program(
         candidate.program, candidate.streams, child.rule, g, child.params, total_steps, rule_key
     )

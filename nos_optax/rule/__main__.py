@@ -22,9 +22,10 @@ from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
 from nos_optax.rule.sweep import Sweep, sweep
 from nos_optax.rule.trajectories import FUNCTIONS, STEPS, Trajectory, best_trajectory
 from nos_optax.search import TaskConfig, enable_compilation_cache, load_task, select_devices
+from nos_optax.search.results import STANDARD
 from nos_optax.search.terminal import make_console, one_message
 
-RIVALS = {"SGD": "g", "Adam": "adam", "PowerSign": "exp(sign(g) * sign(m)) * g"}
+RIVALS = {name: STANDARD[name] for name in ("SGD", "Adam", "PowerSign")}
 
 
 @dataclasses.dataclass(frozen=True)

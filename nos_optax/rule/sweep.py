@@ -13,7 +13,7 @@ from nos_optax.grammar import UpdateRule
 from nos_optax.population import Task
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_task
-from nos_optax.population.training import Chunks, cut
+from nos_optax.population.training import Chunks, clip, cut
 
 RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 
@@ -85,9 +85,7 @@ def sweep(
             batch = jax.tree.map(lambda x: x[rows], train)
             loss = lambda p: task.loss(p, state, batch, key)  # noqa: E731
             grads, state = jax.grad(loss, has_aux=True)(params)
-            if task.max_grad_norm is not None:
-                scale = task.max_grad_norm / jnp.maximum(optax.tree.norm(grads), task.max_grad_norm)
-                grads = jax.tree.map(lambda g: g * scale, grads)
+            grads = clip(grads, task.max_grad_norm)
             updates, optimizer = tx.update(grads, optimizer, params)
             return (optax.apply_updates(params, updates), state, optimizer), None
 

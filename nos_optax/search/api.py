@@ -86,7 +86,7 @@ def search(
         result = run_search(config, on_batch, on_stage, task=None if named else task)
         on_stage("writing the report")
         try_to_report(result.folder)
-    if said := nothing_learned(result.results, result.run.facts):
+    if said := nothing_learned(result.results, result.facts):
         console.print(said)
     return result
 

@@ -50,7 +50,7 @@ def run(arguments: Arguments, console: Console) -> None:
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"
     )
     print(", ".join(f"{count} {status}" for status, count in statuses.most_common()))
-    if said := nothing_learned(result.results, result.run.facts):
+    if said := nothing_learned(result.results, result.facts):
         print(said)
     print(f"Run folder: {result.folder}", flush=True)
     try_to_report(result.folder)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,12 +45,14 @@ class SearchResult:
         candidates: all, in the order of their evaluation.
         results: the best rules and the standard optimizers, trained again with fresh seeds.
         seconds: that this call took.
+        facts: of the data, the devices and the versions, as the folder records them.
     """
 
     folder: Path
     candidates: list[Candidate]
     results: list[Result]
     seconds: float
+    facts: Mapping[str, Any]
 
     @property
     def best(self) -> Result:
@@ -143,7 +145,7 @@ def run_search(
     finally:
         if engine is None:
             own_engine.close()
-    return SearchResult(folder.path, candidates, results, time.perf_counter() - start)
+    return SearchResult(folder.path, candidates, results, time.perf_counter() - start, facts)
 
 
 @contextlib.contextmanager
