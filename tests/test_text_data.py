@@ -145,7 +145,11 @@ def test_missing_multi30k_is_named_with_a_remedy(tmp_path):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(b"text")[:-9]])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"no gzip", gzip.compress(b"text")[:-9]],
+    ids=["empty", "no gzip", "cut short"],
+)
 def test_damaged_multi30k(tmp_path, damage):
     write_multi30k(tmp_path)
     (tmp_path / "val.de.gz").write_bytes(damage)
