@@ -26,7 +26,6 @@ Writes:   experiments/results/starting_points_SCALE.json, .md and .png
 import dataclasses
 import itertools
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -395,7 +394,6 @@ PRESETS = {
 
 def run(arguments: Arguments, console: Console) -> None:
     """Measure all tasks, print the tables and write the results."""
-    start = time.perf_counter()
     devices = select_devices(arguments.accelerator)
     out = arguments.out or Path("runs") / arguments.name
     records = Records(out / "records.jsonl", arguments.measured())
@@ -412,7 +410,7 @@ def run(arguments: Arguments, console: Console) -> None:
         "arguments": arguments.measured(),
         "rates": RATES,
         "decays": DECAYS,
-        "seconds": time.perf_counter() - start,
+        "seconds": records.seconds,
         "tasks": measured,
         "factors": {f"{o} to {n}": factors(measured, o, n) for o in FROM for n in TO},
     }

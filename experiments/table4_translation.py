@@ -33,7 +33,6 @@ Writes:   experiments/results/table4_translation_SCALE.json, .md (with translati
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -226,7 +225,6 @@ def train_all(arguments: Arguments, trainer: Trainer) -> tuple[list[dict], list[
 
 def run(arguments: Arguments, console: Console) -> None:
     """Train everything, print the tables and write the results."""
-    begun = time.perf_counter()
     devices = select_devices(arguments.accelerator)
     if arguments.check:
         check(arguments, console)
@@ -244,7 +242,7 @@ def run(arguments: Arguments, console: Console) -> None:
         trainer = Trainer(model, make_setup(arguments), text, devices, records, progress)
         tuning, runs = train_all(arguments, trainer)
 
-    rows, seconds = measure(arguments.rates, runs), time.perf_counter() - begun
+    rows = measure(arguments.rates, runs)
     begin = functools.partial(start, model, BASELINE, arguments.max_grad_norm)
     params = jax.eval_shape(begin, jax.random.key(0)).params
     facts = {
@@ -267,7 +265,7 @@ def run(arguments: Arguments, console: Console) -> None:
     content = {
         "arguments": arguments.settings(),
         **facts,
-        "seconds": seconds,
+        "seconds": records.seconds,
         "optimizers": rows,
         "differences": differences(rows),
         "tuning": tuning,

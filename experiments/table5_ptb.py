@@ -379,7 +379,6 @@ def edge_note(results: Sequence[Result], rates: Sequence[float]) -> str:
 
 def train(arguments: Arguments, console: Console) -> tuple[list[Outcome], dict[str, Any]]:
     """Tune and train all rivals; return what became of them, and on what."""
-    start = time.perf_counter()
     devices = select_devices(arguments.accelerator)
     corpus = read(arguments)
     task = make_task(arguments, corpus)
@@ -407,7 +406,7 @@ def train(arguments: Arguments, console: Console) -> tuple[list[Outcome], dict[s
         "epochs": epochs,
         "steps": epochs * grid.epoch_steps,
         "device": f"{len(devices)} x {devices[0].device_kind}",
-        "seconds": time.perf_counter() - start,  # of this start, if it goes on from another
+        "seconds": records.seconds,
     }
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import jax.numpy as jnp
@@ -112,7 +114,32 @@ def test_a_record_is_written_once(tmp_path):
     assert Records(tmp_path / "r", CONFIG).get({"seed": 0}) == {"loss": 1}
 
 
-def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path):
+def test_records_know_the_seconds_of_all_starts(tmp_path, monkeypatch):
+    clock = iter((10.0, 13.0, 14.5, 100.0, 102.0))
+    monkeypatch.setattr("harness.records.time", SimpleNamespace(perf_counter=clock.__next__))
+    records = Records(tmp_path / "r", CONFIG)
+    records.append({"seed": 0}, {"loss": 0})
+    records.append({"seed": 1}, {"loss": 1})
+    assert records.seconds == 4.5
+    again = Records(tmp_path / "r", CONFIG)
+    assert again.seconds == 4.5
+    again.append({"seed": 2}, {"loss": 2})
+    assert again.seconds == 6.5
+
+
+def test_one_process_measures_into_a_file(tmp_path):
+    path = tmp_path / "r"
+    records = Records(path, CONFIG)
+    before = path.read_bytes()
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; "
+    code += f"from harness.records import Records; Records(Path({str(path)!r}), {{}})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"another process measures into {path}; wait for it" in other.stderr
+    assert path.read_bytes() == before and records.get({}) is None
+
+
+def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.records.time", SimpleNamespace(perf_counter=lambda: 0.0))
     path = tmp_path / "r"
     records = Records(path, CONFIG)
     for seed in range(3):

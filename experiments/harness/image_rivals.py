@@ -183,7 +183,6 @@ def train(
     config: ImageConfig, experiment: str, rivals: Sequence[Rival], console: Console
 ) -> Trained:
     """Tune and train all rivals; what is in the records is not trained again."""
-    start = time.perf_counter()
     devices = select_devices(config.accelerator)
     task = make_task(config, read_images(config), devices[0])
     grid = TrainingGrid(
@@ -209,7 +208,7 @@ def train(
         "test_examples": task.num_examples(task.test),
         "steps": grid.epoch_steps * config.epochs,
         "device": f"{len(devices)} x {devices[0].device_kind}",
-        "seconds": time.perf_counter() - start,  # of this start, if it goes on from another
+        "seconds": records.seconds,
     }
     return Trained(outcomes, accuracy(round(1 / task.chance)), facts)
 

@@ -3,9 +3,12 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 START = b'{"config":'
 
@@ -15,7 +18,7 @@ class Records:
 
     The first line is the configuration; each other is what was measured under a key. Lines are
     only ever appended, and are on the disk when `append` returns. Paths are kept as text, arrays
-    and their scalars as numbers; nan and inf are kept.
+    and their scalars as numbers; nan and inf are kept. One process at a time holds the file.
 
     Args:
         path: the file, made here if need be.
@@ -24,19 +27,33 @@ class Records:
     Raises:
         ValueError: the file has another configuration, is damaged before its last line, or holds
             something else.
-        OSError: it cannot be read or written.
+        OSError: it cannot be read or written, or another process holds it.
     """
 
     def __init__(self, path: Path, config: Mapping[str, object]):
         self.path = path
         self._values: dict[str, dict] = {}
+        self._spent, self._mark = 0.0, time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(f"{path}.lock", is_singleton=True)  # one of this process
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BlockingIOError(
+                f"another process measures into {path}; wait for it, or give another --out"
+            ) from None
         lines = self._read()
         if not lines:
             self._write({"config": config})
             return
         self._check(lines[0]["config"], json.loads(_text(config)))
         self._values = {_text(line["key"]): line["values"] for line in lines[1:]}
+        self._spent = sum(line.get("seconds", 0.0) for line in lines[1:])
+
+    @property
+    def seconds(self) -> float:
+        """What was spent on all that is stored, by each process that had a part in it."""
+        return self._spent
 
     def append(self, key: Mapping[str, object], values: Mapping[str, object]) -> None:
         """Store what was measured under a new key; it is on the disk on return.
@@ -47,8 +64,10 @@ class Records:
         """
         if _text(key) in self._values:
             raise ValueError(f"{self.path} has a record of {_text(key)} already")
-        self._write({"key": key, "values": values})
+        now = time.perf_counter()
+        self._write({"key": key, "values": values, "seconds": round(now - self._mark, 3)})
         self._values[_text(key)] = json.loads(_text(values))
+        self._spent, self._mark = self._spent + now - self._mark, now
 
     def get(self, key: Mapping[str, object]) -> dict | None:
         """Return what is stored under a key; None if nothing is."""
