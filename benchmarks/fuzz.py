@@ -252,7 +252,7 @@ VALUES: dict[str, tuple] = {
     "unary": (("x",), ("x", "exp"), (), ("sin",)),
     "binary": (("+",), ("*", "left"), (), ("%",)),
     **dict.fromkeys(("reuse", "reject", "resume"), (True, False)),
-    **dict.fromkeys(("distinct_operands", "no_final_addition", "reuse_results"), (True, False)),
+    **dict.fromkeys(("distinct_operands", "final_addition", "reuse_results"), (True, False)),
 }
 FIELDS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 

@@ -535,7 +535,7 @@ def enumerate_space(space):
                 continue
             if space.reuse_results and results and not {op1, op2} & set(results):
                 continue
-            if space.no_final_addition and k == space.iterations - 1 and BINARY[b] == "+":
+            if not space.final_addition and k == space.iterations - 1 and BINARY[b] == "+":
                 continue
             choices.append((op1, op2, u1, u2, b))
         per_iteration.append(choices)
@@ -663,6 +663,9 @@ def test_the_catalogue():
             assert decode(encode(entry.rule)) == entry.rule
     with pytest.raises(TypeError):
         rules["mine"] = None
+    with pytest.raises(KeyError, match="no rule .* 'power_sign' here; try powersign"):
+        rules["power_sign"]
+    assert rules.get("power_sign") is None and "power_sign" not in rules
 
 
 @pytest.mark.parametrize("thing", [parse("exp(g) * drop(m, 0.1)"), Program.from_words("g m x x *")])

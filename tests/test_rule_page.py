@@ -148,7 +148,11 @@ def test_the_command_prints_source_that_runs(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["g * q"], "unknown operand 'q'"), (["g", "--seeds", -1], "--seeds must be at least 0")],
+    [
+        (["g * q"], "unknown operand 'q'"),
+        (["g", "--seeds", -1], "--seeds must be at least 0"),
+        (["g", "--lanes", 2], "--lanes"),  # of a search
+    ],
 )
 def test_mistakes_are_one_message(monkeypatch, arguments, message, capsys):
     with pytest.raises(SystemExit) as error:

@@ -162,6 +162,16 @@ def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
         assert ("select_devices" in capsys.readouterr().out) == said
 
 
+@pytest.mark.parametrize(
+    ("samples", "strategy", "blind"), [(4, "ppo", True), (5, "ppo", False), (4, "random", False)]
+)
+def test_a_strategy_that_is_never_taught_is_mentioned(samples, strategy, blind):
+    said = SearchConfig(samples=samples, batch_size=4, strategy=strategy).blind
+    assert (said is not None) == blind
+    if said:
+        assert "--strategy ppo learns after each population of --batch-size 4" in said
+
+
 def test_folders_of_the_same_second_differ(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda form: "now")

@@ -4,6 +4,7 @@ The rows of Table 6 were transcribed without the paper at hand and have not been
 a row may be missing, and a figure should be looked up there before it is quoted.
 """
 
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -82,14 +83,17 @@ _SECTION_5_1: dict[str, str] = {
     **{f"addsign_{name}": f"(1 + {f} * sign(g) * sign(m)) * g" for name, f in _DECAYS.items()},
 }
 
-rules: Mapping[str, PaperRule] = MappingProxyType(
-    {
-        **{
-            name: PaperRule(name, parse(text), "Table 6", Accuracy(*figures))
-            for name, (text, figures) in _TABLE_6.items()
-        },
-        **{
-            name: PaperRule(name, parse(text), "section 5.1") for name, text in _SECTION_5_1.items()
-        },
-    }
-)
+
+class _Catalogue(dict[str, PaperRule]):
+    """Rules by name; an unknown name is an error that says which ones are like it."""
+
+    def __missing__(self, name: object) -> PaperRule:
+        near = difflib.get_close_matches(str(name), self) or self
+        raise KeyError(f"no rule of the paper is called {name!r} here; try {', '.join(near)}")
+
+
+_RULES = [
+    PaperRule(name, parse(text), "Table 6", Accuracy(*figures))
+    for name, (text, figures) in _TABLE_6.items()
+] + [PaperRule(name, parse(text), "section 5.1") for name, text in _SECTION_5_1.items()]
+rules: Mapping[str, PaperRule] = MappingProxyType(_Catalogue({rule.name: rule for rule in _RULES}))

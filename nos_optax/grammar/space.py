@@ -30,7 +30,7 @@ class SearchSpace:
         unary: A subset of `UNARY`.
         binary: A subset of `BINARY`.
         distinct_operands: Whether the two operands of an iteration must differ.
-        no_final_addition: Whether the last binary function must not be `+`.
+        final_addition: Whether the last binary function may be `+`.
         reuse_results: Whether every iteration after the first must use an earlier result.
 
     Raises:
@@ -58,7 +58,7 @@ class SearchSpace:
     unary: tuple[str, ...] = tuple(word for word in UNARY if word != "sigmoid")
     binary: tuple[str, ...] = BINARY
     distinct_operands: bool = True
-    no_final_addition: bool = True
+    final_addition: bool = False
     reuse_results: bool = True
 
     def __post_init__(self):
@@ -99,7 +99,7 @@ class SearchSpace:
     def _binary(self, iteration: int) -> tuple[str, ...]:
         """Return the binary functions of an iteration."""
         final = iteration == self.iterations - 1
-        return tuple(b for b in self.binary if not (final and self.no_final_addition and b == "+"))
+        return tuple(b for b in self.binary if b != "+" or self.final_addition or not final)
 
     @cached_property
     def _pairs(self) -> tuple[np.ndarray, ...]:

@@ -46,6 +46,9 @@ class Arguments(TaskConfig):
     """Length of these trainings."""
     minibatch_size: int = 50
     """Examples in their minibatches."""
+    # Every rate is tried for all epochs, one child after another: these say nothing here.
+    sweep_examples: tyro.conf.Suppress[int] = 10_000
+    lanes: tyro.conf.Suppress[int | None] = None
     out: Path | None = None
     """Folder for the pictures and the source (default: none is written)."""
 

@@ -82,6 +82,8 @@ def search(
     enable_compilation_cache()
     console = make_console()
     _note_idle_cores(config, console)
+    if config.blind:
+        console.print(config.blind)
     with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
         result = run_search(config, on_batch, on_stage, task=None if named else task)
         on_stage("writing the report")

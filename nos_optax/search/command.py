@@ -37,6 +37,8 @@ class Arguments(SearchConfig):
 
 def run(arguments: Arguments, console: Console) -> None:
     """Run the search with live progress; quiet where the output is not a terminal."""
+    if arguments.blind:
+        print(arguments.blind)
     with live_progress(arguments.samples, console) as (on_batch, on_stage):
         result = run_search(arguments, on_batch, on_stage)
 

@@ -92,8 +92,8 @@ class SearchConfig(TaskConfig):
     """Binary functions that it may apply."""
     distinct_operands: bool = _SPACE.distinct_operands
     """The two operands of an iteration must differ."""
-    no_final_addition: bool = _SPACE.no_final_addition
-    """The last binary function must not be +."""
+    final_addition: bool = _SPACE.final_addition
+    """The last binary function may be +."""
     reuse_results: bool = _SPACE.reuse_results
     """Every iteration after the first must use an earlier result."""
     strategy: Annotated[
@@ -159,6 +159,17 @@ class SearchConfig(TaskConfig):
     def max_epochs(self) -> int:
         """The longest training: the finalists'."""
         return self.final_epochs or self.epochs
+
+    @property
+    def blind(self) -> str | None:
+        """Why the strategy learns nothing, if it does not: it is told the rewards too late."""
+        if self.samples > self.batch_size or self.strategy == "random":
+            return None
+        return (
+            f"--strategy {self.strategy} learns after each population of --batch-size "
+            f"{self.batch_size}, and --samples {self.samples} are no more than one: all are drawn "
+            "blindly. Give more samples, or a smaller batch size."
+        )
 
     def space(self) -> SearchSpace:
         """Return the programs that the search may write."""

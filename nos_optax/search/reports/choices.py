@@ -5,22 +5,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
 from nos_optax.search.reports.picture import Chart
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import bin_edges, token_shares
 from nos_optax.search.reports.theme import LIGHT
 
-WORDS = {"operand": OPERANDS, "unary": UNARY, "binary": BINARY}
+FIELDS = {"operand": "operands", "unary": "unary", "binary": "binary"}  # what may be chosen
 
 
 def tokens_chart(run: Run) -> Chart:
     """Return how often each operand and function was chosen over the samples."""
     edges = bin_edges(len(run.candidates), 16)
     shares = token_shares(run.candidates, edges)
+    never = np.zeros(len(edges) - 1)
     panels = {
-        kind: {w: found.get(w, np.zeros(len(edges) - 1)) for w in dict.fromkeys((*words, *found))}
-        for (kind, words), found in zip(WORDS.items(), shares.values(), strict=True)
+        kind: dict.fromkeys(run.config.get(field, ()), never) | shares[kind]
+        for kind, field in FIELDS.items()
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
