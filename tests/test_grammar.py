@@ -663,7 +663,7 @@ def test_the_catalogue():
             assert decode(encode(entry.rule)) == entry.rule
     with pytest.raises(TypeError):
         rules["mine"] = None
-    with pytest.raises(KeyError, match="no rule .* 'power_sign' here; try powersign"):
+    with pytest.raises(KeyError, match=r"no rule .* 'power_sign' here; try powersign"):
         rules["power_sign"]
     assert rules.get("power_sign") is None and "power_sign" not in rules
 
