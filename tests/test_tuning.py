@@ -21,8 +21,7 @@ RATES = (0.01, 0.1, 1e20)
 SEEDS = (1, 2)
 
 
-@pytest.fixture(scope="module")
-def grid():
+def make_grid(devices=None, lanes=1):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 3)).astype(np.float32)
     y = x @ np.array([1.0, -2.0, 0.5], np.float32)
@@ -34,7 +33,12 @@ def grid():
         train=(x[:20], y[:20]),
         validation=(x[20:], y[20:]),
     )
-    return TrainingGrid(task, batch_size=5, capacity=4, iterations=3)
+    return TrainingGrid(task, 5, capacity=4, iterations=3, lanes=lanes, devices=devices)
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return make_grid()
 
 
 def run(grid, folder):
@@ -100,6 +104,55 @@ def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch
     assert len(left) + killed_at == 15
 
 
+def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
+    monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
+    advance = TrainingGrid.advance
+
+    def dying(self, children, rates, epoch, total_steps):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return advance(self, children, rates, epoch, total_steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingGrid, "advance", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_grid(jax.devices()[:1]), tmp_path)  # its neighbours sit in another order
+    resumed = run(make_grid(jax.devices()[:2], lanes=2), tmp_path)
+    for one, other in zip(resumed, outcomes, strict=True):
+        assert one.rate == other.rate
+        for mine, yours in zip(one.tuning + one.runs, other.tuning + other.runs, strict=True):
+            np.testing.assert_allclose(mine.validation, yours.validation, rtol=1e-5)
+
+
+def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch):
+    monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
+
+    def full(self, measured):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "extend", full)
+        with pytest.raises(OSError, match="no space"):
+            run(grid, tmp_path)
+    calls = []
+    advance = TrainingGrid.advance
+    monkeypatch.setattr(
+        TrainingGrid, "advance", lambda self, *a: calls.append(a[2]) or advance(self, *a)
+    )
+    assert str(run(grid, tmp_path)) == str(outcomes)
+    assert len(calls) == 12, "the first part was trained already"
+    assert not list((tmp_path / "records").iterdir())
+
+
+def test_the_rate_has_the_best_mean_over_the_tuning_seeds(grid, tmp_path):
+    with Progress(disable=True) as progress:
+        records = Records(tmp_path / "records.jsonl", {})
+        of_sgd = compare(grid, RIVALS[:1], RATES, 1, SEEDS, records, progress, (0, 3, 4))[0]
+    assert [(t.rate, t.seed) for t in of_sgd.tuning] == [(r, s) for r in RATES for s in (0, 3, 4)]
+    means = [np.mean([t.final for t in of_sgd.tuning if t.rate == rate]) for rate in RATES]
+    assert of_sgd.rate == RATES[np.argmax(means)]
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_begin_at_1_and_are_finite(name):
     values = jax.vmap(SCHEDULES[name](100, 0))(jnp.arange(100))
@@ -113,6 +166,6 @@ def test_mistakes_are_named(grid, tmp_path):
     with Progress(disable=True) as progress:
         with pytest.raises(ValueError, match="different names"):
             compare(grid, RIVALS[:1] * 2, RATES, 1, SEEDS, records, progress)
-        with pytest.raises(ValueError, match="tuning seed 0 is among"):
+        with pytest.raises(ValueError, match=r"tuning seeds \[0\] are among"):
             compare(grid, RIVALS, RATES, 1, (0, 1), records, progress)
     assert tuning.SCHEDULES.keys() >= {"constant", "cosine", "linear cosine"}

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Records:
 
     @property
     def seconds(self) -> float:
-        """What was spent on all that is stored, by each process that had a part in it."""
+        """What was spent on all that is stored; a killed process' last, lost part is not in it."""
         return self._spent
 
     def append(self, key: Mapping[str, object], values: Mapping[str, object]) -> None:
@@ -62,20 +62,29 @@ class Records:
             ValueError: something is stored under this key.
             OSError: the file cannot be written.
         """
-        if _text(key) in self._values:
-            raise ValueError(f"{self.path} has a record of {_text(key)} already")
+        self.extend([(key, values)])
+
+    def extend(self, measured: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> None:
+        """Store what was measured together under new keys, and raise as `append`.
+
+        All lines are written at once: a kill leaves all of them or none.
+        """
+        for key, _ in measured:
+            if _text(key) in self._values:
+                raise ValueError(f"{self.path} has a record of {_text(key)} already")
         now = time.perf_counter()
-        self._write({"key": key, "values": values, "seconds": round(now - self._mark, 3)})
-        self._values[_text(key)] = json.loads(_text(values))
+        each = (now - self._mark) / max(len(measured), 1)
+        self._write(*({"key": k, "values": v, "seconds": round(each, 3)} for k, v in measured))
+        self._values |= {_text(k): json.loads(_text(v)) for k, v in measured}
         self._spent, self._mark = self._spent + now - self._mark, now
 
     def get(self, key: Mapping[str, object]) -> dict | None:
         """Return what is stored under a key; None if nothing is."""
         return self._values.get(_text(key))
 
-    def _write(self, line: Mapping[str, object]) -> None:
+    def _write(self, *lines: Mapping[str, object]) -> None:
         with self.path.open("a") as file:
-            file.write(_text(line) + "\n")
+            file.write("".join(_text(line) + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 

@@ -1,13 +1,15 @@
-"""The same tuning budget for every rival: each learning rate with one seed, the best with others.
+"""The same tuning budget for every rival: each learning rate with few seeds, the best with others.
 
 All of it is a grid of trainings (`nos_optax.population.TrainingGrid`), so one compiled program
 trains every rule at every rate with every seed.
 """
 
+import functools
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -64,7 +66,7 @@ class Outcome(NamedTuple):
 
     rival: Rival
     rate: float  # the best of those tried
-    tuning: list[Training]  # one a rate
+    tuning: list[Training]  # one a rate and tuning seed
     runs: list[Training]  # one a fresh seed, with the best rate
 
 
@@ -76,13 +78,13 @@ def compare(
     seeds: Sequence[int],
     records: Records,
     progress: Progress,
-    tuning_seed: int = 0,
+    tuning_seeds: Sequence[int] = (0,),
 ) -> list[Outcome]:
     """Tune every rival's learning rate, then train with the best one and fresh seeds.
 
-    Every rate is trained to the end with the tuning seed; the best has the highest validation score
-    after the last epoch. What is in the records is not trained again, and a killed training goes
-    on from its last checkpoint beside them.
+    Every rate is trained to the end with the tuning seeds; the best has the highest mean validation
+    score after the last epoch. What is in the records is not trained again, and a killed training
+    goes on from its last checkpoint beside them, also on another number of devices.
 
     Args:
         grid: where all are trained.
@@ -92,22 +94,25 @@ def compare(
         seeds: fresh ones, for the figures that are reported.
         records: where each training is kept.
         progress: shown to the user.
-        tuning_seed: not among the seeds, or the best rate's score would be lucky.
+        tuning_seeds: none is among the seeds, or the best rate's score would be lucky.
 
     Raises:
-        ValueError: two rivals have one name, or the tuning seed is among the seeds.
+        ValueError: two rivals have one name, or a tuning seed is among the seeds.
     """
     if len({rival.name for rival in rivals}) < len(rivals):
         raise ValueError(f"rivals need different names, got {[rival.name for rival in rivals]}")
-    if tuning_seed in seeds:
-        raise ValueError(f"the tuning seed {tuning_seed} is among the fresh seeds {list(seeds)}")
+    if common := set(tuning_seeds) & set(seeds):
+        raise ValueError(f"tuning seeds {sorted(common)} are among the fresh seeds {list(seeds)}")
     trainer = _Trainer(grid, {rival.name: rival for rival in rivals}, epochs, records, progress)
     tuning = trainer.train(
-        "tuning", [(r.name, rate, tuning_seed) for r in rivals for rate in rates]
+        "tuning", [(r.name, rate, seed) for r in rivals for rate in rates for seed in tuning_seeds]
     )
+
+    def mean_final(name: str, rate: float) -> float:
+        return float(np.mean([t.final for t in tuning if (t.rival, t.rate) == (name, rate)]))
+
     best = {
-        rival.name: max((t for t in tuning if t.rival == rival.name), key=lambda t: t.final).rate
-        for rival in rivals
+        rival.name: max(rates, key=functools.partial(mean_final, rival.name)) for rival in rivals
     }
     runs = trainer.train("fresh seeds", [(name, best[name], s) for name in best for s in seeds])
     return [
@@ -141,26 +146,34 @@ class _Trainer(NamedTuple):
         self.progress.update(task, completed=(len(jobs) - len(missing)) * self.epochs)
         for start in range(0, len(missing), self.grid.capacity):
             part = missing[start : start + self.grid.capacity]
-            for job, curves in zip(part, self._train_part(part, task), strict=True):
-                loss, validation, test = curves.T
-                values = {"loss": loss, "validation": validation, "test": test}
-                self.records.append(_key(job), values)
+            folder = self._folder(part)
+            curves = np.moveaxis(self._train_part(part, folder, task), -1, 1)
+            values = [
+                dict(zip(("loss", "validation", "test"), each, strict=True)) for each in curves
+            ]
+            self.records.extend(list(zip(map(_key, part), values, strict=True)))
+            shutil.rmtree(folder, ignore_errors=True)  # now that its results are safe
         return [Training(*job, **(self.records.get(_key(job)) or {})) for job in jobs]
 
-    def _train_part(self, jobs: Sequence[Job], task) -> np.ndarray:
-        """Train at most as many jobs as the grid takes; return curves `[P, epochs, 3]`."""
+    def _folder(self, jobs: Sequence[Job]) -> Path:
+        """Return where the checkpoints of these jobs are."""
         digest = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:16]
-        folder = self.records.path.with_suffix("") / digest
+        return self.records.path.with_suffix("") / digest
+
+    def _train_part(self, jobs: Sequence[Job], folder: Path, task) -> np.ndarray:
+        """Train at most as many jobs as the grid takes; return curves `[P, epochs, 3]`.
+
+        The checkpoints are those of any devices: a child's training does not depend on its place.
+        """
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(folder)
         programs = [encode(self.rivals[name].rule).array for name, _, _ in jobs]
         children = self.grid.start(programs, [seed for _, _, seed in jobs])
         curves = np.full((len(jobs), self.epochs, 3), np.nan, np.float32)
-        begun, (children, curves) = checkpoints.restore((children, curves), self.epochs) or (
-            0,
-            (children, curves),
-        )
-        curves = np.array(curves)
+        begun, kept = 0, (self.grid.gather(children, len(jobs)), curves)
+        if restored := checkpoints.restore(kept, self.epochs):
+            begun, (gathered, curves) = restored
+            children, curves = self.grid.seat(gathered), np.array(curves)
         self.progress.advance(task, begun * len(jobs))
 
         steps = self.grid.epoch_steps
@@ -169,10 +182,10 @@ class _Trainer(NamedTuple):
             rates = factors[:, epoch * steps : (epoch + 1) * steps]
             children, result = self.grid.advance(children, rates, epoch, steps * self.epochs)
             curves[:, epoch] = np.stack(result, axis=1)
-            checkpoints.save_if_due(epoch + 1, (children, curves))
+            if checkpoints.due:
+                checkpoints.save(epoch + 1, (self.grid.gather(children, len(jobs)), curves))
             self.progress.advance(task, len(jobs))
         checkpoints.close()
-        shutil.rmtree(folder, ignore_errors=True)
         return curves
 
     def _factors(self, jobs: Iterable[Job], steps: int) -> np.ndarray:

@@ -145,8 +145,9 @@ class TrainingGrid:
             )
         rows = [np.asarray(p, np.int32).reshape(1, -1, TOKENS_PER_ITERATION) for p in programs]
         padded = np.concatenate([pad_programs(row, self.iterations) for row in rows])
-        real = jax.device_put(self._child_at < len(programs), self._split)
-        return self._start(self._seat(padded), self._seat(np.asarray(seeds, np.uint32)), real)
+        return self._start(
+            self._deal(padded), self._deal(np.asarray(seeds, np.uint32)), self._real(len(programs))
+        )
 
     def advance(
         self, children: Children, learning_rates: np.ndarray, epoch: int, total_steps: int
@@ -166,7 +167,7 @@ class TrainingGrid:
         seeds = np.asarray(children.seed)
         shuffles = {seed: self._order(seed, epoch) for seed in np.unique(seeds)}
         orders = np.stack([shuffles[seed] for seed in seeds])
-        rates = self._seat(np.asarray(learning_rates, np.float32))
+        rates = self._deal(np.asarray(learning_rates, np.float32))
         first = np.int32(epoch * self.epoch_steps)
         orders = jax.device_put(orders, self._split)
         children, result = self._advance(
@@ -174,9 +175,33 @@ class TrainingGrid:
         )
         return children, Epoch(*(np.asarray(x)[self._place_of[:count]] for x in result))
 
-    def _seat(self, x: np.ndarray) -> jax.Array:
+    def gather(self, children: Children, count: int) -> Children:
+        """Return the first `count` children as NumPy arrays, in the order of `start`.
+
+        That order is the same on any devices: what is kept on a disk is kept so.
+        """
+        return jax.tree.map(lambda x: np.asarray(x)[self._place_of[:count]], children)
+
+    def seat(self, children: Children) -> Children:
+        """Return children for `advance` from those that `gather` returned, of any grid's devices.
+
+        Raises:
+            ValueError: they are more than the capacity.
+        """
+        count = len(children.seed)
+        if count > self.capacity:
+            raise ValueError(f"there is room for {self.capacity} children, got {count}")
+        seated: Children = jax.tree.map(self._deal, children)
+        running = seated.child.running & self._real(count)
+        return seated._replace(child=seated.child._replace(running=running))
+
+    def _deal(self, x: np.ndarray) -> jax.Array:
         """Put each child's row at its place; the last one's fill the empty places."""
         return jax.device_put(x[np.minimum(self._child_at, len(x) - 1)], self._split)
+
+    def _real(self, count: int) -> jax.Array:
+        """Return which places have a child."""
+        return jax.device_put(self._child_at < count, self._split)
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the examples of each minibatch of an epoch, `int32[S, B]`."""

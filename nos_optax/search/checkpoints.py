@@ -43,14 +43,19 @@ class Checkpoints:
         return self._lazy
 
     def save_if_due(self, populations: int, state: Any) -> None:
-        """Save, but so rarely that it takes a hundredth of the time.
+        """Save if it is due.
 
         Args:
             populations: how many the strategy was told.
             state: `strategy.state`, a pytree of arrays.
         """
-        if time.perf_counter() - self._saved > self._cost / SHARE:
+        if self.due:
             self.save(populations, state)
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint now keeps them to a hundredth of the time."""
+        return time.perf_counter() - self._saved > self._cost / SHARE
 
     def save(self, populations: int, state: Any) -> None:
         """Save the state; it is on the disk on return.
