@@ -18,7 +18,7 @@ Command:  python experiments/compare_strategies.py
 Time:     about 10 minutes for digits and 20 for CIFAR-10 on 2 cores. --scale paper is for
           accelerators: the full protocol and 10,000 samples a search.
 Writes:   experiments/results/compare_strategies_DATASET_SCALE.json, .md, .png and .jsonl (the
-          rewards of every search)
+          rewards of every search); where --samples are not the preset's, SCALE_SAMPLES
 """
 
 import dataclasses
@@ -55,11 +55,13 @@ PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 class Arguments(TaskConfig):
     """Compare search strategies at equal numbers of samples, over several seeds."""
 
-    scale: Literal["paper", "small", "smoke"] = "small"
+    dataset: Literal["digits", "cifar10"] = "cifar10"
+    """What the children learn; cifar10 is read from --data-dir."""
+    scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     strategies: tuple[str, ...] = ("ppo", "reinforce", "evolution", BASELINE)
     """As in experiments/search.py."""
-    samples: int = 512
+    samples: int = 10_000
     """Candidates of each search."""
     seeds: int = 5
     """Searches with each strategy, at least 2."""
@@ -67,9 +69,9 @@ class Arguments(TaskConfig):
     """Candidates per population."""
     iterations: int = 2
     """Length of a rule."""
-    preset: Literal["default", "paper"] = "default"
+    preset: Literal["default", "paper"] = "paper"
     """Of the controllers."""
-    finalists: int = 3
+    finalists: int = 5
     """Best rules of a search that are trained again."""
     final_seeds: int = 5
     """Fresh seeds to choose one of them, and as many others to measure it."""
@@ -89,8 +91,10 @@ class Arguments(TaskConfig):
 
     @property
     def name(self) -> str:
-        """Of all that is written."""
-        return f"compare_strategies_{self.dataset}_{self.scale}"
+        """Of all that is written: with the samples, where they are not the preset's."""
+        preset = PRESETS[self.dataset, self.scale].samples
+        samples = "" if self.samples == preset else f"_{self.samples}"
+        return f"compare_strategies_{self.dataset}_{self.scale}{samples}"
 
     def search_config(self, strategy: str, seed: int) -> SearchConfig:
         """Return one of the searches."""
@@ -105,32 +109,37 @@ class Arguments(TaskConfig):
             preset=self.preset,
             finalists=0,  # they are trained again here, those of all searches together
             final_seeds=1,
-            out=(self.out or Path("runs") / self.name) / f"{strategy}-{seed}",
+            out=(self.out or Path("runs") / f"compare_strategies_{self.dataset}_{self.scale}")
+            / f"{strategy}-{seed}",
             resume=True,
         )
 
 
 SMOKE = Arguments(
+    dataset="digits",
     scale="smoke",
     samples=8,
     seeds=2,
     batch_size=4,
+    preset="default",
     train_examples=200,
     sweep_examples=200,
     epochs=1,
     finalists=2,
     final_seeds=2,
 )
-PAPER = Arguments(scale="paper", samples=10_000, preset="paper", finalists=5)
 PRESETS = {
+    ("digits", "small"): Arguments(
+        dataset="digits", scale="small", samples=512, preset="default", finalists=3
+    ),
+    ("digits", "paper"): Arguments(dataset="digits"),
     ("digits", "smoke"): SMOKE,
-    ("digits", "small"): Arguments(),
-    ("digits", "paper"): PAPER,
     ("cifar10", "smoke"): dataclasses.replace(SMOKE, dataset="cifar10"),
     ("cifar10", "small"): Arguments(
-        dataset="cifar10",
+        scale="small",
         samples=160,
         batch_size=16,
+        preset="default",
         train_examples=1000,
         sweep_examples=300,
         epochs=2,
@@ -138,7 +147,7 @@ PRESETS = {
         finalists=2,
         final_seeds=3,
     ),
-    ("cifar10", "paper"): dataclasses.replace(PAPER, dataset="cifar10"),
+    ("cifar10", "paper"): Arguments(),
 }
 
 

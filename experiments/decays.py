@@ -11,8 +11,11 @@ Method:   Momentum, Adam, PowerSign and AddSign, each with a constant rate and f
           end trains again with fresh seeds, and only these are reported. Differences are of the
           test accuracy at the end, to the same optimizer at a constant rate; they are paired by
           seed (initial weights, order of the images), with t intervals of 95 % that are not
-          corrected for their number and do not cover the choice of the images. A diverged run
-          counts as chance. The mean over the optimizers is taken seed by seed.
+          corrected for their number and do not cover the choice of the images, nor that of the
+          rate. Better or worse is what paired t-tests say by Holm's procedure at 5 %, over all
+          decays of all optimizers. A diverged run counts as chance. A mean over the optimizers
+          has two intervals: over the seeds, for these four optimizers, and over the optimizers,
+          as if they were drawn from many.
           Cosine with restarts has 10 periods. The noise of noisy linear cosine falls with the
           number of steps, whatever their total: short trainings, as those of --scale small, have
           much more of it than the paper's, and their rates can be below 0.
@@ -41,15 +44,14 @@ from harness.image_rivals import (
     CIFAR10_SIZE,
     DIGITS_SIZE,
     NOT_MEASURED,
-    PAPER,
     ImageConfig,
     check,
     setting,
     train,
 )
 from harness.records import write_results
-from harness.rival_tables import Result, interval_text
-from harness.statistics import mean_and_error, t_interval
+from harness.rival_tables import Result, claims, edge_note, interval_text
+from harness.statistics import Interval, mean_and_error, t_interval
 from harness.tables import markdown
 from harness.tuning import SCHEDULES, Outcome, Rival
 from rich import box
@@ -79,35 +81,32 @@ RIVALS = tuple(
 class Arguments(ImageConfig):
     """Compare decays of the learning rate, each with its own best rate."""
 
-    # The defaults are those of `--scale small` with the child on the digits.
-    model: Literal["wrn", "child"] = "child"
-    """wrn is a wide residual network, child the small ConvNet that the search trains."""
-    dataset: Literal["cifar10", "digits"] = "digits"
-    """cifar10 is read from --data-dir; digits come with scikit-learn."""
-    image_size: Literal[32, 16, 8] = DIGITS_SIZE
-    """Pixels; less than 32 of CIFAR-10 are means of neighbours. Digits have 8."""
-    train_examples: int | None = 1000
-    """Training images; None takes all that validation leaves."""
-    validation_examples: int = 400
-    """Images to tune and to find the best epoch with."""
-    test_examples: int | None = 397
-    """Test images; None takes all of CIFAR-10's."""
-    batch_size: int = 50
-    """Images in a minibatch."""
-    epochs: int = 20
-    """Of every training."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    """Learning rates of every rival."""
-    seeds: int = 20
-    """Fresh seeds with the best rate, at least 2; one other is for tuning."""
-
     def name(self, experiment: str) -> str:
         """Return the name of all that is written."""
         return super().name(f"{experiment}_{self.dataset}")
 
 
-SMALL = Arguments()
-SMALL_CIFAR10 = Arguments(
+PAPER_WRN = Arguments()
+PAPER_CHILD = dataclasses.replace(PAPER_WRN, model="child", shift=0, batch_size=100, epochs=5)
+SMALL = Arguments(
+    scale="small",
+    model="child",
+    dataset="digits",
+    image_size=DIGITS_SIZE,
+    train_examples=1000,
+    validation_examples=400,
+    test_examples=397,
+    depth=10,
+    width=1,
+    shift=0,
+    batch_size=50,
+    epochs=20,
+    rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    seeds=20,
+    capacity=28,
+)
+SMALL_CIFAR10 = dataclasses.replace(
+    SMALL,
     dataset="cifar10",
     image_size=CIFAR10_SIZE,
     train_examples=1500,
@@ -116,7 +115,8 @@ SMALL_CIFAR10 = Arguments(
     epochs=3,
     seeds=5,
 )
-SMOKE = Arguments(
+SMOKE = dataclasses.replace(
+    SMALL,
     scale="smoke",
     train_examples=100,
     validation_examples=100,
@@ -125,8 +125,6 @@ SMOKE = Arguments(
     rates=(1e-2, 1e-1),
     seeds=2,
 )
-PAPER_WRN = Arguments(**dataclasses.asdict(PAPER))
-PAPER_CHILD = dataclasses.replace(PAPER_WRN, model="child", shift=0, batch_size=100, epochs=5)
 ON_DIGITS = {
     "dataset": "digits",
     "image_size": DIGITS_SIZE,
@@ -138,8 +136,8 @@ ON_DIGITS = {
 PRESETS = {
     (p.model, p.dataset, p.scale): p
     for p in (
-        SMOKE,
         SMALL,
+        SMOKE,
         dataclasses.replace(PAPER_CHILD, **ON_DIGITS, epochs=100),
         dataclasses.replace(SMOKE, dataset="cifar10"),
         SMALL_CIFAR10,
@@ -174,11 +172,14 @@ def measure(groups: Mapping[str, Sequence[Outcome]]) -> dict[str, list[Result]]:
 
 
 def mean_differences(
-    results: Mapping[str, Sequence[Result]],
-) -> dict[str, tuple[float, float, float]]:
-    """Return of each decay the difference to a constant rate, its mean over the optimizers.
+    results: Mapping[str, Sequence[Result]], over: Literal["seeds", "optimizers"]
+) -> dict[str, Interval]:
+    """Return of each decay the mean difference to a constant rate.
 
-    The intervals are over the seeds, of which each has one such mean.
+    Args:
+        results: from `measure`.
+        over: what the interval is over: the seeds, of which each has a mean over the optimizers,
+            or the optimizers, of which each has a mean over the seeds.
     """
     finals = {
         (name, result.schedule): np.array(result.values["final_test"])
@@ -186,9 +187,10 @@ def mean_differences(
         for result in group
     }
     decays = [schedule for _, schedule in finals if schedule != CONSTANT]
+    axis = 0 if over == "seeds" else 1
     return {
         decay: t_interval(
-            np.mean([finals[n, decay] - finals[n, CONSTANT] for n in results], axis=0).tolist()
+            np.mean([finals[n, decay] - finals[n, CONSTANT] for n in results], axis=axis).tolist()
         )
         for decay in dict.fromkeys(decays)
     }
@@ -198,31 +200,43 @@ def mean_differences(
 
 
 def differences_table(
-    results: Mapping[str, Sequence[Result]], means: Mapping[str, tuple[float, float, float]]
+    results: Mapping[str, Sequence[Result]], means: Mapping[str, Mapping[str, Interval]]
 ) -> Table:
-    """Return the differences to a constant rate: decays by optimizers."""
+    """Return the differences to a constant rate: decays by optimizers.
+
+    Args:
+        results: from `measure`.
+        means: from `mean_differences`, by what they are over.
+    """
     table = Table(box=box.SIMPLE)
     table.add_column("decay")
-    for column in (*results, "mean of these"):
+    for column in (*results, *(f"mean, over {units}" for units in means)):
         table.add_column(column, justify="right")
     known = {(n, r.schedule): r.difference for n, group in results.items() for r in group}
-    for decay, mean in means.items():
-        intervals = [*(known[name, decay] for name in results), mean]
+    for decay in next(iter(means.values())):
+        intervals = [known[name, decay] for name in results]
+        intervals += [column[decay] for column in means.values()]
         table.add_row(decay, *(interval_text(interval, DISPLAY.digits) for interval in intervals))
     return table
 
 
-def verdict(results: Mapping[str, Sequence[Result]], rates: Sequence[float]) -> str:
+def verdict(
+    results: Mapping[str, Sequence[Result]],
+    means: Mapping[str, Mapping[str, Interval]],
+    rates: Sequence[float],
+) -> str:
     """Say which decays are better than a constant rate, and what to doubt."""
-    sentences = [
-        rival_tables.verdict(group, rival_name(name, CONSTANT), DISPLAY)
-        for name, group in results.items()
-    ]
-    ends = [
-        r.name for group in results.values() for r in group if r.rate in (min(rates), max(rates))
-    ]
-    return "\n".join(
-        [*sentences, f"Best rate at an end of those tried: {'; '.join(ends) or 'none'}."]
+    every = [result for group in results.values() for result in group]
+    counts = {"seeds": len(every[0].values["final_test"]), "optimizers": len(results)}
+    return "\n\n".join(
+        [
+            rival_tables.verdict(every, "the same optimizer's constant rate", DISPLAY),
+            *(
+                f"Means of the differences, over {units}, {claims(column, counts[units])}"
+                for units, column in means.items()
+            ),
+            edge_note(every, rates),
+        ]
     )
 
 
@@ -246,6 +260,7 @@ def draw(
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes, group in zip(below, results.values(), strict=True):
         draw_differences(axes, group)
+    above[0].set_ylim(range_shown(groups))
     above[0].set_ylabel(f"validation {DISPLAY.title}")
     figure.legend(
         *above[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
@@ -254,11 +269,26 @@ def draw(
     figure.savefig(path, dpi=150)
 
 
+def range_shown(groups: Mapping[str, Sequence[Outcome]]) -> tuple[float, float]:
+    """Return the ends of the axis of the curves: it begins with the second half's least."""
+    means = np.array(
+        [shown(outcome).mean(axis=0) for group in groups.values() for outcome in group]
+    )
+    low, high = means[:, means.shape[1] // 2 :].min(), means.max()
+    margin = 0.1 * (high - low)
+    return low - margin, high + margin
+
+
+def shown(outcome: Outcome) -> np.ndarray:
+    """Return the validation accuracies `[seeds, epochs]` as shown, with chance where diverged."""
+    curves = [training.validation for training in outcome.runs]
+    return DISPLAY.of(np.nan_to_num(curves, nan=DISPLAY.chance))
+
+
 def draw_curves(axes, outcomes: Sequence[Outcome]) -> None:
     """Draw the validation accuracy over the epochs, the mean over the fresh seeds."""
     for i, outcome in enumerate(outcomes):
-        scores = np.nan_to_num([t.validation for t in outcome.runs], nan=DISPLAY.chance)
-        mean, error = np.array([mean_and_error(column) for column in DISPLAY.of(scores).T]).T
+        mean, error = np.array([mean_and_error(column) for column in shown(outcome).T]).T
         epochs = np.arange(len(mean)) + 1
         axes.plot(epochs, mean, color=f"C{i}", lw=1.2, label=outcome.rival.schedule)
         axes.fill_between(epochs, mean - error, mean + error, color=f"C{i}", alpha=0.15, lw=0)
@@ -286,9 +316,10 @@ def run(arguments: Arguments, console: Console) -> None:
     outcomes, _, facts = train(arguments, "decays", RIVALS, console)
     groups = by_optimizer(outcomes)
     results = measure(groups)
-    means = mean_differences(results)
+    units: Sequence[Literal["seeds", "optimizers"]] = ("seeds", "optimizers")
+    means = {over: mean_differences(results, over) for over in units}
 
-    title, text = setting(arguments, facts), verdict(results, arguments.rates)
+    title, text = setting(arguments, facts), verdict(results, means, arguments.rates)
     tables = {
         "Final test accuracy, differences to a constant rate [95 %]": differences_table(
             results, means
@@ -306,7 +337,8 @@ def run(arguments: Arguments, console: Console) -> None:
     content = {
         "arguments": {k: v for k, v in given.items() if k not in NOT_MEASURED},
         **facts,
-        "mean_differences": means,
+        "mean_differences": means["seeds"],
+        "mean_differences_over_optimizers": means["optimizers"],
         "optimizers": {
             name: rival_tables.content(results[name], group) for name, group in groups.items()
         },

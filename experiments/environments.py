@@ -7,33 +7,35 @@ Paper:    no figures.
 Method:   searches with PPO in the environment and in the plain task, seed by seed with equal
           samples. The best rules of each search, by their reward there, train again with seeds that
           only choose: one rule of each search, in the task where it was searched, and the best
-          standard optimizer in each task. Then all of these and all standard optimizers train in
-          both tasks with other seeds, and only these are reported. Differences are to the standard
+          standard optimizer in each task. A standard optimizer that a search writes itself is
+          not among its rules, however it is written; whether one had a higher reward there than
+          all of them is reported. Then all of these and all standard optimizers train in both
+          tasks with other seeds, and only these are reported. Differences are to the standard
           optimizer chosen for that task, paired by seed, with t intervals of 95 %, not corrected
-          for their number; over searches, the mean of a search's rule is one value. Every rule has
-          the same sweep of seven learning rates. Rewards and reports are of the same validation
-          images, so intervals cover weights, order of the images and random numbers only. A child
-          that fails has the chance level.
+          for their number. Over searches, the interval counts both the searches and the seeds,
+          which all rules share, as random (`crossed_interval`). Every rule has the same sweep of
+          seven learning rates. Rewards and reports are of the same validation images, so intervals
+          cover weights, order of the images and random numbers only. A child that fails has the
+          chance level.
 Environments (`--environment`), each made of `nos_optax.population`:
           three_bits, four_bits: weights, the layers' inputs and the gradients of each parameter
           array are rounded to 7 or 15 levels (`low_precision`).
           one_bit: 10 workers with 10 images each send the signs of their gradients and one number
           for each parameter array (`compressed_exchange`).
-Choice:   three bits, because there the standard optimizers lose visibly on digits; under four bits
-          and one-bit exchange they lose little (their tables say how much), and in two bits nothing
-          trains.
+Choice:   three bits, because there the standard optimizers lose visibly on digits.
 Command:  python experiments/environments.py
           python experiments/environments.py --environment one_bit
           python experiments/environments.py --scale smoke    (seconds; says nothing)
           The same command goes on where an interrupted search stopped.
           One search, with all options of the searcher:
           python experiments/search.py --dataset environments:three_bits
-Time:     10 minutes on 2 cores beside other jobs (one_bit: longer). --scale paper is for
+Time:     22 minutes on 2 cores beside other jobs (one_bit: longer). --scale paper is for
           accelerators.
 Writes:   experiments/results/environments_ENVIRONMENT_SCALE.json, .md and .png
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +44,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from harness import command_line
 from harness.records import write_results
-from harness.statistics import difference, t_interval
+from harness.statistics import LEVEL, difference, mean_and_error, t_interval
 from harness.tables import markdown
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from strategy_measures import best_rules
+from scipy import stats
 
 from nos_optax.grammar import Program, encode
 from nos_optax.population import (
@@ -67,7 +69,8 @@ from nos_optax.search import (
     run_search,
     train_again,
 )
-from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result
+from nos_optax.search.probes import Probes
+from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result, best_candidates
 
 PLAIN = "plain"
 PATHS = ("out", "results")  # they say nothing about the results
@@ -192,6 +195,7 @@ class Found(NamedTuple):
     task: str  # where it was searched
     seed: int
     candidate: Candidate | None  # None if no rule learned anything
+    ahead: str | None = None  # the best standard optimizer in the search, if none of its rules was
 
     @property
     def name(self) -> str:
@@ -233,15 +237,38 @@ def choose(
     The seeds that choose are no seeds of a search, and none of the final ones.
     """
     seeds = range(FRESH_SEEDS, FRESH_SEEDS + arguments.choosing_seeds)
-    finalists = [best_rules(candidates, arguments.finalists) for candidates in runs]
+    finalists = [best_candidates(candidates, arguments.finalists) for candidates in runs]
     programs = {c.fingerprint: Program.from_words(c.tokens) for some in finalists for c in some}
     programs |= {name: encode(rule) for name, rule in STANDARD.items()}
     means = {r.name: r.mean for r in train_again(engine, programs, seeds)}
     found = [
-        Found(task, seed, max(some, key=lambda c: means[c.fingerprint], default=None))
-        for seed, some in enumerate(finalists)
+        Found(
+            task,
+            seed,
+            max(some, key=lambda c: means[c.fingerprint], default=None),
+            standard_ahead(run, some),
+        )
+        for seed, (run, some) in enumerate(zip(runs, finalists, strict=True))
     ]
     return found, max(STANDARD, key=means.__getitem__)
+
+
+def standard_ahead(run: Sequence[Candidate], finalists: Sequence[Candidate]) -> str | None:
+    """Return the standard optimizer with a higher reward in a search than its best other rule."""
+    names = standard_fingerprints()
+    written = [c for c in run if c.status == "trained" and c.fingerprint in names]
+    best = max(written, key=lambda c: c.reward, default=None)
+    if best is None or any(c.reward >= best.reward for c in finalists):
+        return None
+    return names[best.fingerprint]
+
+
+@functools.cache
+def standard_fingerprints() -> dict[str, str]:
+    """Return the names of the standard optimizers by their fingerprints."""
+    programs = [encode(rule, STANDARD_ITERATIONS).array for rule in STANDARD.values()]
+    probed = Probes(STANDARD_ITERATIONS)(programs)
+    return {p.fingerprint: name for p, name in zip(probed, STANDARD, strict=True)}
 
 
 def measure(
@@ -284,32 +311,59 @@ def compare(
     return rows
 
 
+def crossed_interval(values: np.typing.ArrayLike) -> tuple[float, float, float]:
+    """Return the mean of searches x seeds, and the ends of its interval of 95 %.
+
+    Both are random: `x_ij = mean + search_i + seed_j + noise_ij`. The variance of the mean is the
+    sum of that of the searches' means and that of the seeds' means, which counts the noise twice
+    and so is rather too large; its degrees of freedom are Satterthwaite's.
+
+    Args:
+        values: `[n, m]`, a row for each search, a column for each seed; at least two of each.
+    """
+    values = np.asarray(values, np.float64)
+    errors = [mean_and_error(values.mean(axis=axis).tolist())[1] for axis in (1, 0)]
+    variances, freedoms = np.square(errors), np.array(values.shape) - 1
+    total, mean = float(variances.sum()), float(values.mean())
+    if total == 0:
+        return mean, mean, mean
+    freedom = total**2 / float((variances**2 / freedoms).sum())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5
+    return mean, mean - half, mean + half
+
+
 def over_searches(
     rows: Mapping[str, dict],
     found: Sequence[Found],
     standard: Mapping[str, str],
     chances: Mapping[str, float],
 ) -> dict[str, dict]:
-    """Return, of each task's scores, the differences over searches; a search is one value.
+    """Return, of each task's scores, the differences over searches.
 
     A search that found nothing has the chance level.
     """
     summary: dict[str, dict] = {}
-    origins = list(dict.fromkeys(f.task for f in found))
-    for task in standard:
-        mean = {name: row[task]["score"][0] for name, row in rows.items()}
-        reference = mean[standard[task]]
+    environment, plain = dict.fromkeys(f.task for f in found)
+    for task, name in standard.items():
+        reference = np.array(rows[name][task]["rewards"])
         scores = {
-            origin: [mean.get(f.name, chances[task]) for f in found if f.task == origin]
-            for origin in origins
+            origin: np.array(
+                [
+                    rows[f.name][task]["rewards"]
+                    if f.name in rows
+                    else np.full_like(reference, chances[task])
+                    for f in found
+                    if f.task == origin
+                ]
+            )
+            for origin in (environment, plain)
         }
-        environment, plain = (scores[origin] for origin in origins)
-        summary[task] = {
-            f"rules of {origin} less {standard[task]}": t_interval([s - reference for s in some])
+        less_standard = {
+            f"rules of {origin} less {name}": crossed_interval(some - reference)
             for origin, some in scores.items()
         }
-        name = f"rules of {origins[0]} less rules of {origins[1]}"
-        summary[task][name] = difference(environment, plain)
+        between = crossed_interval(scores[environment] - scores[plain])
+        summary[task] = less_standard | {f"rules of {environment} less rules of {plain}": between}
     return summary
 
 
@@ -337,6 +391,12 @@ def verdict(
     for task, of_task in summary.items():
         differences = (f"{name} {say(interval)}" for name, interval in of_task.items())
         lines.append(f"Accuracy in {task}, mean over searches: {'; '.join(differences)}.")
+    ahead = [f for f in found if f.ahead]
+    names = ", ".join(f"{f.ahead} in {f.task}, search {f.seed}" for f in ahead)
+    lines.append(
+        f"In {len(ahead)} of {len(found)} searches a standard optimizer had a higher reward than "
+        f"every other rule{f': {names}' if names else ''}."
+    )
     if nothing:
         lines.append(f"{nothing} of {len(found)} searches found no rule that learns.")
     return " ".join(lines)
@@ -361,9 +421,9 @@ def results_table(rows: Mapping[str, dict], standard: Mapping[str, str], title: 
     for name, row in sorted(rows.items(), key=lambda item: -item[1][environment]["score"][0]):
         cells = []
         for task in standard:
-            mean, _, high = row[task]["score"]
+            mean, error = mean_and_error(row[task]["rewards"])
             failed = f" ({row[task]['failed']} failed)" if row[task]["failed"] else ""
-            cells.append(f"{mean:.3f} ± {high - mean:.3f}{failed}")
+            cells.append(f"{mean:.3f} ± {error:.3f}{failed}")
             d = row[task]["difference"]
             cells.append("" if d is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*d))
         table.add_row(name, *cells, row["rule"])
@@ -410,8 +470,7 @@ def run(arguments: Arguments, console: Console) -> None:
     title = (
         f"digits in the environment {arguments.environment} and plain, {arguments.searches} "
         f"searches of {arguments.samples} samples in each; accuracy over {arguments.final_seeds} "
-        "fresh seeds ± half of the interval of 95 %, differences to the standard optimizer chosen "
-        "for the task"
+        "fresh seeds ± standard error, differences to the standard optimizer chosen for the task"
     )
     table, text = results_table(rows, standard, title), verdict(rows, summary, found, standard)
     console.print(table)
@@ -423,8 +482,8 @@ def run(arguments: Arguments, console: Console) -> None:
         "seconds": seconds,
         "standard": standard,
         "found": [
-            {"task": f.task, "search": f.seed, "name": f.name, "chosen": f.candidate is not None}
-            | ({"reward": f.candidate.reward} if f.candidate else {})
+            {"task": f.task, "search": f.seed, "name": f.name, "standard_ahead": f.ahead}
+            | {"reward": f.candidate.reward if f.candidate else None}
             for f in found
         ],
         "over_searches": summary,

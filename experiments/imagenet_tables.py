@@ -79,6 +79,15 @@ def tuning_table(outcomes: Mapping[str, Outcome]) -> Table:
     return table
 
 
+def edge_note(outcomes: Mapping[str, Outcome]) -> str:
+    """Say whose best rate may lie beyond those that were tried."""
+    edges = []
+    for name, outcome in outcomes.items():
+        rates = [run.rate for run in outcome.tuning]
+        edges += [name] if outcome.rate in (min(rates), max(rates)) else []
+    return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -88,18 +97,23 @@ def spread(values: list[float], text: Callable[[float], str]) -> str:
     return f"{text(float(np.mean(values)))} ± {text(float(np.std(values, ddof=1)))}"
 
 
-def draw(accumulated: int, outcomes: Mapping[str, Outcome], path: Path) -> None:
-    """Draw the training loss of every fresh seed."""
+def draw(accumulated: int, outcomes: Mapping[str, Outcome], title: str, path: Path) -> None:
+    """Draw the training loss and accuracy of every fresh seed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
     for i, (name, outcome) in enumerate(outcomes.items()):
         for j, run in enumerate(outcome.runs):
             updates = np.array(run.minibatches) / accumulated
-            label = f"{name} ({outcome.rate:g})" if j == 0 else None
-            axes.plot(updates, run.loss, color=f"C{i}", lw=1.2, label=label)
-    axes.set(xlabel="update", ylabel="training loss")
-    axes.legend(frameon=False)
+            style = {"color": f"C{i}", "lw": 1.2, "marker": ".", "ms": 4}
+            label = f"{name} (rate {outcome.rate:g}), n = {len(outcome.runs)}" if j == 0 else None
+            panels[0].plot(updates, run.loss, label=label, **style)
+            panels[1].plot(updates, 100 * np.array(run.accuracy), **style)
+    for axes, label in zip(panels, ("training loss", "training accuracy, %"), strict=True):
+        axes.set(xlabel="update (means over tenths of the training)", ylabel=label)
+    panels[1].set_ylim(0, 100)
+    panels[0].legend(frameon=False)
+    figure.suptitle(title, fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

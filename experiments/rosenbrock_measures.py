@@ -8,6 +8,7 @@ from harness.statistics import difference
 from rosenbrock_trajectories import BASELINE
 
 SOLVED = 1e-3  # of f
+LAST = 500  # steps, of which the median of f is taken
 FLOOR = 1e-12  # of f: near (1, 1), 100 (y - x^2)^2 of neighbouring float32 numbers
 
 
@@ -26,12 +27,18 @@ class Runs(NamedTuple):
     paths: np.ndarray  # [K, T + 1, 2], from the given start
     curves: np.ndarray  # [K, T + 1], f from the given start
     values: np.ndarray  # [K, S], f after the last step; infinite where it diverged
+    settled: np.ndarray  # [K, S], the median of f over the last steps
     best: np.ndarray  # [K, S], the least f on the way
     reached: np.ndarray  # [K, S], the first step with f < SOLVED; infinite if none
 
     def describe(self, k: int, s: int = 0) -> dict:
         """Return one run."""
-        numbers = {"f": self.values, "best_f": self.best, "steps_to_solve": self.reached}
+        numbers = {
+            "f": self.values,
+            "median_f_at_the_end": self.settled,
+            "best_f": self.best,
+            "steps_to_solve": self.reached,
+        }
         return {
             "rate": float(f"{self.settings.rates[k]:.3g}"),
             "epsilon": float(f"{self.settings.epsilons[k]:.3g}"),
@@ -45,7 +52,10 @@ def summarise(settings: Settings, points: np.ndarray, values: np.ndarray) -> Run
     values = np.where(np.isfinite(values), values, np.inf)  # [K, S, T + 1]
     solved = values < SOLVED
     reached = np.where(solved.any(-1), solved.argmax(-1), np.inf)
-    return Runs(settings, points[:, 0], values[:, 0], values[..., -1], values.min(-1), reached)
+    settled = np.median(values[..., -LAST:], axis=-1)
+    return Runs(
+        settings, points[:, 0], values[:, 0], values[..., -1], settled, values.min(-1), reached
+    )
 
 
 Score = Callable[[np.ndarray], np.ndarray]  # of f [K, S], one number a setting; less is better

@@ -9,7 +9,7 @@ from rosenbrock_tables import value
 from rosenbrock_trajectories import TUNED
 
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#000000")  # told apart by the colour-blind too
-STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
+STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
 DRAWN = ((-2.2, 2.2), (-1.2, 3.4))  # of x and y
 
 
@@ -20,17 +20,19 @@ def draw(
     from matplotlib.figure import Figure
 
     families = {
-        "the usual ones": [n for n in runs if "Sign" not in n and "TensorFlow" not in n],
+        "the usual ones": [n for n in runs if "Sign" not in n],
         "PowerSign": [n for n in runs if n.startswith("PowerSign")],
         "AddSign": [n for n in runs if n.startswith("AddSign")],
     }
-    figure = Figure(figsize=(11.5, 11.5), layout="constrained")
+    figure = Figure(figsize=(13.5, 11.5), layout="constrained")
     rows = figure.add_gridspec(2, 1, height_ratios=(2.5, 1))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
-    grid = top.subplots(3, 5, sharex=True, sharey=True)
+    grid = top.subplots(3, max(map(len, families.values())), sharex=True, sharey=True)
     for axes_row, names in zip(grid, families.values(), strict=True):
-        for axes, name in zip(axes_row, names, strict=True):
+        for axes, name in zip(axes_row, names, strict=False):
             draw_paths(axes, name, runs[name], start, rates)
+        for axes in axes_row[len(names) :]:
+            axes.axis("off")
     for axes in grid[-1]:
         axes.set_xlabel("x")
     for axes in grid[:, 0]:

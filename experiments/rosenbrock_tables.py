@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich import box
 from rich.table import Table
-from rosenbrock_measures import SOLVED, Runs, best_by_rate, best_of_first
+from rosenbrock_measures import LAST, SOLVED, Runs, best_by_rate, best_of_first
 from rosenbrock_trajectories import BASELINE
 
 
@@ -25,7 +25,9 @@ def one_start_table(runs: Mapping[str, Runs], rates: Sequence[float]) -> Table:
     table.add_column("optimizer")
     for rate in rates:
         table.add_column(f"rate {rate:g}", justify="right")
-    for column in ("settings", "best rate", "epsilon", "f", "least f", f"steps to f < {SOLVED:g}"):
+    last = f"median f of the last {LAST} steps"
+    columns = ("settings", "best rate", "epsilon", "f", last, "least f", f"steps to f < {SOLVED:g}")
+    for column in columns:
         table.add_column(column, justify="right")
     for name, some in runs.items():
         best = some.describe(best_of_first(some))
@@ -36,6 +38,7 @@ def one_start_table(runs: Mapping[str, Runs], rates: Sequence[float]) -> Table:
             f"{best['rate']:g}",
             epsilon_of(name, best),
             value(best["f"]),
+            value(best["median_f_at_the_end"]),
             value(best["best_f"]),
             count(best["steps_to_solve"]),
         )

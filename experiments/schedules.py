@@ -41,7 +41,7 @@ RESTARTS = 4
 class Arguments:
     """Check and draw the paper's decays."""
 
-    scale: Literal["paper", "small", "smoke"] = "small"
+    scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     steps: int = 1000
     """The horizon T of every decay."""
@@ -61,8 +61,8 @@ class Arguments:
 
 
 PRESETS = {
-    "paper": Arguments(scale="paper"),
-    "small": Arguments(),
+    "small": Arguments(scale="small"),  # the paper's scale is small
+    "paper": Arguments(),
     "smoke": Arguments(scale="smoke", steps=100),
 }
 

@@ -372,14 +372,12 @@ def draw(measured: Mapping[str, dict], path: Path) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(measured)))
     for axes, (name, task) in zip(panels, measured.items(), strict=True):
         for i, rule in enumerate(RULES):
-            scores = np.asarray(task["mean"])[0, i]
+            # What is worse than chance has diverged, however far.
+            scores = np.maximum(np.asarray(task["mean"])[0, i], task["metric_chance"])
             axes.plot(RATES, scores, "-", color=f"C{i}", lw=1.5, label=rule)
             axes.plot(RATES[scores.argmax()], scores.max(), "o", color=f"C{i}", ms=5)
-        chance = task["metric_chance"]  # what is worse has diverged, however far
-        span = np.max(task["mean"]) - chance
         axes.set(xscale="log", xlabel="learning rate", title=name)
-        axes.set_ylim(chance - 0.1 * span, chance + 1.05 * span)
-    panels[0].set_ylabel("mean validation score")
+    panels[0].set_ylabel("mean validation score, at least chance")
     panels[-1].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
@@ -395,13 +393,14 @@ PRESETS = {
 def run(arguments: Arguments, console: Console) -> None:
     """Measure all tasks, print the tables and write the results."""
     devices = select_devices(arguments.accelerator)
+    made = {name: TASKS[name](arguments) for name in arguments.tasks}  # what lacks is told first
     out = arguments.out or Path("runs") / arguments.name
     records = Records(out / "records.jsonl", arguments.measured())
     measured = {}
     with Progress(console=console) as progress:
-        for name in arguments.tasks:
+        for name, task in made.items():
             bar = progress.add_task(name, total=len(DECAYS) + 1)
-            trainer = Trainer(name, TASKS[name](arguments), arguments, records, devices)
+            trainer = Trainer(name, task, arguments, records, devices)
             measured[name] = measure(trainer, arguments, lambda bar=bar: progress.advance(bar))
     shown = tables(measured)
     for each in shown:

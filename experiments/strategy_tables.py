@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness.statistics import t_interval
@@ -93,6 +94,8 @@ def draw(runs: Sequence[Run], chance: float, title: str, path: Path) -> None:
         axes.annotate("Adam", (0, adam), (2, 2), textcoords="offset points", color="0.3")
     for axes in figure.axes:  # of few seeds, the bands reach much farther
         axes.set_ylim(0, 1.25 * np.max([np.max(line.get_ydata()) for line in axes.lines]) + 1e-9)
-    figure.axes[0].legend(frameon=False)
+    place: Any = "outside lower center"  # matplotlib's annotations do not know it
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc=place, ncols=len(labels), frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)

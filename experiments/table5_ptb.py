@@ -16,8 +16,9 @@ Method:   the paper's sizes: about 10M parameters, of which we make one layer of
           Every rival tries every rate with one seed to the end; the rate with the best validation
           perplexity at the end trains again with fresh seeds, and only these are reported.
           Perplexities are means with standard errors over the fresh seeds. Differences are of the
-          logarithm of the test perplexity at the end, seed by seed, with t intervals of 95 %; they
-          are not corrected for their number. A run that diverged counts as guessing blindly.
+          logarithm of the test perplexity at the end, seed by seed, with t intervals of 95 % that
+          are not corrected for their number; which rivals are better or worse is told by Holm's
+          procedure. A run that diverged counts as guessing blindly.
           --scale small is another, much smaller problem: the 2,000 most frequent words (all others
           become <unk>, so its perplexities are not comparable with any from 10,000 words), the
           first 80,000 words of the training text, 20,000 of each other, 64 units, and five rates.
@@ -49,7 +50,7 @@ from data.ptb import Corpus, batchify, load_ptb
 from harness import rival_tables
 from harness.command_line import main
 from harness.records import Records, write_results
-from harness.rival_tables import Display, Result, interval_text
+from harness.rival_tables import Display, edge_note, interval_text
 from harness.tables import markdown
 from harness.tuning import Outcome, Rival, compare
 from models.ptb_lstm import Params, State, WordLSTM
@@ -101,7 +102,7 @@ NOT_MEASURED = (
 class Arguments:
     """Compare optimizers on a language model of Penn Treebank."""
 
-    scale: Literal["paper", "small", "smoke"] = "small"
+    scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to train; auto takes the best device that is present."""
@@ -168,7 +169,6 @@ class Arguments:
 
 
 PRESETS = {
-    "paper": Arguments(scale="paper"),
     "small": Arguments(
         scale="small",
         vocabulary=2000,
@@ -182,6 +182,7 @@ PRESETS = {
         seeds=3,
         capacity=50,
     ),
+    "paper": Arguments(),
     "smoke": Arguments(
         scale="smoke",
         text="generated",
@@ -328,18 +329,17 @@ LOG = Display("log perplexity", 0.0, np.negative, lower=True, digits=3)  # of th
 def display(vocabulary: int) -> Display:
     """Return how scores are shown; a run that diverged counts as a blind guess."""
     chance = -math.log(vocabulary)
-    return Display(
-        "perplexity", chance, lambda score: np.exp(-score), lower=True, digits=1, scale="log"
-    )
+    return Display("perplexity", chance, lambda score: np.exp(-score), lower=True, digits=1)
 
 
 def display_in_picture(vocabulary: int) -> Display:
     """Return the same for the picture, where diverging runs would leave no room for the others."""
-    whole = display(vocabulary)
+    chance = -math.log(vocabulary)
     return dataclasses.replace(
-        whole,
-        title=f"perplexity, at most {vocabulary:,}",
-        of=lambda score: whole.of(np.maximum(score, whole.chance)),
+        LOG,
+        title=f"log perplexity, at most {-chance:.1f}",
+        chance=chance,
+        of=lambda score: -np.maximum(score, chance),
     )
 
 
@@ -369,12 +369,6 @@ def differences_table(differences: Mapping[str, Mapping]) -> Table:
         cells = (interval_text(column[name], LOG.digits) for column in differences.values())
         table.add_row(name, *cells)
     return table
-
-
-def edge_note(results: Sequence[Result], rates: Sequence[float]) -> str:
-    """Say whose best rate may lie beyond those that were tried."""
-    edges = [result.name for result in results if result.rate in (min(rates), max(rates))]
-    return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
 
 
 def train(arguments: Arguments, console: Console) -> tuple[list[Outcome], dict[str, Any]]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from data.subwords import Padded, Tokenizer, bucket_pairs, pad_sources, train_subwords
+from data.subwords import Padded, bucket_pairs, pad_sources, train_subwords
 from data.translation import Corpus, Pairs
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class Text(NamedTuple):
@@ -19,7 +22,7 @@ class Text(NamedTuple):
         test: sources, `int32[N, L]`, and what stands for them in both languages.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     train: list[Padded]
     validation: list[Padded]
     test: np.ndarray

@@ -112,7 +112,7 @@ def test_the_verdict_says_what_was_found():
     assert "not told apart from" in say((0.2, -0.1, 0.5))
     assert "reward is below" in say((-0.2, -0.3, -0.1))
     assert "better: SGD; worse: none" in say((0.2, 0.1, 0.3))
-    assert say((0.2, 0.1, 0.3)).endswith("Best rate at an end of those tried: SGD.")
+    assert say((0.2, 0.1, 0.3)).endswith("Best at the least or the greatest rate: SGD.")
 
 
 def test_table_6_is_represented_by_its_best():
@@ -164,17 +164,27 @@ def test_each_optimizer_is_compared_with_its_own_constant_rate():
     assert results["Adam"][1].difference[0] == pytest.approx(0)
 
 
-def test_the_mean_over_the_optimizers_is_taken_seed_by_seed():
+def test_the_mean_difference_is_over_seeds_or_over_optimizers():
     results = decays.measure(decays.by_optimizer(decay_outcomes(SCORES)))
-    means = decays.mean_differences(results)
-    # Seeds: (10 + 10) / 2 and (20 - 10) / 2.
-    assert list(means) == ["cosine"]
-    mean, low, high = means["cosine"]
-    assert mean == pytest.approx(7.5)
-    assert high - mean == pytest.approx(12.706 * 2.5, rel=1e-3) == mean - low
+    means = {over: decays.mean_differences(results, over) for over in ("seeds", "optimizers")}
+    # Seeds: (10 + 10) / 2 and (20 - 10) / 2. Optimizers: (10 + 20) / 2 and (10 - 10) / 2.
+    for over, error in {"seeds": 2.5, "optimizers": 7.5}.items():
+        assert list(means[over]) == ["cosine"]
+        mean, low, high = means[over]["cosine"]
+        assert mean == pytest.approx(7.5)
+        assert high - mean == pytest.approx(12.706 * error, rel=1e-3) == mean - low
     table = decays.differences_table(results, means)
-    assert [column.header for column in table.columns][1:] == [*TWO, "mean of these"]
-    assert next(iter(table.columns[3].cells)).startswith("+7.5 [")
+    headers = [*TWO, "mean, over seeds", "mean, over optimizers"]
+    assert [column.header for column in table.columns][1:] == headers
+    assert next(iter(table.columns[3].cells)).startswith("+7.5 [-24.3,")
+    assert next(iter(table.columns[4].cells)).startswith("+7.5 [-87.8,")
+
+
+def test_the_curves_axis_begins_with_the_second_half():
+    curve = [0.1, 0.5, 0.4, 0.7]
+    runs = [Training("A", 0.1, seed, curve, curve, curve) for seed in (1, 2)]
+    groups = {"A": [Outcome(Rival("A", "g"), 0.1, [], runs)]}
+    assert decays.range_shown(groups) == pytest.approx((40 - 3, 70 + 3))
 
 
 def test_every_optimizer_has_every_schedule():
@@ -228,8 +238,10 @@ def test_decays_writes_everything(tmp_path, monkeypatch):
     assert content["mean_differences"]["cosine"] == pytest.approx([0, 0, 0])
     assert list(content["optimizers"]) == ["Momentum", "Adam", "PowerSign", "AddSign"]
     text = (tmp_path / f"{name}.md").read_text()
-    assert "better: PowerSign + linear cosine; worse: none; undecided: 4" in text
-    assert "Best rate at an end of those tried: Momentum + constant; " in text
+    better = ", ".join(f"{name} + linear cosine" for name in decays.OPTIMIZERS)
+    assert f"20 paired t-tests by Holm's procedure at 5 %: better: {better}; worse: none" in text
+    assert "Best at the least or the greatest rate: Momentum + constant, " in text
+    assert content["mean_differences_over_optimizers"]["cosine"] == pytest.approx([0, 0, 0])
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -266,7 +278,8 @@ def test_every_preset_is_of_its_name():
     for (dataset, scale), preset in figure4.PRESETS.items():
         assert (preset.dataset, preset.scale) == (dataset, scale)
         assert preset.searching().samples == preset.samples
-    assert len(figure4.PRESETS) == 6
+    assert len(figure4.PRESETS) == 6 and next(iter(figure4.PRESETS)) == ("digits", "small")
+    assert figure4.Arguments() == figure4.PRESETS["cifar10", "paper"]
     assert set(decays.PRESETS) == {
         (model, dataset, scale)
         for model in ("child", "wrn")

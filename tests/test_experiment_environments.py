@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
+from scipy import stats
 
 from nos_optax.population import Task
 from nos_optax.search import FRESH_SEEDS, SearchConfig, load_task
@@ -20,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(FOLDER))
 
 import environments  # noqa: E402
+from harness.statistics import t_interval  # noqa: E402
 
 QUIET = Console(quiet=True)
 SMALL = environments.Arguments(
@@ -53,7 +55,7 @@ FOUND = [
     environments.Found("three_bits", 0, SimpleNamespace(tokens="a")),
     environments.Found("three_bits", 1, None),
     environments.Found("plain", 0, SimpleNamespace(tokens="b")),
-    environments.Found("plain", 1, SimpleNamespace(tokens="c")),
+    environments.Found("plain", 1, SimpleNamespace(tokens="c"), ahead="Adam"),
 ]
 
 
@@ -78,11 +80,58 @@ def test_a_search_is_one_value_and_may_have_found_nothing():
     assert of_environment[0] == pytest.approx((2.11 / 3 + 0.1) / 2 - mean)
     between = summary["three_bits"]["rules of three_bits less rules of plain"]
     assert between[0] == pytest.approx(((2.11 / 3 - 0.5) + (0.1 - 0.3)) / 2)
-    assert summary["plain"]["rules of plain less SGD"] == pytest.approx((-0.06,) * 3)
+    # The rules' scores do not vary, SGD's do.
+    expected = t_interval([-0.05, -0.06, -0.07])
+    assert summary["plain"]["rules of plain less SGD"] == pytest.approx(expected)
     text = environments.verdict(rows, summary, FOUND, CHOSEN)
     assert "against Adam" in text and "of 1 rules found there 1 are better" in text
-    assert "rules of plain less SGD -0.060 [-0.060, -0.060] (below 0)" in text
+    assert "rules of plain less SGD -0.060 [-0.085, -0.035] (below 0)" in text
     assert "1 of 4 searches found no rule that learns" in text
+    assert (
+        "In 1 of 4 searches a standard optimizer had a higher reward than every other rule: "
+        in text
+    )
+    assert "Adam in plain, search 1." in text
+
+
+def test_an_interval_over_searches_counts_the_seeds_too():
+    one_way = np.array([0.3, 0.5, 0.9])
+    for values in (np.tile(one_way, (4, 1)), np.tile(one_way[:, None], (1, 4))):
+        assert environments.crossed_interval(values) == pytest.approx(t_interval(one_way))
+    both = one_way[:, None] + np.array([-0.2, 0.0, 0.2])
+    mean, _, high = environments.crossed_interval(both)
+    assert mean == pytest.approx(one_way.mean())
+    of_searches, of_seeds = one_way.var(ddof=1) / 3, 0.04 / 3
+    total = of_searches + of_seeds
+    freedom = total**2 / (of_searches**2 / 2 + of_seeds**2 / 2)
+    assert high - mean == pytest.approx(stats.t.ppf(0.975, freedom) * total**0.5)
+
+
+def test_an_interval_over_searches_covers():
+    rng, covered, naive = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        values = rng.normal(size=(5, 1)) + 2 * rng.normal(size=20) + rng.normal(size=(5, 20))
+        _, low, high = environments.crossed_interval(values)
+        covered += low < 0 < high
+        _, low, high = t_interval(values.mean(axis=1).tolist())
+        naive += low < 0 < high
+    assert covered >= 0.93 * 400 > naive
+
+
+def test_a_standard_optimizer_ahead_of_the_rules_is_named():
+    names = environments.standard_fingerprints()
+    assert set(names.values()) == set(STANDARD)
+    fingerprint_of = {name: fingerprint for fingerprint, name in names.items()}
+
+    def candidate(fingerprint, reward, status="trained"):
+        return SimpleNamespace(fingerprint=fingerprint, reward=reward, status=status)
+
+    adam, sgd = candidate(fingerprint_of["Adam"], 0.8), candidate(fingerprint_of["SGD"], 0.7)
+    dead = candidate(fingerprint_of["RMSProp"], 0.9, "dead")
+    rule = candidate("other", 0.75)
+    assert environments.standard_ahead([rule, sgd, adam, dead], [rule]) == "Adam"
+    assert environments.standard_ahead([rule, sgd], [rule]) is None
+    assert environments.standard_ahead([rule], [rule]) is None
 
 
 def test_the_verdict_may_be_contrary():
@@ -117,8 +166,9 @@ def test_no_final_seed_chooses(tmp_path):
     assert [seed for seed, _ in engine.asked] == [FRESH_SEEDS, FRESH_SEEDS + 1]
     assert standard in STANDARD and [f.seed for f in found] == [0, 1]
     for one, run in zip(found, runs, strict=True):
-        best = sorted((c.reward for c in run if c.origin == c.id), reverse=True)[:3]
-        assert one.candidate in run and one.candidate.reward in best
+        others = [c for c in run if c.fingerprint not in environments.standard_fingerprints()]
+        best = sorted({c.reward for c in others if c.status == "trained"}, reverse=True)[:3]
+        assert one.candidate in others and one.candidate.reward in best
     engine.asked.clear()
     results = environments.measure(arguments, {"three_bits": engine, "plain": engine}, found)
     seeds = [FRESH_SEEDS + 2 + i for i in range(3)]
@@ -178,6 +228,7 @@ def test_an_environment_can_be_searched_by_its_name(name):
 
 
 def test_presets():
+    assert environments.Arguments() == environments.PRESETS["small"]
     for scale, preset in environments.PRESETS.items():
         assert preset.scale == scale and preset.final_seeds >= (2 if scale == "smoke" else 10)
         config = preset.search_config(preset.environment, 1)

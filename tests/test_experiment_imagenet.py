@@ -142,7 +142,7 @@ def test_folders_are_classes(tmp_path):
 
 
 def test_folders_that_do_not_fit_are_told(tmp_path):
-    with pytest.raises(DatasetError, match=r"train: no images\. Expected one folder a class"):
+    with pytest.raises(DatasetError, match=r"no ImageNet in .*train: no images\. .*image-net\.org"):
         imagenet.folder_examples(tmp_path, "train")
     write_folders(tmp_path)
     (tmp_path / "val" / "n4").mkdir()
@@ -436,6 +436,15 @@ def test_differences_are_paired_by_seed():
     assert rows[0][5] == "30.0 % ± 14.1 %"
 
 
+def test_the_note_names_rates_at_an_end_of_the_grid():
+    runs = {rate: make_run(0, 1.0, 0.5)._replace(rate=rate) for rate in (0.01, 0.1, 1.0)}
+    outcomes = {
+        name: imagenet_tables.Outcome(rate, list(runs.values()), [])
+        for name, rate in {"RMSProp": 0.1, "PowerSign-cd": 0.01, "AddSign-ld": 1.0}.items()
+    }
+    assert imagenet_tables.edge_note(outcomes).endswith("rate: PowerSign-cd, AddSign-ld.")
+
+
 def small_arguments(tmp_path, **changes):
     return dataclasses.replace(
         table3.PRESETS["smoke"],
@@ -498,6 +507,8 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch, small_network):
         assert [run["seed"] for run in outcome["runs"]] == [1, 2]
     text = (tmp_path / "results" / "table3_imagenet_smoke.md").read_text()
     assert "| PowerSign-cd |" in text and "not at hand" in text
+    # Of two rates, each is at an end.
+    assert "greatest rate: RMSProp, PowerSign-cd, AddSign-ld." in text
     assert (tmp_path / "results" / "table3_imagenet_smoke.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "runs" / "table3_imagenet_smoke").iterdir())
 
@@ -514,7 +525,9 @@ def test_a_rate_that_diverges_is_not_chosen(tmp_path, small_network):
 def test_presets_are_of_their_names_and_the_paper_s():
     for scale, preset in table3.PRESETS.items():
         assert preset.scale == scale
+    assert next(iter(table3.PRESETS)) == "small"
     paper = table3.PRESETS["paper"]
+    assert paper == table3.Arguments()
     assert (paper.batch, paper.minibatch, paper.steps) == (1600, 32, 250_000)
     small = table3.PRESETS["small"]
     assert (small.filters, small.cells) == (paper.filters, paper.cells) == (44, 4)
@@ -529,7 +542,7 @@ def test_a_network_with_too_few_outputs_is_refused(tmp_path, small_network):
     ("changes", "message"),
     [
         ({"seeds": 1}, "--seeds must be at least 2, got 1"),
-        ({"minibatch": 5}, "--minibatch must divide --batch 16, got 5"),
+        ({"minibatch": 7}, "--minibatch must divide --batch 1600, got 7"),
         ({"rates": ()}, "--rates have at least one number"),
     ],
 )

@@ -179,6 +179,7 @@ def test_what_is_said_of_one_run():
             "rate": 1e-3,
             "epsilon": 1e-8,
             "f": 0.5,
+            "median_f_at_the_end": 0.5,
             "best_f": 1e-4,
             "steps_to_solve": 1,
             "diverged": 0,
@@ -191,6 +192,15 @@ def test_what_is_said_of_one_run():
     assert "Better: none. Worse: SGD (1.0e-06)." in verdict(
         {"PowerSign": make_runs([[[9, 1, 1e-7]]] * 4), "SGD": some}
     )
+
+
+def test_a_lucky_last_step_does_not_hide_what_came_before():
+    settled = summarise(
+        rosenbrock.settings(SMALL, "SGD"),
+        np.zeros((1, 1, 1001, 2)),
+        np.array([[[9.0] * 500 + [0.5] * 500 + [1e-9]]]),
+    ).settled
+    assert settled == 0.5
 
 
 def test_of_equals_the_quickest_is_chosen():
@@ -242,6 +252,8 @@ def test_what_cannot_be_run_is_refused(make, changes, message):
 
 @pytest.mark.parametrize("experiment", [rosenbrock, schedules])
 def test_every_preset_is_of_its_name(experiment):
+    assert next(iter(experiment.PRESETS)) == "small"
+    assert experiment.Arguments() == experiment.PRESETS["paper"]
     assert {scale: p.scale for scale, p in experiment.PRESETS.items()} == {
         "paper": "paper",
         "small": "small",

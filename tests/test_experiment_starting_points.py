@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from nos_optax.population import DatasetError
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import starting_points as experiment
 
@@ -63,6 +65,23 @@ def test_the_smoke_runs_and_goes_on_where_it_was(tmp_path):
     assert first["tasks"] == again["tasks"]
     assert set(first["tasks"]["digits"]["best_rate"]) == set(experiment.RULES)
     assert (tmp_path / "results" / "starting_points_smoke.png").exists()
+
+
+def test_the_defaults_are_the_small_preset():
+    assert experiment.Arguments() == experiment.PRESETS["small"]
+
+
+def test_missing_data_is_told_before_anything_is_trained(tmp_path):
+    arguments = dataclasses.replace(
+        experiment.PRESETS["smoke"],
+        tasks=("table", "Penn Treebank"),
+        ptb_dir=tmp_path / "nowhere",
+        out=tmp_path / "out",
+        results=tmp_path,
+    )
+    with pytest.raises(DatasetError, match="no Penn Treebank in"):
+        experiment.run(arguments, Console(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,15 @@ def test_missing_data_is_one_message(tmp_path):
         table4.run(paper, QUIET)
 
 
+@pytest.mark.parametrize("module", ["tokenizers", "sacrebleu"])
+def test_a_missing_package_is_named_before_training(module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(table4, "Trainer", None)
+    arguments = dataclasses.replace(SMOKE, out=tmp_path / "out", results=tmp_path)
+    with pytest.raises(ImportError, match=rf"{module} is missing: .*nos_optax\[experiments\]"):
+        table4.run(arguments, QUIET)
+
+
 def test_pairs_that_fill_no_minibatch_are_refused(tmp_path):
     with pytest.raises(ValueError, match="400 pairs fill no minibatch of 500"):
         prepare(table4.read(SMOKE), SMOKE.vocabulary, SMOKE.lengths, batch=500, folder=tmp_path)
@@ -262,6 +271,8 @@ def test_what_cannot_be_compared_is_refused(changes, message):
 
 def test_presets():
     assert all(preset.scale == scale for scale, preset in table4.PRESETS.items())
+    assert next(iter(table4.PRESETS)) == "small"
+    assert table4.Arguments() == table4.PRESETS["paper"]
     paths = {field: Path("x") for field in ("data_dir", "out", "results")}
     moved = dataclasses.replace(SMOKE, **paths, accelerator="gpu", check=True)
     assert moved.settings() == SMOKE.settings()

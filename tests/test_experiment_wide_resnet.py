@@ -1,7 +1,4 @@
-"""The experiments on image classification: the task, the tables by hand, and each at its smallest.
-
-All rules at their smallest are trained with the child, which compiles in a third of the time.
-"""
+"""The experiments on image classification: the task, the tables by hand, and each small."""
 
 import dataclasses
 import functools
@@ -15,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_data
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -32,7 +30,18 @@ import table2_decayed_rate as table2
 import table6_all_rules as table6
 from harness import image_rivals, vision
 from harness.image_rivals import PAPER, SMOKE
-from harness.rival_tables import Display, accuracy, draw, measure, results_table, verdict
+from harness.rival_tables import (
+    Display,
+    accuracy,
+    claims,
+    draw,
+    draw_differences,
+    edge_note,
+    measure,
+    results_table,
+    tuned,
+    verdict,
+)
 from harness.tables import markdown
 from harness.tuning import Outcome, Rival, Training
 
@@ -236,6 +245,35 @@ def test_table_and_verdict():
     assert "better: better; worse: none; undecided: 1" in said
 
 
+def test_a_claim_survives_the_number_of_comparisons():
+    # Of three values: p = 0.0097 and 0.032 (t = 10.1 and 5.5).
+    clear, unclear = (-1.0, -1.426, -0.574), (1.0, 0.218, 1.782)
+    assert claims({"a": clear, "b": unclear}, 3) == (
+        "2 paired t-tests by Holm's procedure at 5 %: better: b; worse: a; undecided: 0."
+    )
+    many = {"a": clear, "b": unclear, "c": (0.0, -1.0, 1.0)}
+    assert "better: none; worse: a; undecided: 2." in claims(many, 3)
+    assert "better: a; worse: none; undecided: 2." in claims(many, 3, lower=True)
+    many |= {name: (0.0, -1.0, 1.0) for name in "def"}
+    assert "better: none; worse: none; undecided: 6." in claims(many, 3)
+
+
+def test_rates_at_an_edge_are_named():
+    results = measure(OUTCOMES, "base", accuracy(10))
+    assert edge_note(results, (0.01, 0.1, 1.0)).endswith("greatest rate: none.")
+    assert edge_note(results, (0.01, 0.1)).endswith("greatest rate: base, better, gone.")
+
+
+def test_what_tuning_shows_is_the_mean_over_its_seeds():
+    trainings = [
+        training(seed, [0.0, last], [0.0, 0.0], rate)
+        for rate, finals in {0.1: (0.4, 0.6), 1.0: (0.2, NAN)}.items()
+        for seed, last in enumerate(finals)
+    ]
+    found = tuned(OUTCOMES[0]._replace(tuning=trainings), accuracy(10))
+    assert found == pytest.approx({0.1: 50, 1.0: 15})
+
+
 def test_what_is_shown_may_be_better_when_lower():
     perplexity = Display("perplexity", -np.log(100), lambda s: np.exp(-s), lower=True, scale="log")
     worst = outcome("base", *[(np.log(x), np.log(x)) for x in ([0.02, 0.021], [0.03, 0.023])])
@@ -258,6 +296,20 @@ def test_mistakes_in_tables_are_named():
 def test_picture(tmp_path):
     draw(OUTCOMES, accuracy(10), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+    drawn = []
+    draw(OUTCOMES, accuracy(10), tmp_path / "picture.png", drawn.append)
+    assert len(drawn) == 1
+
+
+def test_the_picture_has_the_difference_of_every_rival():
+    results = measure(OUTCOMES, "base", accuracy(10))
+    axes = Figure().subplots()
+    draw_differences(axes, results, "base", accuracy(10))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["better", "gone"]
+    ((points, _, (bars,)),) = axes.containers
+    assert points.get_xdata() == pytest.approx([31, -36])
+    ends = [segment[:, 0] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [result.difference[1:] for result in results[1:]])
 
 
 # Table 6's order.
@@ -274,14 +326,56 @@ def test_rank_correlation_is_spearmans():
 def test_bootstrap_tells_an_order_from_none():
     rng = np.random.default_rng(0)
     paper = np.arange(20.0)
-    noisy = paper[:, None] + rng.normal(size=(20, 3))
+    noisy = paper + rng.normal(size=20)
     low, high = table6.bootstrap(noisy, paper, 500)
     assert 0.7 < low < high <= 1
     low, high = table6.bootstrap(-noisy, paper, 500)
     assert -1 <= low < high < -0.7
     # Without an order, 95 of 100 intervals should have 0.
-    found = [table6.bootstrap(rng.normal(size=(20, 3)), paper, 200) for _ in range(100)]
+    found = [table6.bootstrap(rng.normal(size=20), paper, 200) for _ in range(100)]
     assert sum(low <= 0 <= high for low, high in found) >= 85
+
+
+def test_the_same_order_is_certain():
+    assert table6.bootstrap(np.arange(20.0), np.arange(20.0) ** 3, 100) == pytest.approx((1, 1))
+
+
+def test_the_interval_is_around_the_correlation_of_the_means():
+    names = list(table6.TABLE_6)
+    paper = np.array([table6.TABLE_6[name].accuracy.final_test for name in names])
+    means = np.random.default_rng(0).permutation(paper)
+    outcomes = [
+        outcome(name, *[([0.5], [mean / 100 + noise]) for noise in (-0.02, 0.0, 0.02)])
+        for name, mean in zip(names, means, strict=True)
+    ]
+    found = table6.agreements(measure(outcomes, "momentum", accuracy(10)))["final_test"]
+    assert found.with_paper == pytest.approx(stats.spearmanr(means, paper).statistic)
+    assert (found.low, found.high) == pytest.approx(table6.bootstrap(means, paper))
+    assert found.between_our_seeds == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.5, "it agrees"), (-0.5, -0.1, "it is contrary"), (-0.1, 0.5, "undecided")],
+)
+def test_what_an_order_shows(low, high, said):
+    text = table6.order(table6.Agreement((low + high) / 2, low, high, 0.17))
+    assert f"the paper's: {said}, rank correlation" in text and "seeds it is +0.17" in text
+
+
+def test_the_picture_has_every_rule_in_our_order():
+    results = [
+        result._replace(name=name)
+        for name, result in zip(
+            ("adam", "sgd", "rmsprop"), measure(OUTCOMES, "base", accuracy(10)), strict=True
+        )
+    ]
+    axes = Figure().subplots()
+    table6.draw_orders(axes, results)
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["rmsprop 10.0", "adam 46.0", "sgd 77.0"]
+    (points,) = axes.lines
+    assert points.get_xdata() == pytest.approx([90.3, 90.1, 91.8])
 
 
 # The experiments.
@@ -300,27 +394,48 @@ def test_rows():
         assert experiment.BASELINE in names and names.issuperset(experiment.DRAWN)
         for preset, config in experiment.PRESETS.items():
             assert preset in (config.scale, (config.scale, config.model))
+        first, *_ = experiment.PRESETS.values()
+        assert (first.scale, first.model) == ("small", "wrn")
+
+
+def test_the_defaults_are_the_papers():
+    assert image_rivals.ImageConfig() == PAPER
+    settings = ("scale", "model", "dataset", "image_size", "depth", "width", "epochs", "seeds")
+    assert [getattr(PAPER, name) for name in settings] == [
+        *("paper", "wrn", "cifar10", 32, 40, 4, 300, 5)
+    ]
+    assert PAPER.train_examples is None and PAPER.test_examples is None
+    assert len(PAPER.rates) == 7
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of each experiment's results; the first trains the wide residual network."""
-    configs = {
-        table1: table1.PRESETS["smoke"],
-        table2: dataclasses.replace(table2.PRESETS["smoke"], model="child"),
-        table6: table6.PRESETS["smoke", "child"],
+    """Folders of each experiment's results, by its module and the network."""
+    presets = {
+        (table1, "wrn"): table1.PRESETS["smoke"],
+        (table2, "wrn"): table2.PRESETS["smoke"],
+        (table6, "wrn"): table6.PRESETS["smoke", "wrn"],
+        (table6, "child"): table6.PRESETS["smoke", "child"],
     }
-    done = {}
-    for experiment, config in configs.items():
+
+    @functools.cache
+    def run(experiment, model="wrn"):
         folder = tmp_path_factory.mktemp(experiment.NAME)
-        done[experiment] = dataclasses.replace(config, out=folder / "runs", results=folder)
-        experiment.run(done[experiment], QUIET)
-    return done
+        config = presets[experiment, model]
+        config = dataclasses.replace(config, out=folder / "runs", results=folder)
+        experiment.run(config, QUIET)
+        return config
+
+    return run
 
 
-@pytest.mark.parametrize("experiment", [table1, table2, table6], ids=lambda module: module.NAME)
-def test_smoke(runs, experiment):
-    config = runs[experiment]
+@pytest.mark.parametrize(
+    ("experiment", "model"),
+    [(table1, "wrn"), (table2, "wrn"), (table6, "wrn"), (table6, "child")],
+    ids=["table1", "table2", "table6", "table6_child"],
+)
+def test_smoke(runs, experiment, model):
+    config = runs(experiment, model)
     path = config.results / f"{config.name(experiment.NAME)}.json"
 
     def refuse(name):
@@ -342,7 +457,7 @@ def test_smoke(runs, experiment):
 
 
 def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
-    config = runs[table1]
+    config = runs(table1)
     text = (config.results / f"{table1.NAME}_smoke.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert rows["Adam"].endswith("| 90.1 |") and rows["PowerSign"].endswith("| 92.8 |")
@@ -350,8 +465,8 @@ def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
 
 
 def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
+    config = runs(table6, "child")
     monkeypatch.setattr(TrainingGrid, "advance", None)
-    config = runs[table6]
     path = config.results / f"{config.name(table6.NAME)}.md"
     before = path.read_text()
     path.unlink()
@@ -408,6 +523,24 @@ def test_check_reports_sizes():
     sizes = image_rivals.check(dataclasses.replace(SMOKE, model="child"), QUIET)
     assert sizes["training_bytes"] > 4 * 4 * sizes["parameters"]  # weights and three averages
     assert sizes["step_bytes"] > 4 * SMOKE.batch_size * 64
+    assert 1 < sizes["loss"] < 5 and sizes["step_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda before, after: after._replace(running=jnp.array(False)), "unchanged: False"),
+        (lambda before, after: before, "unchanged: True"),
+    ],
+)
+def test_check_fails_where_the_step_does(monkeypatch, broken, message):
+    def broken_step(task, child, *arguments):
+        after, loss = step(task, child, *arguments)
+        return broken(child, after), loss
+
+    monkeypatch.setattr(image_rivals, "step", broken_step)
+    with pytest.raises(RuntimeError, match=message):
+        image_rivals.check(dataclasses.replace(SMOKE, model="child"), QUIET)
 
 
 def test_check_at_the_papers_scale():
@@ -415,3 +548,4 @@ def test_check_at_the_papers_scale():
     assert sizes["parameters"] == 8_949_210
     assert 2**27 < sizes["training_bytes"] < 2**28
     assert 2**30 < sizes["step_bytes"] < 2**36
+    assert 2 < sizes["loss"] < 10

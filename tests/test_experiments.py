@@ -184,7 +184,8 @@ class Broken(FakeEngine):
 
 
 def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    arguments = compare.Arguments(
+    arguments = dataclasses.replace(
+        compare.PRESETS["digits", "small"],
         samples=24,
         seeds=2,
         batch_size=4,
@@ -208,7 +209,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     compare.run(dataclasses.replace(arguments, **changes), quiet)
     assert len(engines[1].evaluated) < len(engines[0].evaluated)
 
-    name = "compare_strategies_digits_small"
+    name = "compare_strategies_digits_small_24"
     first, second = (read_strict(tmp_path / x / f"{name}.json") for x in ("whole", "again"))
     first.pop("seconds"), second.pop("seconds")
     assert first == second
@@ -218,9 +219,23 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert "| evolution |" in (tmp_path / "whole" / f"{name}.md").read_text()
 
 
+def test_other_numbers_of_samples_have_names_of_their_own():
+    preset = compare.PRESETS["cifar10", "small"]
+    other = dataclasses.replace(preset, samples=320)
+    assert other.name == f"{preset.name}_320" != preset.name
+    # A search of more samples goes on from the one of fewer.
+    assert other.search_config("ppo", 0).out == preset.search_config("ppo", 0).out
+
+
 def test_the_best_rule_is_measured_with_seeds_that_did_not_choose_it(tmp_path):
-    arguments = compare.Arguments(
-        samples=24, seeds=2, batch_size=4, strategies=("random",), final_seeds=3, out=tmp_path
+    arguments = dataclasses.replace(
+        compare.PRESETS["digits", "small"],
+        samples=24,
+        seeds=2,
+        batch_size=4,
+        strategies=("random",),
+        final_seeds=3,
+        out=tmp_path,
     )
     asked = []
 
@@ -244,6 +259,10 @@ def test_every_preset_is_of_its_name():
     for (dataset, scale), preset in compare.PRESETS.items():
         assert (preset.dataset, preset.scale) == (dataset, scale)
         assert preset.search_config("random", 0).resume
+        assert preset.name == f"compare_strategies_{dataset}_{scale}"
+    assert compare.Arguments() == compare.PRESETS["cifar10", "paper"]
+    assert next(iter(compare.PRESETS)) == ("digits", "small")
+    assert hurdles.Arguments() == hurdles.PRESETS["small"]
     for scale, preset in hurdles.PRESETS.items():
         assert preset.scale == scale and preset.search_config().hurdle_epochs
 

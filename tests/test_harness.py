@@ -1,6 +1,7 @@
 """What the experiments share: statistics, tables, records and the command line."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from harness import command_line
 from harness.records import Records, write_results
-from harness.statistics import difference, mean_and_error, t_interval
+from harness.statistics import difference, holm, mean_and_error, p_value, t_interval
 from harness.tables import markdown
 
 # Statistics.
@@ -62,6 +63,39 @@ def test_too_few_values_have_no_error():
         t_interval([0.5])
     with pytest.raises(ValueError, match="shorter"):
         difference([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_the_p_value_of_an_interval_is_the_paired_t_tests(count):
+    values, baseline = np.random.default_rng(count).normal(size=(2, count))
+    expected = stats.ttest_rel(values, baseline).pvalue
+    assert p_value(difference(values, baseline), count) == pytest.approx(expected)
+    assert p_value(difference(baseline, values), count) == pytest.approx(expected)
+
+
+def test_values_without_spread_are_0_or_not():
+    assert p_value(t_interval([0.0, 0.0]), 2) == 1
+    assert p_value(t_interval([0.5, 0.5]), 2) == 0
+
+
+def test_holm_by_hand():
+    # In order: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 1 * 0.04, which may not be below the last.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_holm_is_closed_testing_with_bonferronis_correction():
+    rng = np.random.default_rng(0)
+    for p_values in rng.uniform(0, 0.3, (50, 5)) ** rng.uniform(0.5, 2, (50, 1)):
+        subsets = [
+            subset for size in range(1, 6) for subset in itertools.combinations(range(5), size)
+        ]
+        expected = [
+            max(min(1, len(s) * p_values[list(s)].min()) for s in subsets if i in s)
+            for i in range(5)
+        ]
+        assert holm(p_values.tolist()) == pytest.approx(expected)
 
 
 # Tables.

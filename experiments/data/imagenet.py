@@ -91,8 +91,10 @@ def folder_examples(root: Path, split: str) -> Examples:
     if not files or unknown:
         trouble = f"{unknown[0]} is not among its training classes" if unknown else "no images"
         raise DatasetError(
-            f"{root / split}: {trouble}. Expected one folder a class, such as "
-            f"{root}/{split}/n01440764/1.JPEG, with the same classes in train and val"
+            f"no ImageNet in folders in {root / split}: {trouble}. Expected one folder a class, "
+            f"such as {root}/{split}/n01440764/1.JPEG, with the same classes in train and val: "
+            "unpack ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org "
+            "to such folders"
         )
 
     def read(index: int) -> tuple[Image.Image, int]:

@@ -4,17 +4,15 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data import BOS, EOS, PAD
-from data.translation import Pairs
+from data.translation import Pairs, import_optional
 
-try:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-except ImportError as error:
-    raise ImportError("subwords need tokenizers: pip install 'nos_optax[experiments]'") from error
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # PAD, BOS and EOS, by names that no text should have: they would be taken for the real ones.
 _SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>"]
@@ -33,7 +31,7 @@ class Padded(NamedTuple):
     target: np.ndarray
 
 
-def train_subwords(texts: Sequence[str], size: int, folder: str | os.PathLike[str]) -> Tokenizer:
+def train_subwords(texts: Sequence[str], size: int, folder: str | os.PathLike[str]) -> "Tokenizer":
     """Learn a byte-pair encoding, or read the one learned before from the same texts.
 
     It works on bytes: every text can be written, and comes back unchanged.
@@ -43,10 +41,16 @@ def train_subwords(texts: Sequence[str], size: int, folder: str | os.PathLike[st
         size: subwords to learn, with PAD, BOS, EOS and the 256 bytes; few texts give fewer.
         folder: keeps the encoding, in a file named by the texts and the size.
 
+    Raises:
+        ImportError: tokenizers is missing.
+
     References:
         Sennrich et al., `Neural Machine Translation of Rare Words with Subword Units
         <https://arxiv.org/abs/1508.07909>`_, 2016
     """
+    import_optional("tokenizers", "experiments")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     path = Path(folder) / f"subwords_{size}_{_digest(texts)}.json"
     if path.is_file():
         return Tokenizer.from_file(os.fspath(path))
@@ -67,7 +71,7 @@ def train_subwords(texts: Sequence[str], size: int, folder: str | os.PathLike[st
     return tokenizer
 
 
-def bucket_pairs(tokenizer: Tokenizer, pairs: Pairs, lengths: Sequence[int]) -> list[Padded]:
+def bucket_pairs(tokenizer: "Tokenizer", pairs: Pairs, lengths: Sequence[int]) -> list[Padded]:
     """Sort sentence pairs into buckets by their length.
 
     Args:
@@ -91,7 +95,7 @@ def bucket_pairs(tokenizer: Tokenizer, pairs: Pairs, lengths: Sequence[int]) -> 
     return filled
 
 
-def pad_sources(tokenizer: Tokenizer, sentences: Sequence[str], length: int) -> np.ndarray:
+def pad_sources(tokenizer: "Tokenizer", sentences: Sequence[str], length: int) -> np.ndarray:
     """Return `int32[N, length]` for decoding: in order, longer sentences cut."""
     encoded = _encode(tokenizer, sentences)
     return _pad([[*ids[: length - 1], EOS] for ids in encoded], length)
@@ -122,7 +126,7 @@ def batches(buckets: Sequence[Padded], batch: int, seed: int | None = None) -> I
         yield Padded(bucket.source[rows], bucket.target[rows])
 
 
-def to_text(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
+def to_text(tokenizer: "Tokenizer", tokens: np.ndarray) -> list[str]:
     """Return the sentences of `int[N, T]`, each up to its EOS."""
     kept = [[int(id) for id in _before_end(row) if id not in (PAD, BOS)] for row in tokens]
     return tokenizer.decode_batch(kept)
@@ -135,7 +139,7 @@ def _digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[np.ndarray]:
+def _encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> list[np.ndarray]:
     ids: list[np.ndarray] = []
     for start in range(0, len(sentences), _CHUNK):
         chunk = tokenizer.encode_batch_fast(list(sentences[start : start + _CHUNK]))

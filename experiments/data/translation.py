@@ -91,7 +91,7 @@ def load_wmt14(
     # Asked for by name, unprepared data make TFDS try the network for minutes.
     if not all((folder / name).is_file() for name in ("dataset_info.json", "features.json")):
         raise DatasetError(f"no prepared WMT14 German-English in {folder}. {_how_to_prepare(root)}")
-    tfds = _import("tensorflow_datasets", "data")
+    tfds = import_optional("tensorflow_datasets", "data")
     try:
         builder = tfds.builder_from_directory(folder)
         return Corpus(
@@ -118,7 +118,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     Raises:
         ImportError: sacrebleu is missing.
     """
-    sacrebleu = _import("sacrebleu", "experiments")
+    sacrebleu = import_optional("sacrebleu", "experiments")
     return sacrebleu.corpus_bleu(list(hypotheses), [list(references)]).score
 
 
@@ -159,7 +159,12 @@ def _how_to_prepare(root: Path) -> str:
     )
 
 
-def _import(module: str, extra: str) -> Any:
+def import_optional(module: str, extra: str) -> Any:
+    """Return a module that an extra of this package installs.
+
+    Raises:
+        ImportError: it is missing; the message names the extra.
+    """
     try:
         return __import__(module)
     except ImportError as error:

@@ -25,7 +25,7 @@ def main(
 
     Args:
         run: the experiment.
-        presets: by name, configurations of one frozen dataclass.
+        presets: by name, configurations of one frozen dataclass; the first is the default.
         key: the name of the preset that a configuration belongs to. What the command line does
             not give is as in that preset.
         interrupted: what is said after Ctrl-C.
@@ -45,8 +45,9 @@ def parse(presets: Mapping[Name, Config], key: Callable[[Config], Name]) -> Conf
     Raises:
         ValueError: no preset has the name that was given, or a number is out of range.
     """
-    kind = type(next(iter(presets.values())))
-    name = key(tyro.cli(kind, description=kind.__doc__))
+    default = next(iter(presets.values()))
+    kind = type(default)
+    name = key(tyro.cli(kind, default=default, description=kind.__doc__))
     if name not in presets:
         raise ValueError(f"there is no preset {name}; there are {', '.join(map(str, presets))}")
     return tyro.cli(kind, default=presets[name], description=kind.__doc__)

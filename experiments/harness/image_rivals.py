@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 class ImageConfig:
     """Tune each rival's learning rate, train it again with fresh seeds, and compare accuracies."""
 
-    scale: Literal["paper", "small", "smoke"] = "small"
+    scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     model: Literal["wrn", "child"] = "wrn"
     """wrn is a wide residual network, child the small ConvNet that the search trains."""
@@ -48,34 +48,36 @@ class ImageConfig:
     """cifar10 is read from --data-dir; digits come with scikit-learn."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
-    image_size: Literal[32, 16, 8] = 16
+    image_size: Literal[32, 16, 8] = CIFAR10_SIZE
     """Pixels; less than 32 of CIFAR-10 are means of neighbours. Digits have 8."""
-    train_examples: int | None = 2000
+    train_examples: int | None = None
     """Training images; None takes all that validation leaves."""
-    validation_examples: int = 1000
+    validation_examples: int = 5000
     """Images to tune and to find the best epoch with."""
-    test_examples: int | None = 1000
+    test_examples: int | None = None
     """Test images; None takes all of CIFAR-10's."""
-    depth: int = 10
+    depth: int = 40
     """Of the wide residual network: 6 n + 4."""
-    width: int = 1
+    width: int = 4
     """Of the wide residual network: groups of 16, 32 and 64 times so many filters."""
-    shift: int = 0
+    shift: int = 4
     """Move training images at random by up to so many pixels, and mirror half; 0 does neither."""
-    batch_size: int = 25
+    batch_size: int = 128
     """Images in a minibatch."""
-    epochs: int = 4
+    epochs: int = 300
     """Of every training."""
     rates: tuple[float, ...] = RATES
     """Learning rates of every rival."""
-    seeds: int = 3
-    """Fresh seeds with the best rate, at least 2; one other is for tuning."""
-    capacity: int = 28
+    seeds: int = 5
+    """Fresh seeds with the best rate, at least 2."""
+    tuning_seeds: int = 1
+    """Other seeds, with which each rate is tried."""
+    capacity: int = 14
     """Trainings at a time; all their weights are kept."""
     lanes: int = 1
     """Trainings side by side on a device."""
     check: bool = False
-    """Only compile one step of one training, and report its size and memory; no data is read."""
+    """Only take one step of one training, and report its size, memory and time; no data is read."""
     out: Path | None = None
     """Folder of the records, from which a killed run goes on (default: runs/NAME)."""
     results: Path = RESULTS
@@ -89,6 +91,7 @@ class ImageConfig:
             "batch_size": 1,
             "epochs": 1,
             "seeds": 2,
+            "tuning_seeds": 1,
             "capacity": 1,
             "lanes": 1,
             "width": 1,
@@ -114,21 +117,23 @@ class ImageConfig:
         return f"{experiment}{model}_{self.scale}"
 
 
-PAPER = ImageConfig(
-    scale="paper",
-    image_size=CIFAR10_SIZE,
-    train_examples=None,
-    validation_examples=5000,
-    test_examples=None,
-    depth=40,
-    width=4,
-    shift=4,
-    batch_size=128,
-    epochs=300,
-    seeds=5,
-    capacity=14,
+PAPER = ImageConfig()
+SMALL = ImageConfig(
+    scale="small",
+    image_size=16,
+    train_examples=2000,
+    validation_examples=1000,
+    test_examples=1000,
+    depth=10,
+    width=1,
+    shift=0,
+    batch_size=25,
+    epochs=4,
+    seeds=3,
+    capacity=28,
 )
-SMOKE = ImageConfig(
+SMOKE = dataclasses.replace(
+    SMALL,
     scale="smoke",
     dataset="digits",
     image_size=DIGITS_SIZE,
@@ -197,9 +202,10 @@ def train(
     name = config.name(experiment)
     records = Records((config.out or Path("runs") / name) / "records.jsonl", measured)
     with Progress(console=console) as progress:
-        seeds = range(1, config.seeds + 1)
+        seeds = range(config.tuning_seeds + config.seeds)
+        tuning, fresh = seeds[: config.tuning_seeds], seeds[config.tuning_seeds :]
         outcomes = compare(
-            grid, rivals, config.rates, config.epochs, list(seeds), records, progress
+            grid, rivals, config.rates, config.epochs, fresh, records, progress, tuning
         )
     facts = {
         "data": task.name,
@@ -233,6 +239,7 @@ def report(
     notes: Sequence[str],
     drawn: Sequence[str],
     console: Console,
+    panel: Callable[[Any], None],
     more: Mapping[str, object] | None = None,
 ) -> None:
     """Print everything and write it.
@@ -246,6 +253,7 @@ def report(
         notes: below the tables.
         drawn: names of the rivals in the picture.
         console: to print on.
+        panel: draws what is claimed into the picture.
         more: for the JSON file.
     """
     title = setting(config, trained.facts)
@@ -261,7 +269,7 @@ def report(
     name = config.name(experiment)
     write_results(config.results, name, full, text)
     shown = [outcome for outcome in trained.outcomes if outcome.rival.name in drawn]
-    draw(shown, trained.display, config.results / f"{name}.png")
+    draw(shown, trained.display, config.results / f"{name}.png", panel)
 
 
 def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
@@ -272,8 +280,9 @@ def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
         f"{facts['data']} at {size}x{size}, {facts['train_examples']} training, "
         f"{config.validation_examples} validation and {facts['test_examples']} test images; "
         f"{network}, {facts['parameters']:,} parameters; {config.epochs} epochs, {facts['steps']} "
-        f"steps of {config.batch_size}; {len(config.rates)} learning rates, {config.seeds} fresh "
-        "seeds. Accuracies in per cent, mean ± standard error over the seeds."
+        f"steps of {config.batch_size}; {len(config.rates)} learning rates "
+        f"(seeds of each: {config.tuning_seeds}), {config.seeds} fresh seeds with the best. "
+        "Accuracies in per cent, mean ± standard error over the seeds."
     )
 
 
@@ -286,42 +295,55 @@ def _measured(config: ImageConfig) -> dict[str, Any]:
 
 
 def check(config: ImageConfig, console: Console) -> dict[str, float]:
-    """Compile one step of one training, with blank images; print and return its sizes.
+    """Compile one step of one training, with random images, and take it; print its sizes.
 
     Returns:
         Number of parameters, bytes of a training's arrays, bytes that a step needs at its peak
-        beside them, and seconds of compiling.
+        beside them, seconds of compiling and of the step, and the loss before it.
+
+    Raises:
+        RuntimeError: the loss or a weight is not finite after the step, or no weight has changed.
     """
     (device, *_) = select_devices(config.accelerator)
     size, channels = config.image_size, 1 if config.dataset == "digits" else 3
-    pixels = np.zeros((config.batch_size, size, size, channels), np.uint8)
+    shape = (config.batch_size, size, size, channels)
+    pixels = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     labels = np.arange(config.batch_size, dtype=np.int32) % 10
-    blank = Dataset.from_images("blank", pixels, labels, pixels, labels, 10)
-    task = make_task(config, vision.Images(blank, pixels, labels), device)
+    noise = Dataset.from_images("noise", pixels, labels, pixels, labels, 10)
+    task = make_task(config, vision.Images(noise, pixels, labels), device)
+    program = jnp.asarray(encode("m").array)
+    candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
     key = jax.random.key(0)
-    child = jax.eval_shape(functools.partial(new_child, task), key)
 
-    def one_step(child, program, batch):
-        candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
-        return step(task, child, candidate, batch, jnp.int32(1), key, key)
+    def one_step(child, batch):
+        after, loss = step(task, child, candidate, batch, jnp.int32(1), key, key)
+        return after, loss, jnp.all(after.params == child.params)
 
-    start = time.perf_counter()
     with jax.default_device(device):
-        lowered = jax.jit(one_step, donate_argnums=0).lower(
-            child, encode("m").array, (pixels, labels)
-        )
-        memory: Any = lowered.compile().memory_analysis()
+        child = jax.jit(functools.partial(new_child, task))(key)
+        size_of_child = sum(leaf.nbytes for leaf in jax.tree.leaves(child))
+        start = time.perf_counter()
+        compiled = jax.jit(one_step, donate_argnums=0).lower(child, (pixels, labels)).compile()
+        compile_seconds = time.perf_counter() - start
+        memory: Any = compiled.memory_analysis()
+        start = time.perf_counter()
+        child, loss, unchanged = jax.block_until_ready(compiled(child, (pixels, labels)))
+        step_seconds = time.perf_counter() - start
+    if unchanged or not child.running:
+        raise RuntimeError(f"a step failed: loss {loss}, weights unchanged: {unchanged}")
     sizes = {
         "parameters": task.num_params,
-        "training_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(child)),
+        "training_bytes": size_of_child,
         "step_bytes": memory.temp_size_in_bytes,
-        "compile_seconds": time.perf_counter() - start,
+        "compile_seconds": compile_seconds,
+        "step_seconds": step_seconds,
+        "loss": float(loss),
     }
     console.print(
         f"{config.model}, batch {config.batch_size} at {size}x{size} on {device.device_kind}: "
         f"{sizes['parameters']:,} parameters; {sizes['training_bytes'] / 2**20:,.0f} MiB for each "
         f"of the {config.capacity} trainings at a time; {sizes['step_bytes'] / 2**20:,.0f} MiB "
         f"more for a step of {config.lanes} side by side, times their number; compiled in "
-        f"{sizes['compile_seconds']:.0f} s"
+        f"{compile_seconds:.0f} s, {step_seconds:.2g} s a step; loss {sizes['loss']:.3f}"
     )
     return sizes

@@ -10,7 +10,14 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from harness.statistics import difference, mean_and_error
+from harness.statistics import (
+    SIGNIFICANCE,
+    Interval,
+    difference,
+    holm,
+    mean_and_error,
+    p_value,
+)
 from harness.tuning import Outcome, Training
 
 PARTS = ("final_validation", "final_test", "best_validation", "best_test")
@@ -51,7 +58,7 @@ class Result(NamedTuple):
     rate: float
     diverged: int  # of the seeds
     values: dict[str, list[float]]  # one a seed, for each of PARTS; best: by validation
-    difference: tuple[float, float, float] | None  # of final_test to the baseline, 95 %
+    difference: Interval | None  # of final_test to the baseline, 95 %
 
 
 def measure(outcomes: Sequence[Outcome], baseline: str, display: Display) -> list[Result]:
@@ -149,7 +156,7 @@ def _mean(values: Sequence[float], digits: int) -> str:
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def interval_text(values: tuple[float, float, float] | None, digits: int) -> str:
+def interval_text(values: Interval | None, digits: int) -> str:
     """Return a difference and its interval as text."""
     if values is None:
         return "baseline"
@@ -158,17 +165,42 @@ def interval_text(values: tuple[float, float, float] | None, digits: int) -> str
 
 
 def verdict(results: Sequence[Result], baseline: str, display: Display) -> str:
-    """Say which rivals differ from the baseline; where the interval has 0, nothing is shown."""
-    known = [(result.name, result.difference) for result in results if result.difference]
-    above = [name for name, (_, low, _) in known if low > 0]
-    below = [name for name, (_, _, high) in known if high < 0]
-    better, worse = (below, above) if display.lower else (above, below)
-    unclear = len(known) - len(better) - len(worse)
+    """Say which rivals differ from the baseline, and what the intervals do not cover."""
+    known = {result.name: result.difference for result in results if result.difference}
+    count = len(results[0].values["final_test"])
     return (
-        f"Final test against {baseline}, {len(known)} intervals of 95 % without correction for "
-        f"their number: better: {', '.join(better) or 'none'}; worse: "
-        f"{', '.join(worse) or 'none'}; undecided: {unclear}."
+        f"Final test against {baseline}, {claims(known, count, display.lower)} The intervals of "
+        "95 % are not corrected for their number and do not cover the choice of the rate."
     )
+
+
+def claims(differences: Mapping[str, Interval], count: int, lower: bool = False) -> str:
+    """Say which differences are not 0, by Holm's procedure over all of them.
+
+    Args:
+        differences: by name, with their intervals.
+        count: values behind each of them.
+        lower: whether lower is better.
+    """
+    adjusted = holm([p_value(interval, count) for interval in differences.values()])
+    found = {
+        name: mean
+        for (name, (mean, _, _)), p in zip(differences.items(), adjusted, strict=True)
+        if p <= SIGNIFICANCE
+    }
+    better = [name for name, mean in found.items() if (mean < 0) == lower]
+    worse = [name for name in found if name not in better]
+    return (
+        f"{len(differences)} paired t-tests by Holm's procedure at 5 %: better: "
+        f"{', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}; undecided: "
+        f"{len(differences) - len(found)}."
+    )
+
+
+def edge_note(results: Sequence[Result], rates: Sequence[float]) -> str:
+    """Say whose best rate may lie beyond those that were tried."""
+    edges = [result.name for result in results if result.rate in (min(rates), max(rates))]
+    return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
 
 
 def content(results: Sequence[Result], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -183,18 +215,24 @@ def content(results: Sequence[Result], outcomes: Sequence[Outcome]) -> list[dict
     ]
 
 
-def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
+def draw(
+    outcomes: Sequence[Outcome],
+    display: Display,
+    path: Path,
+    panel: Callable[[Any], None] | None = None,
+) -> None:
     """Draw the rivals' validation over the epochs, and how it depends on the learning rate.
 
     Args:
         outcomes: of the rivals to show; at most 20 can be told apart.
         display: how the scores are shown.
         path: of the picture.
+        panel: draws what is claimed into one more part, given its axes.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    over_epochs, over_rates = figure.subplots(1, 2)
+    figure = Figure(figsize=(18 if panel else 12, 4.8), layout="constrained")
+    over_epochs, over_rates, *rest = figure.subplots(1, 3 if panel else 2)
     for i, outcome in enumerate(outcomes):
         style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--", "lw": 1.2}
         curves = _shown([training.validation for training in outcome.runs], display)
@@ -205,11 +243,11 @@ def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
         over_epochs.fill_between(
             epochs, mean - error, mean + error, color=style["color"], alpha=0.15, lw=0
         )
-        rates = [training.rate for training in outcome.tuning]
-        finals = _shown([training.validation[-1:] for training in outcome.tuning], display)[:, 0]
-        over_rates.plot(rates, finals, marker=".", **style)
+        by_rate = tuned(outcome, display)
+        over_rates.plot(list(by_rate), list(by_rate.values()), marker=".", **style)
     over_epochs.xaxis.get_major_locator().set_params(integer=True)
     seeds = len(outcomes[0].runs)
+    tuning_seeds = len({training.seed for training in outcomes[0].tuning})
     over_epochs.set(
         title=f"best rate: mean ± standard error, {seeds} seeds",
         xlabel="epoch",
@@ -217,15 +255,40 @@ def draw(outcomes: Sequence[Outcome], display: Display, path: Path) -> None:
         yscale=display.scale,
     )
     over_rates.set(
-        title="last epoch, one seed; diverged: as chance",
-        xlabel="learning rate",
+        title=f"last epoch, tuning seeds: {tuning_seeds}",
+        xlabel="learning rate (diverged: as chance)",
         xscale="log",
         yscale=display.scale,
     )
     handles, labels = over_epochs.get_legend_handles_labels()
     place: Any = "outside right"  # matplotlib's annotations do not know it
     figure.legend(handles, labels, loc=place, frameon=False)
+    if panel:
+        panel(rest[0])
     figure.savefig(path, dpi=150)
+
+
+def draw_differences(axes: Any, results: Sequence[Result], baseline: str, display: Display) -> None:
+    """Draw the differences to the baseline of all rivals, with their intervals."""
+    known = {result.name: result.difference for result in results if result.difference}
+    rows = range(len(known), 0, -1)
+    mean, low, high = np.array([*known.values()]).T
+    axes.errorbar(mean, rows, xerr=(mean - low, high - mean), fmt="o", ms=4, lw=1.2, color="C0")
+    axes.axvline(0, color="0.3", lw=0.8, ls=":")
+    axes.set_yticks(rows, known)
+    axes.set(
+        title="test at the end, intervals of 95 %",
+        xlabel=f"{display.title}, less that of {baseline}",
+    )
+
+
+def tuned(outcome: Outcome, display: Display) -> dict[float, float]:
+    """Return of each learning rate what the tuning shows, the mean over its seeds."""
+    finals: dict[float, list[float]] = {}
+    for training in outcome.tuning:
+        (score,) = _shown([training.validation[-1:]], display)[0]
+        finals.setdefault(training.rate, []).append(score)
+    return {rate: float(np.mean(scores)) for rate, scores in finals.items()}
 
 
 def _shown(scores: Sequence[Sequence[float]], display: Display) -> np.ndarray:

@@ -6,6 +6,9 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of all intervals
+SIGNIFICANCE = 0.05  # of Holm's procedure
+
+Interval = tuple[float, float, float]  # mean, lower end, upper end
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -20,14 +23,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(exact.mean()), float(stats.sem(exact))
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def t_interval(values: Sequence[float]) -> Interval:
     """Return the mean of independent values, and the ends of its t interval of 95 %."""
     mean, error = mean_and_error(values)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
     return mean, mean - half, mean + half
 
 
-def difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
+def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     """Return the mean paired difference, and the ends of its t interval of 95 %.
 
     Args:
@@ -41,3 +44,33 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[floa
         ValueError: they are not of the same seeds, or fewer than two.
     """
     return t_interval([x - y for x, y in zip(values, baseline, strict=True)])
+
+
+def p_value(interval: Interval, count: int) -> float:
+    """Return the two-sided p-value of the t-test that the mean of so many values is 0.
+
+    Args:
+        interval: of `t_interval` or `difference`, whose t-test is the paired one.
+        count: how many values it is of.
+    """
+    mean, low, high = interval
+    error = (high - low) / 2 / float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    if error == 0:
+        return float(mean == 0)
+    return 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's procedure, in the order given.
+
+    Rejecting where they are at most a level errs, over the whole family, with at most this
+    probability, however the tests depend on each other.
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, 1979
+    """
+    order = np.argsort(p_values)
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
+    return adjusted.tolist()
