@@ -4,7 +4,7 @@ Claim:    Ray with 2 workers of one core each evaluates at least 0.8x as many ca
           the local engine on the same 2 cores.
 Method:   the same random candidates of 2 iterations on digits, in turns; each engine has evaluated
           them once before (steady state: workers are up, everything is compiled). The evaluations
-          are compared too: they must be equal, bit for bit.
+          are compared too: they must be equal, bit for bit, or it exits with 1.
 Command:  python benchmarks/ray_scaling.py
 Needs:    pip install 'nos_optax[ray]', and 2 quiet cores.
 Time:     2 minutes on 2 cores.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from nos_optax.grammar import SearchSpace
+    from nos_optax.population import Evaluation
     from nos_optax.search import TaskConfig, enable_compilation_cache
     from nos_optax.search.engine import LocalEngine
     from nos_optax.search.ray_engine import RayEngine
@@ -49,10 +51,12 @@ def main() -> None:
     space = SearchSpace(iterations=ITERATIONS)
     programs = np.asarray(space.sample(jax.random.key(args.seed), args.candidates))
     first = {name: evaluate(engine, programs) for name, engine in engines.items()}
-    equal = all(
-        np.array_equal(a, b, equal_nan=True)
-        for a, b in zip(first["local"], first["ray"], strict=True)
-    )
+    differ = [
+        field
+        for field, a, b in zip(Evaluation._fields, first["local"], first["ray"], strict=True)
+        if not np.array_equal(a, b, equal_nan=True)
+    ]
+    equal = not differ
 
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(args.repeats):
@@ -78,6 +82,8 @@ def main() -> None:
     ray.close()
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "ray_scaling.json").write_text(json.dumps(content, indent=1) + "\n")
+    if not equal:
+        sys.exit(f"error: evaluations of the two engines differ in {', '.join(differ)}")
 
 
 def evaluate(engine, programs: np.ndarray) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nos_optax"
@@ -22,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # jax brings these, and declares them.
 BROUGHT_BY_JAX = {"jaxlib", "numpy"}
 # What nos_optax itself is divided in; the rest of it is the searcher's.
-CORE = ("__init__.py", "schedules.py", "transforms", "grammar")
+CORE = ("__init__.py", "_arguments.py", "schedules.py", "transforms", "grammar")
 
 
 # What is imported is declared.
@@ -166,6 +168,12 @@ def test_the_metadata_are_those_of_the_project(wheel):
 # What is installed.
 
 
+SEARCH = (
+    "--samples 4 --batch-size 4 --train-examples 200 --epochs 1 --iterations 1 "
+    "--strategy random --finalists 1 --final-seeds 1 --out run"
+).split()
+
+
 @pytest.fixture(scope="module")
 def installed(built):
     """Return a folder that the wheel is unpacked in, which is to install it."""
@@ -216,6 +224,105 @@ def test_the_installed_package_trains(installed, tmp_path):
     assert done.stdout.splitlines() == [str(installed / "nos_optax/__init__.py"), "trained"], done
 
 
+# What is installed where there is nothing else.
+
+
+def closure(requirements: list[str], extra: str = "") -> dict[str, importlib.metadata.Distribution]:
+    """Return the distributions, as they are installed here, that requirements bring with them."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    seen = set()
+    todo = [(Requirement(text), extra) for text in requirements]
+    while todo:
+        requirement, of_extra = todo.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": of_extra}):
+            continue
+        name = canonical(requirement.name)
+        distribution = importlib.metadata.distribution(name)
+        assert requirement.specifier.contains(distribution.version, prereleases=True), requirement
+        found[name] = distribution
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) not in seen:
+                seen.add((name, wanted))
+                todo += [(Requirement(text), wanted) for text in distribution.requires or ()]
+    return found
+
+
+def link(distribution: importlib.metadata.Distribution, target: Path) -> None:
+    """Put a distribution's files, and their bytecode, into a folder, as links."""
+    for file in distribution.files or ():
+        source = Path(file.locate())
+        if file.parts[0] == ".." or "__pycache__" in file.parts or not source.is_file():
+            continue
+        sources = [source]
+        if source.suffix == ".py":
+            sources.append(Path(importlib.util.cache_from_source(source)))
+        for each in filter(Path.exists, sources):
+            place = target / Path(file).parent / each.relative_to(source.parent)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(each)
+
+
+def empty_environment(folder: Path, wheel: Path, extra: str = "") -> Path:
+    """Return the Python of a new environment: the wheel, what its metadata require, and pip."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    (purelib,) = folder.glob("lib/python*/site-packages")
+    (metadata,) = importlib.metadata.distributions(path=[wheel])
+    for distribution in closure(metadata.requires, extra).values():
+        link(distribution, purelib)
+    python = folder / "bin" / "python"
+    command = [python, "-I", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel]
+    subprocess.run(command, check=True, cwd=folder)
+    return python
+
+
+IMPORTS = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(f"{name}: {error}")
+"""
+
+
+def modules(extra: str) -> list[str]:
+    """Return the modules of the package, or, with no extra, those of its core."""
+    paths = [path.relative_to(PACKAGE.parent) for path in sorted(PACKAGE.rglob("*.py"))]
+    if not extra:
+        paths = [path for path in paths if path.parts[1] in CORE]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in names if not name.endswith("__main__")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["", "search"])
+def test_what_the_metadata_require_is_enough(built, tmp_path, extra):
+    """The source distribution needs no test of its own: its wheel is this one, byte for byte."""
+    python = empty_environment(tmp_path / "venv", only(built / "both", "*.whl"), extra)
+
+    def run(*arguments):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [python, "-I", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout.strip(), done.stderr
+
+    code, said, errors = run("-c", TRAINING)
+    assert code == 0, errors
+    where, trained = said.splitlines()
+    assert Path(where).is_relative_to(tmp_path / "venv") and trained == "trained"
+    assert run("-c", IMPORTS, *modules(extra)) == (0, "", "")
+    code, said, errors = run("-m", "nos_optax.search", *SEARCH)
+    if extra:
+        assert code == 0 and "4 candidates" in said, errors
+    else:
+        assert code != 0 and "pip install 'nos_optax[search]'" in errors
+
+
 @pytest.mark.slow
 def test_the_installed_package_exports_help(installed, tmp_path):
     done = python(installed, "-m", "nos_optax.search.export", "--help", folder=tmp_path)
@@ -226,11 +333,7 @@ def test_the_installed_package_exports_help(installed, tmp_path):
 
 @pytest.mark.slow
 def test_the_installed_package_searches(installed, tmp_path):
-    options = (
-        "--samples 4 --batch-size 4 --train-examples 200 --epochs 1 --iterations 1 "
-        "--strategy random --finalists 1 --final-seeds 1 --out run"
-    )
-    done = python(installed, "-m", "nos_optax.search", *options.split(), folder=tmp_path)
+    done = python(installed, "-m", "nos_optax.search", *SEARCH, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 candidates" in done.stdout
     done = python(

@@ -221,6 +221,21 @@ def test_a_run_that_was_killed_has_a_report(tmp_path, candidates, words):
         assert [row[2] for row in page.rows] == expected
 
 
+def test_a_run_without_retrained_rules_shows_its_best_candidates_as_such(tmp_path):
+    rows = [candidate(i, f"{i} * g", i / 10, fingerprint=str(i)) for i in range(7)]
+    rows += [candidate(7, "g * 6 + 0", 0.6, fingerprint="6"), candidate(8, "w", 0.9, "diverged")]
+    page = Page(write_report(by_hand(tmp_path / "run", rows)))
+    assert "Not trained again" in page.text and "flatter" in page.text
+    assert re.findall(r"candidate (\d) 0", page.text) == ["6", "5", "4", "3", "2"]
+    assert "0.6000 in the search" in page.text and page.elements["math"] == 5
+
+
+def test_a_search_without_finalists_shows_its_best_candidates(tmp_path):
+    page = Page(write_report(search(tmp_path / "run", finalists=0)))
+    assert "not finished" not in page.text and "Not trained again" in page.text
+    assert page.elements["math"] == 5
+
+
 def test_a_config_of_another_version_is_shown_as_it_is(run, tmp_path):
     old = shutil.copytree(run, tmp_path / "old")
     (old / "config.json").write_text('{"version": "0.0.1", "config": {"gone": [1, {"a": null}]}}')

@@ -26,10 +26,11 @@ def run(tmp_path_factory):
 def browser():
     api = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("there is no Chromium")
     with api.sync_playwright() as play:
+        own = play.chromium.executable_path  # where `playwright install chromium` puts it
+        path = next(filter(None, map(shutil.which, (own, *names))), None)
+        if path is None:
+            pytest.skip("there is no Chromium: playwright install chromium")
         chromium = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
@@ -60,6 +61,13 @@ def opened(browser, path, width=1280, scheme="light"):
 
 
 @pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """Return the report of a search that trained nothing again."""
+    path = search(tmp_path_factory.mktemp("runs") / "unfinished", finalists=0)
+    return write_report(path)
+
+
+@pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     path = tmp_path_factory.mktemp("compared")
     runs = [search(path / f"{s}", seed=s, samples=40) for s in (0, 1)]
@@ -69,8 +77,8 @@ def compared(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_pages_fit_and_are_quiet(browser, run, compared, width, scheme):
-    for path in (run / "report.html", compared):
+def test_the_pages_fit_and_are_quiet(browser, run, unfinished, compared, width, scheme):
+    for path in (run / "report.html", unfinished, compared):
         with opened(browser, path, width, scheme) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             seen = page.locator("figure svg:visible")

@@ -1,15 +1,17 @@
 """Looking at one rule: facts, trajectories, the sweep, and the command."""
 
+import io
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import nos_optax
 from nos_optax.population import Task
-from nos_optax.rule import FUNCTIONS, best_trajectory, describe, sweep
+from nos_optax.rule import FUNCTIONS, Sweep, best_trajectory, describe, sweep
 from nos_optax.rule import __main__ as command
 from nos_optax.rule.pictures import draw_sweeps
 
@@ -26,11 +28,25 @@ def facts(text):
         ("-adam", -1, "adam"),
         ("-3 * m", -3, "momentum"),
         ("g / sqrt(v)", 1, "rmsprop"),
+        ("g / 2", 1 / 2, "sgd"),
+        ("adam / 3", 1 / 3, "adam"),
+        ("2 * m / sqrt(v) / -4", -1 / 2, "adam"),
+        ("exp(sign(g) * sign(m)) * (g / 2)", 1 / 2, "powersign"),
     ],
 )
 def test_the_papers_rules_are_recognised(text, factor, name):
     found = facts(text)
-    assert found.same == (name,) and found.factor == factor
+    assert found.same == (name,) and found.factor == pytest.approx(factor)
+
+
+def test_a_reciprocal_is_no_factor():
+    assert facts("2 / g").same == () and facts("g / -1e-8").same == ()
+
+
+def test_a_factor_is_said_in_words():
+    console = Console(file=io.StringIO(), width=100)
+    console.print(command.facts_table(facts("g / 2")))
+    assert "0.5 times sgd" in console.file.getvalue()
 
 
 def test_a_rule_with_equal_updates_is_found_where_algebra_does_not_reach():
@@ -106,6 +122,19 @@ def test_the_sweep_trains_as_a_plain_loop_does():
 def test_wrong_numbers_of_the_sweep(name, value):
     with pytest.raises(ValueError, match=str(value)):
         sweep(nos_optax.parse("g"), line(), **{name: value})
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_printed_sweep_has_the_spread_over_the_seeds(seeds):
+    scores = np.array([[0.2, 0.4, 0.9], [0.7, 0.8, 0.9]])[:, :seeds]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(command.sweeps_table({"this rule": Sweep((0.1, 1.0), scores)}, "title"))
+    said = console.file.getvalue()
+    assert f"{scores[1].mean():.3f}" in said
+    if seeds == 1:
+        assert "±" not in said and "nan" not in said
+    else:
+        assert said.count("±") == 2 and "±0.361" in said and "±0.100" in said
 
 
 def test_pictures_of_the_sweep(tmp_path):

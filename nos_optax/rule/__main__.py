@@ -10,6 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich import box
 from rich.console import Console
@@ -118,13 +119,16 @@ def trajectories_table(ways: dict[str, list[Trajectory]]) -> Table:
 
 
 def sweeps_table(sweeps: dict[str, Sweep], title: str) -> Table:
-    """Return each rule's score at each learning rate."""
+    """Return each rule's score at each learning rate, and below it the spread over the seeds."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("rule")
     for rate in next(iter(sweeps.values())).rates:
         table.add_column(f"{rate:g}", justify="right")
     for name, found in sweeps.items():
-        cells = [f"{score:.3f}" for score in found.mean]
+        cells = [
+            f"{mean:.3f}" + ("" if np.isnan(deviation) else f"\n±{deviation:.3f}")
+            for mean, deviation in zip(found.mean, found.deviation, strict=True)
+        ]
         cells[found.best] = f"[bold]{cells[found.best]}[/]"
         table.add_row(name, *cells)
     return table
@@ -161,9 +165,10 @@ def run(arguments: Arguments, console: Console) -> None:
                     epochs=arguments.epochs,
                     batch_size=arguments.minibatch_size,
                 )
+        seeds = f"mean ± sd of {arguments.seeds} seeds" if arguments.seeds > 1 else "one seed"
         title = (
-            f"{task.name}: validation score after {arguments.epochs} epochs, mean of "
-            f"{arguments.seeds} seeds, at each learning rate"
+            f"{task.name}: validation score after {arguments.epochs} epochs, {seeds}, "
+            "at each learning rate"
         )
         console.print(sweeps_table(sweeps, title))
     source = rule.to_python()

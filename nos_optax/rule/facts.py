@@ -10,10 +10,12 @@ import numpy as np
 
 import nos_optax
 from nos_optax.grammar import RuleError, UpdateRule
+from nos_optax.grammar.canonical import DELTA
 from nos_optax.grammar.expression import Binary, Constant, Expression, Unary
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.search.probes import Probed, Probes
 
+ONE = Constant(1.0)
 SIZE = 2**16  # parameters of the cost analysis
 
 
@@ -85,14 +87,19 @@ def describe(rule: UpdateRule) -> Facts:
 def _factor(e: Expression) -> tuple[float, Expression]:
     """Return a rule as a number times another rule."""
     match e:
-        case Binary("*", Constant(value), other):
-            return value, other
-        case Binary("*", left, right):
-            factor, other = _factor(left)
-            return factor, Binary("*", other, right)
+        case Constant(value):
+            return value, ONE
         case Unary("neg", other):
             factor, other = _factor(other)
             return -factor, other
+        case Binary("*", left, right):
+            (a, left), (b, right) = _factor(left), _factor(right)
+            return a * b, Binary("*", left, right)
+        case Binary("/", left, right):
+            (a, left), (b, divisor) = _factor(left), _factor(right)
+            if divisor == ONE and b + DELTA != 0:
+                return a / (b + DELTA), left
+            return a, Binary("/", left, right)
     return 1.0, e
 
 

@@ -30,6 +30,13 @@ class Sweep(NamedTuple):
         return self.scores.mean(axis=1)
 
     @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation over the seeds, `[rates]`; nan of a single seed."""
+        if self.scores.shape[1] == 1:
+            return np.full(len(self.rates), np.nan)
+        return self.scores.std(axis=1, ddof=1)
+
+    @property
     def best(self) -> int:
         """The index of the rate with the best mean."""
         return int(self.mean.argmax())

@@ -30,6 +30,7 @@ from nos_optax.search.loop import SearchResult as SearchResult
 from nos_optax.search.loop import run_search as run_search
 from nos_optax.search.loop import train_again as train_again
 from nos_optax.search.probes import Probes as Probes
+from nos_optax.search.results import Result as Result
 from nos_optax.search.results import results_table as results_table
 from nos_optax.search.run_folder import RunFolder as RunFolder
 from nos_optax.search.run_folder import default_path as default_path

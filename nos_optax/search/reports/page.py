@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nos_optax.search.config import SearchConfig
+from nos_optax.search.history import Candidate
 from nos_optax.search.reports.candidates import candidate_data, candidate_table
 from nos_optax.search.reports.markup import (
     code,
@@ -24,10 +25,10 @@ from nos_optax.search.reports.markup import (
 from nos_optax.search.reports.mathematics import latex, mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
-from nos_optax.search.reports.statistics import families, t_interval
+from nos_optax.search.reports.statistics import families, leaders, t_interval
 from nos_optax.search.results import Result, nothing_learned
 
-FAMILIES, MEMBERS = 12, 6  # shown; the table of all candidates has the rest
+FAMILIES, MEMBERS, LEADERS = 12, 6, 5  # shown; the table of all candidates has the rest
 
 
 def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
@@ -112,10 +113,21 @@ def _verdict(run: Run) -> str:
 
 
 def rules_list(run: Run) -> str:
-    """Return the rules that were trained again, typeset, the best mean first."""
-    if not run.results:
+    """Return the rules that were trained again, typeset, the best mean first.
+
+    Where there are none, the best candidates by their reward, marked as such.
+    """
+    if run.results:
+        return f'<ol class="rules">{"".join(map(_result, run.results))}</ol>'
+    best = leaders(run.candidates, LEADERS)
+    if not best:
         return paragraph("No rule has been trained again with fresh seeds.")
-    return f'<ol class="rules">{"".join(map(_rule, run.results))}</ol>'
+    warning = (
+        "Not trained again: these are rewards of the search, and the best of many single rewards "
+        "flatter. Standard optimizers may be among these rules."
+    )
+    items = "".join(map(_candidate, best))
+    return f'<p class="notice">{prose(warning)}</p><ol class="rules">{items}</ol>'
 
 
 def results_html(results: Sequence[Result]) -> str:
@@ -128,10 +140,9 @@ def results_html(results: Sequence[Result]) -> str:
     return table(caption, ("optimizer", "mean", "95 %", "rule"), rows, numbers=(1, 2))
 
 
-def _rule(result: Result) -> str:
-    """Return one rule with its scores."""
-    ends, source = t_interval(result.rewards), latex(result.rule)
-    note = f"<small>95\u00a0%: {interval(ends)}</small>" if ends else "<small>a single seed</small>"
+def _result(result: Result) -> str:
+    """Return a rule that was trained again, with its scores."""
+    ends = t_interval(result.rewards)
     details = [f"Seeds: {', '.join(map(score, result.rewards))}."]
     if result.learning_rates:
         rates = Counter(map(rate, result.learning_rates)).most_common()
@@ -142,15 +153,31 @@ def _rule(result: Result) -> str:
         details.append(f"Learned with {learned} of {len(result.statuses)} seeds.")
     if result.searched is not None:
         details.append(f"In the search: {score(result.searched)}.")
+    kind = "standard" if result.searched is None else "found"
+    note = f"95\u00a0%: {interval(ends)}" if ends else "a single seed"
+    return _rule(kind, result.name, result.mean, note, result.rule, details)
+
+
+def _candidate(candidate: Candidate) -> str:
+    """Return a rule that was not trained again, with its reward."""
+    name, details = (
+        f"candidate {candidate.id}",
+        [f"Learning rate: {rate(candidate.learning_rate)}."],
+    )
+    return _rule("found", name, candidate.reward, "in the search", candidate.rule, details)
+
+
+def _rule(kind: str, name: str, value: float, note: str, rule: str, details: Sequence[str]) -> str:
+    """Return one rule, typeset, with its score."""
+    source = latex(rule)
     copy = (
         f'<button class="copy" type="button" data-text="{text(source)}" hidden>Copy LaTeX</button>'
     )
-    kind = "standard" if result.searched is None else "found"
     return (
-        f'<li class="{kind}"><div><h3>{text(result.name)}</h3>'
-        f'<p class="mean">{score(result.mean)}{note}</p></div><div>'
-        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(result.name)}">'
-        f"{mathml(result.rule)}</div>{code(result.rule)} {copy if source else ''}"
+        f'<li class="{kind}"><div><h3>{text(name)}</h3>'
+        f'<p class="mean">{score(value)}<small>{text(note)}</small></p></div><div>'
+        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(name)}">'
+        f"{mathml(rule)}</div>{code(rule)} {copy if source else ''}"
         f'<p class="details">{prose(" ".join(details))}</p></div></li>'
     )
 

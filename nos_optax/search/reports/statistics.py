@@ -97,6 +97,15 @@ def families(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     return [group for *_, group in sorted(several, key=lambda size: size[:2], reverse=True)]
 
 
+def leaders(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return the best trained candidates by reward, the shortest of each with equal updates."""
+    groups: dict[str, Candidate] = {}
+    trained = (c for c in candidates if c.status == "trained" and math.isfinite(c.reward))
+    for candidate in sorted(trained, key=lambda c: (-c.reward, len(c.rule))):
+        groups.setdefault(candidate.fingerprint, candidate)
+    return list(groups.values())[:count]
+
+
 def rate_counts(candidates: Sequence[Candidate]) -> dict[float | None, Counter[str]]:
     """Return the statuses of the trainings with each learning rate; None: every rate diverged."""
     counts: dict[float | None, Counter[str]] = defaultdict(Counter)
