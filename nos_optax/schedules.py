@@ -13,11 +13,9 @@ the horizon :math:`T` (``decay_steps``):
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-# Up to this horizon the integers of `_cycle_fraction` fit in 32 bits.
-_MAX_DECAY_STEPS = 2**30
+from nos_optax import _arguments
 
 
 def linear_decay(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
@@ -66,7 +64,9 @@ def linear_cosine(
         A schedule: a count of shape ``()`` to a value of shape ``()``.
 
     Raises:
-        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+        TypeError: If an argument is no number.
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
+            is not finite.
 
     Examples:
         >>> import nos_optax
@@ -78,7 +78,8 @@ def linear_cosine(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
-    decay_steps = _whole_steps(decay_steps)
+    _arguments.check_numbers(init_value=init_value, num_periods=num_periods, alpha=alpha, beta=beta)
+    decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         ld = linear_decay(count, decay_steps)
@@ -96,7 +97,7 @@ def noisy_linear_cosine(
     beta: float | jax.Array = 0.001,
     initial_variance: float | jax.Array = 1.0,
     variance_decay: float | jax.Array = 0.55,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
 ) -> optax.Schedule:
     r"""Build the linear cosine decay with annealed Gaussian noise.
 
@@ -117,13 +118,15 @@ def noisy_linear_cosine(
         beta: Added to the product.
         initial_variance: The variance :math:`\sigma^2_0` of the noise at count 0.
         variance_decay: The exponent :math:`\gamma` with which the variance falls.
-        key: A key of :mod:`jax.random`, typed or legacy; ``jax.random.key(0)`` if None.
+        key: A key of :mod:`jax.random`, typed or legacy, or an integer seed; the seed 0 if None.
 
     Returns:
         A schedule: a count of shape ``()`` to a value of shape ``()``.
 
     Raises:
-        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+        TypeError: If an argument is no number.
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
+            is not finite.
 
     Examples:
         >>> import nos_optax
@@ -137,7 +140,15 @@ def noisy_linear_cosine(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
-    decay_steps = _whole_steps(decay_steps)
+    _arguments.check_numbers(
+        init_value=init_value,
+        num_periods=num_periods,
+        alpha=alpha,
+        beta=beta,
+        initial_variance=initial_variance,
+        variance_decay=variance_decay,
+    )
+    decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         ld = linear_decay(count, decay_steps)
@@ -172,7 +183,9 @@ def cyclical_cosine(
         A schedule: a count of shape ``()`` to a value of shape ``()``.
 
     Raises:
-        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+        TypeError: If an argument is no number.
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
+            is not finite.
 
     Examples:
         >>> import nos_optax
@@ -184,7 +197,10 @@ def cyclical_cosine(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
-    decay_steps = _whole_steps(decay_steps)
+    _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
+    if zero_after is not None:
+        _arguments.check_numbers(zero_after=zero_after)
+    decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         value = init_value * cyclical_decay(count, decay_steps, num_periods)
@@ -216,7 +232,9 @@ def restart_cosine(
         A schedule: a count of shape ``()`` to a value of shape ``()``.
 
     Raises:
-        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30.
+        TypeError: If an argument is no number.
+        ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
+            is not finite.
 
     Examples:
         >>> import nos_optax
@@ -228,7 +246,10 @@ def restart_cosine(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
-    decay_steps = _whole_steps(decay_steps)
+    _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
+    if zero_after is not None:
+        _arguments.check_numbers(zero_after=zero_after)
+    decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         value = init_value * restart_decay(count, decay_steps, num_periods)
@@ -252,25 +273,13 @@ def _cycle_fraction(
     return (_as_float(remainder) + rest % 1) / _as_float(T)
 
 
-def _standard_normal(key: jax.Array | None, count: jax.typing.ArrayLike) -> jax.Array:
+def _standard_normal(key: jax.Array | int | None, count: jax.typing.ArrayLike) -> jax.Array:
     """Draw the standard normal number that belongs to each count."""
     # The default key is made here, not with the schedule, which must not start JAX's backends.
-    key = jax.random.key(0) if key is None else key
+    key = _arguments.as_key(key)
     draw = jnp.vectorize(lambda c: jax.random.normal(jax.random.fold_in(key, c), dtype=float))
     return draw(count)
 
 
 def _as_float(x: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(x, dtype=float)
-
-
-def _whole_steps(decay_steps: int | jax.Array) -> int | jax.Array:
-    """Return a number as an int, once checked; an array, which may be traced, as it is."""
-    if not isinstance(decay_steps, (int, float, np.integer, np.floating)):
-        return decay_steps
-    if not (1 <= decay_steps <= _MAX_DECAY_STEPS and decay_steps == int(decay_steps)):
-        raise ValueError(
-            f"decay_steps is {decay_steps}, but must be a whole number between 1 and 2**30: "
-            "pass the number of optimizer updates over which the schedule decays."
-        )
-    return int(decay_steps)

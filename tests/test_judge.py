@@ -25,15 +25,20 @@ def history(tmp_path):
     history.close()
 
 
+def rewards_of(court, population):
+    court(population)
+    return np.array([c.reward for c in court.candidates[-len(population) :]], np.float32)
+
+
 def judge(history, engine=None, **changes):
     return Judge(dataclasses.replace(CONFIG, **changes), history, engine or FakeEngine())
 
 
 def test_repeats_share_the_reward_of_the_first(history):
     court = judge(history)
-    rewards = court(tokens("g * m", "m * g", "g", "clip(g, 1e-3)"))
+    rewards = rewards_of(court, tokens("g * m", "m * g", "g", "clip(g, 1e-3)"))
     assert rewards.dtype == np.float32 and rewards[0] == rewards[1]
-    later = court(tokens("m", "-(-g)", "g * m", "m"))
+    later = rewards_of(court, tokens("m", "-(-g)", "g * m", "m"))
     assert later[1] == rewards[2] and later[2] == rewards[0] and later[0] == later[3]
     assert [c.origin for c in court.candidates] == [0, 0, 2, 3, 4, 2, 0, 4]
     assert [c.id for c in court.candidates] == list(range(8))
@@ -51,7 +56,7 @@ def test_rules_that_only_the_probes_make_equal_share_too(history):
 def test_the_reward_is_what_the_engine_says(history):
     rules = tokens("g", "m", "adam", "rmsprop", "g * m * m", "m * ld", "clip(g, 1e-4)")
     court = judge(history)
-    rewards = court(rules)
+    rewards = rewards_of(court, rules)
     by_row = {}
     for rows, evaluation in FakeEngine().evaluate(rules, seed=CONFIG.seed):
         by_row |= dict(zip(rows.tolist(), trainings(evaluation), strict=True))
@@ -77,7 +82,7 @@ HOPELESS = {"-g": "points uphill", "ld": "constant", "w": "ignores the gradient"
 
 def test_the_hopeless_have_the_reward_of_chance_untrained(history):
     court = judge(history)
-    rewards = court(tokens(*(rule.replace("w", "0.1 * w") for rule in HOPELESS), "g"))
+    rewards = rewards_of(court, tokens(*(rule.replace("w", "0.1 * w") for rule in HOPELESS), "g"))
     np.testing.assert_array_equal(rewards[:3], np.float32([0.1, 0.1, 0.1]))
     for candidate, reason in zip(court.candidates, HOPELESS.values(), strict=False):
         assert (candidate.status, candidate.reason, candidate.origin) == ("rejected", reason, None)
@@ -169,7 +174,7 @@ def test_hurdles_are_quantiles_of_those_that_came_there(history):
     for population in populations():
         court(population)
     asked = court.engine.asked_hurdles
-    assert asked[0] == [0.0, 0.0], "nobody came there yet"
+    assert asked[0] == [-np.inf, -np.inf], "nobody came there yet; scores may be negative"
     for number, hurdles in enumerate(asked):
         curves = [
             history.training(c.fingerprint).curve
@@ -179,7 +184,7 @@ def test_hurdles_are_quantiles_of_those_that_came_there(history):
         for i, hurdle in enumerate(hurdles):
             met = [curve[i] for curve in curves if curve[i] is not None]
             enough = len(met) >= HURDLE_AFTER
-            assert hurdle == (pytest.approx(np.quantile(met, 0.5)) if enough else 0.0)
+            assert hurdle == (pytest.approx(np.quantile(met, 0.5)) if enough else -np.inf)
     assert asked[-1][0] > 0
     assert "stopped" in {c.status for c in court.candidates}
 

@@ -46,6 +46,77 @@ def assert_equal(actual, expected):
 # Errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1', but must be a finite number, or a sch"),
+        ({"b1": None}, "b1 is None, but must be in"),
+        ({"weight_decay": [1]}, r"weight_decay is \[1\]"),
+        ({"total_steps": "100"}, "total_steps is '100', but must be a whole number"),
+    ],
+)
+def test_what_is_no_number_is_refused_at_once(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        from_rule("ld * m", **({"total_steps": 10} | arguments))
+
+
+@pytest.mark.parametrize("rate", [1.0, np.float32(1.5), float("nan"), -0.1])
+def test_decay_rates_are_below_1(rate):
+    with pytest.raises(ValueError, match=r"b2 is .*, but must be in"):
+        scale_by_rule("v", b2=rate)
+
+
+@pytest.mark.parametrize("text", ["adam", "g", "exp(sign(g) * sign(m)) * g"])
+def test_complex_parameters_are_refused_with_the_remedy(text):
+    with pytest.raises(ValueError, match="split_real_and_imaginary"):
+        scale_by_rule(text).init(jnp.ones(2, jnp.complex64))
+
+
+@pytest.mark.parametrize("key", [1.5, True])
+def test_other_keys_are_refused(key):
+    with pytest.raises(TypeError, match=r"key is .*, but must be a key of jax.random"):
+        scale_by_rule("noise", key=key).init(PARAMS)
+
+
+# Parameters and keys of all kinds
+
+
+def test_averages_of_squares_grow_in_half_precision():
+    """At a rate of 0.999, a bfloat16 average would stay where it is."""
+    for text in ("v", "gamma", "adam"):
+        tx = scale_by_rule(text)
+        ones = jnp.ones(3, jnp.bfloat16)
+        step = jax.jit(lambda _, state, tx=tx, ones=ones: tx.update(ones, state))
+        updates, _ = jax.lax.fori_loop(
+            0, 2000, lambda i, s, step=step: step(s[0], s[1]), (ones, tx.init(ones))
+        )
+        assert updates.dtype == jnp.bfloat16
+        np.testing.assert_allclose(updates.astype(jnp.float32), 1.0, rtol=0.02)  # m is half
+
+
+def test_a_parameter_may_be_a_number():
+    tx = from_rule("m * g + noise", 0.1)
+    state = tx.init(1.0)
+    for _ in range(2):
+        updates, state = tx.update(2.0, state)
+    assert updates.shape == () and jnp.isfinite(updates)
+    module = {}
+    exec(parse("adam + noise").to_python("scale_by_it"), module)
+    tx = module["scale_by_it"]()
+    assert jnp.isfinite(tx.update(2.0, tx.init(1.0))[0])
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_the_state_does_not_hold_the_callers_key(make):
+    key = make(3)
+    tx = scale_by_rule("noise", key=key)
+    step = jax.jit(lambda state, g: tx.update(g, state), donate_argnums=0)
+    first, _ = step(tx.init(jnp.ones(3)), jnp.ones(3))
+    again, _ = step(tx.init(jnp.ones(3)), jnp.ones(3))  # the first state is gone, the key is not
+    np.testing.assert_array_equal(first, again)
+    jax.random.normal(key)
+
+
 @pytest.mark.parametrize("text", ["ld * g", "cd", "g * rd(10)"])
 def test_a_decay_needs_the_length_of_the_run(text):
     with pytest.raises(RuleError, match=r"total_steps=\.\.\."):
@@ -53,9 +124,11 @@ def test_a_decay_needs_the_length_of_the_run(text):
     scale_by_rule(text, total_steps=1)
 
 
-@pytest.mark.parametrize("total_steps", [0, -1, float("nan")])
+@pytest.mark.parametrize(
+    "total_steps", [0, -1, float("nan"), float("inf"), 0.5, np.int64(0), 2**31]
+)
 def test_the_length_of_the_run_is_positive(total_steps):
-    with pytest.raises(RuleError, match="total_steps must be positive, got"):
+    with pytest.raises(RuleError, match=r"total_steps is .*, but must be a whole number"):
         scale_by_rule("ld * g", total_steps)
 
 

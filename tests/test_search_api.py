@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import Task, load_digits
-from nos_optax.search import SearchConfig, command, read_candidates, search
+from nos_optax.search import LocalEngine, SearchConfig, command, read_candidates, search
+from nos_optax.search.results import Result, nothing_learned
 from nos_optax.search.run_folder import default_path, open_history
 
 SPACE = SearchSpace(1, operands=("g", "m", "adam"), unary=("x", "sign"), binary=("*", "left"))
@@ -162,6 +164,97 @@ def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
         assert ("select_devices" in capsys.readouterr().out) == said
 
 
+def test_numbers_of_numpy_and_lists_are_taken():
+    config = SearchConfig(samples=np.int64(64), hurdle_epochs=[1, 2], hurdle_quantile=np.float32(0))
+    assert type(config.samples) is int and config.hurdle_epochs == (1, 2)
+
+
+@pytest.mark.parametrize("change", ["loss", "chance", "init"])
+def test_another_model_is_refused(found, change):
+    task = line()
+    changed = {
+        "loss": lambda p, s, b, k: (2 * task.loss(p, s, b, k)[0], s),
+        "chance": 0.4,
+        "init": lambda key: (jnp.ones(2), ()),
+    }
+    other = dataclasses.replace(task, **{change: changed[change]})
+    with pytest.raises(ValueError, match=r"was begun with (task_digest|chance)"):
+        search(other, out=found.folder, resume=True)
+
+
+def test_on_resuming_the_task_must_be_given_again(found):
+    with pytest.raises(ValueError, match="was given from Python: give it again"):
+        search(out=found.folder, resume=True)
+
+
+def test_a_named_task_need_not_be_given_again(tmp_path):
+    settings = SETTINGS | {"samples": 4, "finalists": 0, "strategy": "random"}
+    short = {"train_examples": 100, "sweep_examples": 100, "minibatch_size": 50}
+    search("digits", SPACE, out=tmp_path / "run", **(settings | short))
+    assert len(search(out=tmp_path / "run", resume=True, samples=8).candidates) == 8
+
+
+class Twice:
+    """A strategy of the user's own."""
+
+    def __init__(self, space, key):
+        self.rows = np.asarray(space.sample(key, 4))
+
+    def ask(self, count):
+        return self.rows[:count]
+
+    def tell(self, tokens, rewards):
+        del tokens, rewards
+
+
+def test_a_strategy_of_ones_own_may_be_a_class(tmp_path):
+    settings = SETTINGS | {"samples": 8, "batch_size": 4, "finalists": 0, "strategy": Twice}
+    result = search(line(), SPACE, out=tmp_path / "run", **settings)
+    tokens = [c.tokens for c in result.candidates]
+    assert tokens[:4] == tokens[4:]
+    again = search(line(), out=tmp_path / "run", resume=True, samples=12, strategy=Twice)
+    assert len(again.candidates) == 12
+    with pytest.raises(ValueError, match="the strategy was given from Python"):
+        search(line(), out=tmp_path / "run", resume=True, samples=16)
+
+
+def error(p, state, b):
+    return (p[0] * b[0] + p[1] - b[1]) ** 2
+
+
+def test_a_metric_of_the_wrong_sign_is_noticed_at_once(tmp_path):
+    wrong = dataclasses.replace(line(), metric=error, perfect=math.inf)
+    with pytest.warns(UserWarning, match="lowers the metric too .* is 1.00.* negate an error"):
+        LocalEngine(SearchConfig(**SETTINGS), 1, wrong).close()
+    for metric in (lambda *args: -error(*args), line().metric):
+        LocalEngine(SearchConfig(**SETTINGS), 1, dataclasses.replace(wrong, metric=metric)).close()
+
+
+def test_a_chance_too_high_is_noticed(tmp_path, capsys):
+    """Else all rewards are equal, and nobody knows why."""
+    task = dataclasses.replace(
+        line(), metric=lambda *args: -error(*args), chance=-0.01, baseline=-100.0, perfect=1.0
+    )
+    settings = SETTINGS | {"samples": 4, "strategy": "random"}
+    result = search(task, SPACE, out=tmp_path / "run", **settings)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no standard optimizer comes to more than the task's chance, -0.01" in said
+    assert all(reward >= -0.01 for r in result.results for reward in r.rewards)
+
+
+def test_what_is_said_if_nothing_is_better_than_untrained_weights():
+    row = Result("SGD", "g", "", (0.1, 0.3), (0.1, 0.1), ("trained", "trained"))
+    assert nothing_learned([row], {"untrained": 0.1, "chance": 0.0}) is None
+    said = nothing_learned([row], {"untrained": 0.2, "chance": 0.0})
+    assert said and "0.2, the score of untrained weights" in said
+
+
+def test_a_metric_that_is_not_finite_is_an_error(tmp_path):
+    task = dataclasses.replace(line(), metric=lambda p, s, b: p[0] + jnp.log(b[1]))
+    with pytest.raises(ValueError, match="the metric of untrained weights is nan; it must be"):
+        search(task, SPACE, out=tmp_path / "run", **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("samples", "strategy", "blind"), [(4, "ppo", True), (5, "ppo", False), (4, "random", False)]
 )
@@ -215,6 +308,15 @@ def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
         ({"iterations": 2}, "iterations: given twice"),
         ({"train_examples": 10}, "give a task with fewer examples"),
         ({"resume": True}, "resume needs out"),
+        ({"dataset": "cifar10"}, "did you mean task"),
+        ({"engine": "remote"}, r"--engine is 'remote'; expected Literal\['local', 'ray'\]"),
+        ({"preset": "papr"}, "--preset is 'papr'"),
+        ({"samples": 64.5}, "--samples is 64.5; expected int"),
+        ({"samples": "64"}, "--samples is '64'; expected int"),
+        ({"reuse": "no"}, "--reuse is 'no'; expected bool"),
+        ({"hurdle_epochs": 1}, "--hurdle-epochs is 1; expected tuple"),
+        ({"seed": None}, "--seed is None; expected int"),
+        ({"strategy": 3}, "--strategy is 3; expected str"),
     ],
 )
 def test_wrong_settings(settings, message, tmp_path):

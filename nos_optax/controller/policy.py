@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 MaskFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -36,6 +37,12 @@ class PolicyConfig:
     init_scale: float = 0.08
 
     def __post_init__(self):
+        sizes = (*self.num_choices, self.hidden_size)
+        if not all(isinstance(size, int | np.integer) for size in sizes):
+            raise ValueError(
+                f"num_choices={self.num_choices}, hidden_size={self.hidden_size}: give whole "
+                "numbers."
+            )
         if not self.num_choices or min(self.num_choices) < 1:
             raise ValueError(
                 f"num_choices={self.num_choices}: give at least one step, and at least one choice "
@@ -115,7 +122,7 @@ def lstm_policy(config: PolicyConfig, mask_fn: MaskFn | None = None) -> Policy:
 
     def sample(params, key, batch_size):
         shape = (len(config.num_choices), batch_size, max(config.num_choices))
-        return unroll(params, _gumbel_max, jax.random.gumbel(key, shape))
+        return unroll(params, _gumbel_max, jax.random.gumbel(key, shape, jnp.float32))
 
     def score(params, tokens):
         _, log_prob, entropy = unroll(params, _given, tokens.T)
@@ -164,9 +171,9 @@ class _LSTM(nn.Module):
             jnp.arange(length),
             jnp.arange(most) < jnp.array(self.config.num_choices)[:, None],
             # The first token "follows token 0": row 0 of the first table is the start vector.
-            self.param("embedding", zeros, (length, most, hidden_size)),
-            self.param("head", zeros, (length, hidden_size, most)),
-            self.param("bias", zeros, (length, most)),
+            self.param("embedding", zeros, (length, most, hidden_size), jnp.float32),
+            self.param("head", zeros, (length, hidden_size, most), jnp.float32),
+            self.param("bias", zeros, (length, most), jnp.float32),
             aids,
         )
         state = jnp.zeros((batch_size, hidden_size), jnp.float32)

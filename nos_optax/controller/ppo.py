@@ -3,10 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from nos_optax.controller.policy import Policy, Samples, Scores
@@ -44,6 +45,13 @@ class PPOConfig:
     max_grad_norm: float | None = None
 
     def __post_init__(self):
+        units = get_args(get_type_hints(PPOConfig)["advantage_unit"])
+        if self.advantage_unit not in units:
+            raise ValueError(f"advantage_unit={self.advantage_unit!r}: give one of {units}.")
+        for name in ("epochs", "minibatch_size"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int | np.integer):
+                raise ValueError(f"{name}={value!r}: give a whole number.")
         for name in ("learning_rate", "clip_ratio", "epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")

@@ -1,10 +1,10 @@
 """The search language: rules as text, trees, tokens, and Optax transformations."""
 
-from nos_optax.grammar.catalogue import Accuracy as Accuracy
-from nos_optax.grammar.catalogue import PaperRule as PaperRule
 from nos_optax.grammar.catalogue import rules as rules
 from nos_optax.grammar.errors import RuleError as RuleError
 from nos_optax.grammar.program import Program as Program
+from nos_optax.grammar.rule import Accuracy as Accuracy
+from nos_optax.grammar.rule import PaperRule as PaperRule
 from nos_optax.grammar.rule import UpdateRule as UpdateRule
 from nos_optax.grammar.rule import as_rule as as_rule
 from nos_optax.grammar.rule import decode as decode

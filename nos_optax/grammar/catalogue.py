@@ -7,44 +7,8 @@ a row may be missing, and a figure should be looked up there before it is quoted
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
-from nos_optax.grammar.rule import UpdateRule, parse
-
-
-class Accuracy(NamedTuple):
-    """CIFAR-10 accuracy of a Wide ResNet, in per cent (Table 6).
-
-    After 300 epochs, with the best of seven learning rates.
-
-    Attributes:
-        final_validation: On validation images, after the last epoch.
-        final_test: On test images, after the last epoch.
-        best_validation: On validation images, after the epoch that was best on them.
-        best_test: On test images, after that epoch.
-    """
-
-    final_validation: float
-    final_test: float
-    best_validation: float
-    best_test: float
-
-
-class PaperRule(NamedTuple):
-    """A rule of Bello et al. (2017).
-
-    Attributes:
-        name: The key in `rules`.
-        rule: The update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
-        section: Where the paper has it.
-        accuracy: What Table 6 gives for it; None for rules that are not in that table.
-    """
-
-    name: str
-    rule: UpdateRule
-    section: str
-    accuracy: Accuracy | None = None
-
+from nos_optax.grammar.rule import Accuracy, PaperRule, parse
 
 _TABLE_6: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "sgd": ("g", (92.0, 91.8, 92.9, 91.9)),

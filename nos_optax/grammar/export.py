@@ -10,7 +10,7 @@ import re
 import textwrap
 from types import FunctionType
 
-from nos_optax import schedules
+from nos_optax import _arguments, schedules
 from nos_optax.grammar import semantics, static
 from nos_optax.grammar.expression import (
     Binary,
@@ -91,11 +91,13 @@ def _moments(rule: UpdateRule) -> dict[str, tuple[str, str, float, int]]:
 def _helpers(rule: UpdateRule) -> list[FunctionType]:
     """Return the functions that the module takes over, with all that they call."""
     helpers: list[FunctionType] = [static._map, static._wide]
+    if rule.moments & {"v", "gamma"}:
+        helpers.append(static._wide_zeros)
     if rule.moments:
         helpers += [static._update_average, semantics.moving_average]
         helpers += [static._correct_bias, semantics.bias_correction]
     if rule.needs_key:
-        helpers += [semantics.as_key, static._numbered, semantics.stream_key]
+        helpers += [_arguments.as_key, static._numbered, semantics.stream_key]
     if any(isinstance(e, Unary) and e.function == "drop" for e in walk(rule.expression)):
         helpers.append(semantics.drop)
     helpers += [f for f in (semantics.noise, semantics.annealed_noise) if f.__name__ in rule.leaves]
@@ -135,7 +137,10 @@ def _transformation(rule: UpdateRule, name: str, state: str) -> str:
 
 def _init_function(rule: UpdateRule, state: str) -> list[str]:
     fields = ["count=jnp.zeros([], jnp.int32)"]
-    fields += [f"{field}=optax.tree.zeros_like(params)" for field, *_ in _moments(rule).values()]
+    fields += [
+        f"{field}={'optax.tree.zeros_like' if moment == 'm' else '_wide_zeros'}(params)"
+        for moment, (field, *_) in _moments(rule).items()
+    ]
     fields += ["key=as_key(key)"] if rule.needs_key else []
     return _block("def init_fn(params):", _call(f"return {state}", fields)).splitlines()
 
@@ -165,12 +170,12 @@ def _update_function(rule: UpdateRule, state: str) -> list[str]:
 
 def _leaf_function(rule: UpdateRule, arrays: list[str]) -> str:
     """Return the function of one parameter array: the formula, after what it reads."""
-    body = ["if g is None:", "    return None", "shape, dtype = g.shape, g.dtype"]
+    body = ["if g is None:", "    return None", "shape, dtype = jnp.shape(g), jnp.result_type(g)"]
     names = ", ".join(arrays)
     body.append(
-        "g = g.astype(_wide(g))"
+        "g = jnp.asarray(g, _wide(g))"
         if arrays == ["g"]
-        else f"{names} = (x.astype(_wide(g)) for x in ({names}))"
+        else f"{names} = (jnp.asarray(x, _wide(g)) for x in ({names}))"
     )
     for e in dict.fromkeys(walk(rule.expression)):
         if isinstance(e, Operand) and e.name in _DECAYS:

@@ -77,7 +77,11 @@ class Program:
     @classmethod
     def from_array(cls, array: np.typing.ArrayLike) -> "Program":
         """Read tokens: `int[G, 5]`, or the controller's flat `int[5 G]`."""
-        flat = np.asarray(array).reshape(-1)
+        flat = np.asarray(array)
+        if flat.ndim == 2 and flat.shape[1] == TOKENS_PER_ITERATION:
+            flat = flat.reshape(-1)
+        if flat.ndim != 1:
+            raise RuleError(f"give one program, of shape [G, 5] or [5 G], got {flat.shape}")
         if flat.size == 0 or flat.size % TOKENS_PER_ITERATION:
             raise RuleError(f"a program has 5 tokens an iteration, got {flat.size} tokens")
         rows = flat.reshape(-1, TOKENS_PER_ITERATION).tolist()
@@ -161,6 +165,31 @@ def pad_programs(programs: np.ndarray, iterations: int) -> np.ndarray:
     tail = np.array(copies, np.int32).reshape(-1, TOKENS_PER_ITERATION)
     tail = np.broadcast_to(tail, (*programs.shape[:-2], *tail.shape))
     return np.concatenate([programs, tail], axis=-2)
+
+
+def as_population(programs: np.typing.ArrayLike) -> np.ndarray:
+    """Return programs as `int32[P, G, 5]`, once checked.
+
+    Args:
+        programs: `int[P, G, 5]`, or the controller's flat `int[P, 5 G]`.
+
+    Raises:
+        RuleError: there is none, they have another shape, or a token is outside its table.
+    """
+    array = np.asarray(programs)
+    if not array.size:
+        raise RuleError("the population is empty: give at least one program")
+    if array.ndim == 2 and array.shape[1] % TOKENS_PER_ITERATION == 0:
+        array = array.reshape(len(array), -1, TOKENS_PER_ITERATION)
+    if array.ndim != 3 or array.shape[2] != TOKENS_PER_ITERATION:
+        raise RuleError(f"give programs in an array [P, G, 5] or [P, 5 G], got {array.shape}")
+    if array.shape[1] > MAX_ITERATIONS:
+        raise RuleError(f"a program has 1 to {MAX_ITERATIONS} iterations, got {array.shape[1]}")
+    sizes = np.array([[len(t) for t in tables(k)] for k in range(array.shape[1])])
+    wrong = ~((array >= 0) & (array < sizes) & (array == np.trunc(array))).all(axis=(1, 2))
+    if wrong.any():
+        Program.from_array(array[wrong.argmax()])  # raises, naming the token
+    return array.astype(np.int32)
 
 
 def encode_expression(expression: Expression, iterations: int | None = None) -> Program:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -155,6 +156,44 @@ class UpdateRule:
         return bool(self.leaves & vocabulary.NOISES) or any(drops)
 
 
+class Accuracy(NamedTuple):
+    """CIFAR-10 accuracy of a Wide ResNet, in per cent (Table 6).
+
+    After 300 epochs, with the best of seven learning rates.
+
+    Attributes:
+        final_validation: On validation images, after the last epoch.
+        final_test: On test images, after the last epoch.
+        best_validation: On validation images, after the epoch that was best on them.
+        best_test: On test images, after that epoch.
+    """
+
+    final_validation: float
+    final_test: float
+    best_validation: float
+    best_test: float
+
+
+class PaperRule(NamedTuple):
+    """A rule of Bello et al. (2017).
+
+    Attributes:
+        name: The key in `rules`.
+        rule: The update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
+        section: Where the paper has it.
+        accuracy: What Table 6 gives for it; None for rules that are not in that table.
+    """
+
+    name: str
+    rule: UpdateRule
+    section: str
+    accuracy: Accuracy | None = None
+
+
+RuleLike = UpdateRule | PaperRule | Program | str
+"""What stands for a rule: itself, one of the paper's, a program, or its text."""
+
+
 def parse(text: str) -> UpdateRule:
     """Read an update rule in infix form.
 
@@ -205,7 +244,7 @@ def decode(program: Program | np.typing.ArrayLike) -> UpdateRule:
     return UpdateRule(program.decode())
 
 
-def encode(rule: UpdateRule | str, iterations: int | None = None) -> Program:
+def encode(rule: RuleLike, iterations: int | None = None) -> Program:
     """Return a rule as tokens: `decode(encode(rule)) == rule`.
 
     Args:
@@ -227,7 +266,7 @@ def encode(rule: UpdateRule | str, iterations: int | None = None) -> Program:
     return as_rule(rule).encode(iterations)
 
 
-def as_rule(rule: "UpdateRule | str | Program") -> UpdateRule:
+def as_rule(rule: RuleLike) -> UpdateRule:
     """Return `rule` as an `UpdateRule`: parse text, decode a program, unwrap a catalogue entry."""
     match rule:
         case UpdateRule():
@@ -236,7 +275,7 @@ def as_rule(rule: "UpdateRule | str | Program") -> UpdateRule:
             return parse(rule)
         case Program():
             return decode(rule)
-        case _ if isinstance(getattr(rule, "rule", None), UpdateRule):
+        case PaperRule():
             return rule.rule
         case _:
             raise RuleError(f"expected a rule or its text, got {type(rule).__name__}: {rule!r}")

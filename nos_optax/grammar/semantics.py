@@ -83,12 +83,3 @@ def bias_correction(rate, steps: jax.Array, dtype) -> jax.Array:
 def stream_key(key: jax.Array, count: jax.Array, leaf: int) -> jax.Array:
     """Return the key of one parameter array at one step, to be folded with a structural hash."""
     return jax.random.fold_in(jax.random.fold_in(key, count), leaf)
-
-
-def as_key(key: jax.Array | int | None) -> jax.Array:
-    """Return a key, typed or legacy, as it is, and the key of a seed; of seed 0 if None."""
-    if key is None:
-        return jax.random.key(0)
-    if jnp.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
-        return jax.random.key(key)
-    return jnp.asarray(key)

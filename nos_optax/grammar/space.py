@@ -62,8 +62,10 @@ class SearchSpace:
     reuse_results: bool = True
 
     def __post_init__(self):
-        if not (isinstance(self.iterations, int) and 1 <= self.iterations <= MAX_ITERATIONS):
+        whole = isinstance(self.iterations, int | np.integer)
+        if not (whole and 1 <= self.iterations <= MAX_ITERATIONS):
             raise RuleError(f"iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations!r}")
+        object.__setattr__(self, "iterations", int(self.iterations))
         for field, table in (("operands", OPERANDS), ("unary", UNARY), ("binary", BINARY)):
             if isinstance(getattr(self, field), str):
                 raise RuleError(f"{field} must be several words, got {getattr(self, field)!r}")
@@ -177,9 +179,14 @@ class SearchSpace:
 
         Returns:
             `bool[B]`.
+
+        Raises:
+            ValueError: the tokens have another shape.
         """
         allowed, partners = self._mask_tables
         tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != len(allowed):
+            raise ValueError(f"tokens must be int[B, {len(allowed)}], got the shape {tokens.shape}")
         in_table = (tokens >= 0) & (tokens < allowed.shape[1])
         tokens = np.where(in_table, tokens, 0)
         fits = allowed[np.arange(len(allowed)), tokens]
@@ -194,7 +201,5 @@ class SearchSpace:
                 item = encode_expression(as_rule(item).expression, self.iterations)
             except RuleError:
                 return False
-        if len(item.iterations) != self.iterations:
-            return False
-        tokens = item.array.reshape(-1)
-        return all(bool(self.mask(tokens, step)[token]) for step, token in enumerate(tokens))
+        same_length = len(item.iterations) == self.iterations
+        return same_length and bool(self.allows(item.array.reshape(1, -1))[0])

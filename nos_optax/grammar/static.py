@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nos_optax import _arguments
 from nos_optax.grammar import semantics
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.expression import (
@@ -18,8 +19,7 @@ from nos_optax.grammar.expression import (
     Unary,
     structural_hash,
 )
-from nos_optax.grammar.program import Program
-from nos_optax.grammar.rule import UpdateRule, as_rule
+from nos_optax.grammar.rule import RuleLike, UpdateRule, as_rule
 from nos_optax.grammar.vocabulary import DECAYS
 
 
@@ -101,7 +101,7 @@ def _draw_key(e: Expression, env: Environment) -> jax.Array:
 
 
 def scale_by_rule(
-    rule: UpdateRule | str | Program,
+    rule: RuleLike,
     total_steps: int | jax.Array | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -123,8 +123,10 @@ def scale_by_rule(
           u_t &\leftarrow \mathrm{rule}(g_t, \hat{m}_t, \hat{v}_t, \hat{\gamma}_t, w_t, t)
         \end{align*}
 
-    Half-precision gradients are computed in float32 and rounded once. A random subexpression is one
-    draw per parameter array and step: written twice, it is the same draw.
+    Half-precision gradients are computed in float32; v and gamma are stored so too, and m as
+    ``mu_dtype`` says. A random subexpression is one draw per parameter array and step: written
+    twice, it is the same draw. The arrays of a tree draw differently by their position among those
+    that have a gradient; two transformations in one optimizer need different keys to do so.
 
     Args:
         rule: The rule, its text, or a program.
@@ -143,9 +145,10 @@ def scale_by_rule(
 
     Raises:
         RuleError: If the text is not a rule, or if the rule reads a decay and ``total_steps`` is
-            missing or not positive.
-        ValueError: If a rate is outside [0, 1); from ``update``, if the rule reads the weights and
-            ``params`` is missing.
+            missing or not a whole number between 1 and 2**30.
+        TypeError: If an argument is no number, where one is expected.
+        ValueError: If a rate is outside [0, 1); from ``init``, if a parameter is complex; from
+            ``update``, if the rule reads the weights and ``params`` is missing.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -160,21 +163,18 @@ def scale_by_rule(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
     """
     rule = as_rule(rule)
-    _check_total_steps(rule, total_steps)
+    total_steps = _checked_total_steps(rule, total_steps)
     for name, rate in (("b1", b1), ("b2", b2), ("b3", b3)):
-        if isinstance(rate, int | float) and not 0 <= rate < 1:
-            raise ValueError(f"{name} is {rate}, but must be in [0, 1): it is a decay rate.")
+        _arguments.check_decay_rate(name, rate)
 
     def init_fn(params):
-        def zeros(moment, dtype=None):
-            return optax.tree.zeros_like(params, dtype=dtype) if moment in rule.moments else None
-
+        jax.tree.map(_wide, params)  # raises if one is complex
         return ScaleByRuleState(
             count=jnp.zeros([], jnp.int32),
-            mu=zeros("m", mu_dtype),
-            nu=zeros("v"),
-            gamma=zeros("gamma"),
-            key=semantics.as_key(key) if rule.needs_key else None,
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype) if "m" in rule.moments else None,
+            nu=_wide_zeros(params) if "v" in rule.moments else None,
+            gamma=_wide_zeros(params) if "gamma" in rule.moments else None,
+            key=_arguments.as_key(key) if rule.needs_key else None,
         )
 
     def update_fn(updates, state, params=None):
@@ -197,13 +197,14 @@ def scale_by_rule(
                 return None
             dtype = _wide(g)
             env = Environment(
-                g=g.astype(dtype),
+                g=jnp.asarray(g, dtype),
                 t=state.count,
                 total_steps=total_steps,
                 key=semantics.stream_key(state.key, state.count, leaf) if rule.needs_key else None,
-                **{name: x.astype(dtype) for name, x in zip(trees, arrays, strict=True)},
+                **{name: jnp.asarray(x, dtype) for name, x in zip(trees, arrays, strict=True)},
             )
-            return jnp.broadcast_to(evaluate(rule.expression, env), g.shape).astype(g.dtype)
+            update = jnp.broadcast_to(evaluate(rule.expression, env), jnp.shape(g))
+            return update.astype(jnp.result_type(g))
 
         updates = _map(value, _numbered(updates), updates, *trees.values())
         averages = optax.tree.cast_like((mu, nu, gamma), (state.mu, state.nu, state.gamma))
@@ -213,7 +214,7 @@ def scale_by_rule(
 
 
 def from_rule(
-    rule: UpdateRule | str | Program,
+    rule: RuleLike,
     learning_rate: optax.ScalarOrSchedule = 1.0,
     total_steps: int | jax.Array | None = None,
     b1: jax.typing.ArrayLike = 0.9,
@@ -251,6 +252,7 @@ def from_rule(
 
     Raises:
         RuleError: As :func:`nos_optax.scale_by_rule`.
+        TypeError: As :func:`nos_optax.scale_by_rule`.
         ValueError: As :func:`nos_optax.scale_by_rule`.
 
     Examples:
@@ -269,6 +271,8 @@ def from_rule(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
     """
+    _arguments.check_number_or_schedule("learning_rate", learning_rate)
+    _arguments.check_number_or_schedule("weight_decay", weight_decay)
     without_decay = isinstance(weight_decay, int | float) and weight_decay == 0
     return optax.chain(
         scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key),
@@ -278,17 +282,22 @@ def from_rule(
     )
 
 
-def _check_total_steps(rule: UpdateRule, total_steps: int | jax.Array | None) -> None:
+def _checked_total_steps(
+    rule: UpdateRule, total_steps: int | jax.Array | None
+) -> int | jax.Array | None:
+    """Return the total steps, as an int where they are a number, if the rule reads them."""
     if not rule.needs_total_steps:
-        return
+        return None
     if total_steps is None:
         decays = ", ".join(sorted(rule.leaves & DECAYS))
         raise RuleError(
             f"the rule {rule} reads a decay ({decays}) and must be told the length of the run: "
             "pass total_steps=..."
         )
-    if isinstance(total_steps, int | float) and not total_steps > 0:
-        raise RuleError(f"total_steps must be positive, got {total_steps}")
+    try:
+        return _arguments.whole_steps("total_steps", total_steps)
+    except ValueError as error:
+        raise RuleError(str(error)) from None
 
 
 # Optax's message, which it does not export.
@@ -303,8 +312,20 @@ def _map(function, *trees):
     return jax.tree.map(function, *trees, is_leaf=lambda x: x is None)
 
 
-def _wide(g: jax.Array):
-    return jnp.promote_types(g.dtype, jnp.float32)
+def _wide(x):
+    """Return float32, or the dtype of an array where that is wider."""
+    dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"A parameter is {dtype}, and the functions of a rule are of real numbers: wrap the "
+            "optimizer in optax.contrib.split_real_and_imaginary."
+        )
+    return dtype
+
+
+def _wide_zeros(params):
+    """Return zeros in which an average can grow: at a rate of 0.999, half precision rounds it."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_wide(x)), params)
 
 
 def _update_average(updates, moments, rate, power: int):
@@ -313,7 +334,7 @@ def _update_average(updates, moments, rate, power: int):
     def average(g, moment):
         if g is None:
             return moment
-        g = jax.lax.integer_pow(g.astype(_wide(g)), power)
+        g = jax.lax.integer_pow(jnp.asarray(g, _wide(g)), power)
         return semantics.moving_average(moment.astype(_wide(moment)), g, rate)
 
     return None if moments is None else _map(average, updates, moments)

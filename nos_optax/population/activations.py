@@ -132,9 +132,10 @@ def _result(name: str, kinds: Sequence[Kind]) -> Kind:
         known = [kind for kind in kinds if kind is not Kind.CONSTANT]
         return _either(known) if known else Kind.CONSTANT
     if name in PRODUCTS:
-        if Kind.CONSTANT in kinds:
-            return kinds[1 - kinds.index(Kind.CONSTANT)]
-        return Kind.SUM if _join(kinds) is Kind.ACTIVATION else _join(kinds)
+        factors = kinds[:2]  # a third operand is where groups of rows end
+        if Kind.CONSTANT in factors:
+            return factors[1 - factors.index(Kind.CONSTANT)]
+        return Kind.SUM if _join(factors) is Kind.ACTIVATION else _join(factors)
     return _join(kinds)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from nos_optax.population.activations import round_activations
 from nos_optax.population.task import Params, State, Task
+from nos_optax.population.task_check import check_init
 
 MAX_BITS = 24  # of a float32's significand
 GRADIENT_STREAM = 0x6269  # of the loss's key: apart from the keys that a loss is likely to make
@@ -50,10 +51,14 @@ def fake_quantize(x: jax.Array, bits: int, key: jax.Array | None = None) -> jax.
     Returns:
         The same shape and dtype; nan throughout where an entry is not finite.
 
+    Raises:
+        ValueError: the bits are too few or too many.
+
     Example:
         >>> fake_quantize(jnp.array([0.2, -0.6, 1.5]), bits=3).tolist()
         [0.0, -0.5, 1.5]
     """
+    _check_bits(bits, least=2)
     most = 2 ** (bits - 1) - 1
     exact = jax.lax.stop_gradient(x)
     step = jnp.max(jnp.abs(exact), initial=0) / most
@@ -265,6 +270,7 @@ def _checked(task: Task, tensors: Tensors | None) -> Tensors:
 
     What is done to the arrays is put together again by the transpose of `tensors`.
     """
+    check_init(task)
     if tensors is None:
         return lambda params: params
     ones = task.unflatten(jnp.ones(task.num_params))

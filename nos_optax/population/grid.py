@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import program_streams
-from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
+from nos_optax.grammar.program import MAX_ITERATIONS, Program, pad_programs
 from nos_optax.population.task import Task
 from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
@@ -143,8 +143,8 @@ class TrainingGrid:
                 f"give from 1 to {self.capacity} programs and a seed for each, got "
                 f"{len(programs)} programs and {len(seeds)} seeds"
             )
-        rows = [np.asarray(p, np.int32).reshape(1, -1, TOKENS_PER_ITERATION) for p in programs]
-        padded = np.concatenate([pad_programs(row, self.iterations) for row in rows])
+        rows = [Program.from_array(program).array for program in programs]
+        padded = np.stack([pad_programs(row, self.iterations) for row in rows])
         return self._start(
             self._deal(padded), self._deal(np.asarray(seeds, np.uint32)), self._real(len(programs))
         )
@@ -156,14 +156,23 @@ class TrainingGrid:
 
         Args:
             children: from `start` or from here; consumed.
-            learning_rates: `[P, epoch_steps]`, of each child at each step of this epoch.
+            learning_rates: `[P, epoch_steps]`, of each child at each step of this epoch; P as in
+                `start`.
             epoch: its number, from 0, which decides the order of the examples.
             total_steps: of the whole training, T of the decays.
 
         Returns:
             The children and what the epoch came to.
+
+        Raises:
+            ValueError: the learning rates have another shape.
         """
         count = len(learning_rates)
+        expected = f"[P, {self.epoch_steps}], P at most {self.capacity}"
+        if np.shape(learning_rates) != (count, self.epoch_steps) or count > self.capacity:
+            raise ValueError(
+                f"learning_rates must be {expected}, got the shape {np.shape(learning_rates)}"
+            )
         seeds = np.asarray(children.seed)
         shuffles = {seed: self._order(seed, epoch) for seed in np.unique(seeds)}
         orders = np.stack([shuffles[seed] for seed in seeds])

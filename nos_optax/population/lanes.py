@@ -22,6 +22,7 @@ from nos_optax.grammar import encode
 from nos_optax.population.data import Dataset
 from nos_optax.population.protocol import Protocol
 from nos_optax.population.task import Task, image_task, paper_child
+from nos_optax.population.task_check import check_task
 from nos_optax.population.trainer import PopulationTrainer
 
 SIZES = (16, 32, 64, 128, 256, 512)
@@ -54,6 +55,7 @@ def choose_lanes(
         return 1
     if isinstance(task, Dataset):
         task = image_task(task, paper_child(task, devices[0]))
+    check_task(task, protocol.batch_size)
     shapes = [x.shape[1:] for x in jax.tree.leaves(task.train)]
     facts = devices[0].device_kind, jax.__version__, task.num_params, shapes, protocol.batch_size
     name = "_".join(map(str, ("lanes", *facts, iterations)))

@@ -52,6 +52,8 @@ class Protocol:
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin must be finite and not negative, got {self.margin}")
         for name in ("batch_size", "sweep_examples", "epochs"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         rounds = (0, *self.hurdle_epochs, self.epochs)

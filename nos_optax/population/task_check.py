@@ -1,6 +1,9 @@
 """A look at a task before anything is compiled: a mistake in it is one message, not a trace."""
 
+import hashlib
+import re
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nos_optax.population.task import Batch, Params, State, Task
 
@@ -27,12 +31,61 @@ def check_task(task: Task, batch_size: int) -> None:
     """
     for part in ("train", "validation", "test"):
         _check_numbers(task, part, getattr(task, part))
-    params, state = _check_init(task)
+    params, state = check_init(task)
     _check_loss(task, params, state, _examples(task.train, batch_size))
     for batch in (task.validation, task.test):
         if batch is not None:
             size = min(task.evaluation_batch, task.num_examples(batch))
             _check_metric(task, params, state, _examples(batch, size), size)
+
+
+def check_direction(task: Task, batch_size: int) -> None:
+    """Warn if a small step down the loss also lowers the metric, as it does that of an error.
+
+    At the initial weights, on the first minibatch; a metric without a slope, such as an accuracy,
+    tells nothing.
+    """
+    key = jax.random.key(0)
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:batch_size]), task.train)
+    params, state = task.init(key)
+
+    @jax.jit
+    def cosine(params):
+        loss = jax.grad(lambda p: task.loss(p, state, batch, key)[0])(params)
+        score = jax.grad(lambda p: jnp.mean(jnp.asarray(task.metric(p, state, batch), float)))(
+            params
+        )
+        return optax.tree.vdot(loss, score) / (optax.tree.norm(loss) * optax.tree.norm(score))
+
+    if (found := float(cosine(params))) > 0.5:
+        warnings.warn(
+            f"{task.name}: a step that lowers the loss lowers the metric too (the cosine of their "
+            f"gradients is {found:.2f}); the metric must be higher for better examples: negate an "
+            "error",
+            stacklevel=2,
+        )
+
+
+def task_digest(task: Task) -> str:
+    """Return a hash of what a task's functions compute, as JAX traces them.
+
+    Other code or constants have another hash; so may another version of JAX, or another device.
+    """
+    key = jax.random.key(0)
+    params, state = jax.eval_shape(task.init, key)
+    train = _examples(task.train, 1)
+    validation = _examples(task.validation, 1)
+    traced = (
+        jax.make_jaxpr(task.init)(key),
+        jax.make_jaxpr(task.loss)(params, state, train, key),
+        jax.make_jaxpr(task.metric)(params, state, validation),
+    )
+    digest = hashlib.sha256()
+    for jaxpr in traced:
+        digest.update(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode())  # addresses of functions
+        for constant in jaxpr.consts:
+            digest.update(np.asarray(constant).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _check_numbers(task: Task, part: str, batch: Batch) -> None:
@@ -56,8 +109,8 @@ def _check_numbers(task: Task, part: str, batch: Batch) -> None:
             )
 
 
-def _check_init(task: Task) -> tuple[Params, State]:
-    """Return the shapes and types of parameters and state."""
+def check_init(task: Task) -> tuple[Params, State]:
+    """Return the shapes and types of parameters and state, and raise as `check_task`."""
     result = _trace(task, "init", task.init, jax.random.key(0))
     if not (isinstance(result, tuple) and len(result) == 2):
         raise ValueError(

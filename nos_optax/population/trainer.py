@@ -6,6 +6,7 @@ children at a time train side by side under `vmap`; with one lane (CPU) there is
 the rule's switches are real branches.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import program_streams
-from nos_optax.grammar.program import MAX_ITERATIONS, TOKENS_PER_ITERATION, pad_programs
+from nos_optax.grammar.program import (
+    MAX_ITERATIONS,
+    TOKENS_PER_ITERATION,
+    as_population,
+    pad_programs,
+)
 from nos_optax.population.data import Dataset
 from nos_optax.population.protocol import (
     DEAD,
@@ -27,13 +33,14 @@ from nos_optax.population.protocol import (
     Protocol,
 )
 from nos_optax.population.task import Task, image_task, paper_child
-from nos_optax.population.task_check import check_task
+from nos_optax.population.task_check import check_direction, check_task
 from nos_optax.population.training import (
     Arrays,
     Candidate,
     Minibatches,
     cut,
     new_child,
+    total_score,
     train,
 )
 
@@ -99,10 +106,12 @@ class PopulationTrainer:
                 "give more examples or smaller minibatches"
             )
         check_task(task, protocol.batch_size)
+        if math.isinf(task.perfect):  # else a score above it is an error
+            check_direction(task, protocol.batch_size)
         sweep_examples = min(protocol.sweep_examples, examples)
         self.sweep_steps = max(1, sweep_examples // protocol.batch_size)
         self.epoch_steps = examples // protocol.batch_size
-        self.max_epochs = max_epochs or protocol.epochs
+        self.max_epochs = protocol.epochs if max_epochs is None else max_epochs
         if self.max_epochs < protocol.epochs:
             raise ValueError(f"max_epochs must be at least {protocol.epochs}, got {max_epochs}")
         self.chance, self.threshold = task.chance, task.threshold(protocol.margin)
@@ -142,6 +151,26 @@ class PopulationTrainer:
         """Steps of the training in the protocol."""
         return self.epoch_steps * self.protocol.epochs
 
+    def untrained_score(self) -> float:
+        """Return the mean validation score of the weights of seed 0, which an update improves.
+
+        Raises:
+            ValueError: it is not finite, so that no training could be told from a diverged one.
+        """
+
+        @jax.jit
+        def total(validation):
+            child = new_child(self.task, jax.random.split(jax.random.key(0), 3)[0])
+            return jax.lax.map(lambda part: total_score(self.task, child, *part), validation).sum()
+
+        score = float(total(self._arrays.validation)) / self._validation_examples
+        if not np.isfinite(score):
+            raise ValueError(
+                f"{self.task.name}: the metric of untrained weights is {score}; it must be finite "
+                "for every validation example: look for a logarithm or a quotient of 0"
+            )
+        return score
+
     def evaluate(
         self,
         programs: np.typing.ArrayLike,
@@ -162,15 +191,12 @@ class PopulationTrainer:
             The evaluation of each program, in order.
 
         Raises:
-            ValueError: the population is empty, its programs are longer than `iterations`, there
-                are more epochs than `max_epochs`, or not as many hurdles as `hurdle_epochs`.
+            ValueError: the population is empty or holds what is no program, its programs are longer
+                than `iterations`, there are more epochs than `max_epochs`, or not as many hurdles
+                as `hurdle_epochs`.
         """
-        programs = np.asarray(programs, np.int32)
-        if not programs.size:
-            raise ValueError("the population is empty: give at least one program")
-        programs = programs.reshape(len(programs), -1, TOKENS_PER_ITERATION)
-        programs = pad_programs(programs, self.iterations)
-        run = self._run(seed, epochs or self.protocol.epochs, hurdles)
+        programs = pad_programs(as_population(programs), self.iterations)
+        run = self._run(seed, self.protocol.epochs if epochs is None else epochs, hurdles)
         capacity = self._share * self.mesh.size
         parts = [
             self._evaluate_part(programs[start : start + capacity], run)
@@ -197,8 +223,8 @@ class PopulationTrainer:
         if len(hurdles) != len(hurdle_epochs):
             raise ValueError(f"give a hurdle for each of the epochs {hurdle_epochs}, got {hurdles}")
         ends = np.array([*hurdle_epochs, epochs], np.int32) * np.int32(self.epoch_steps)
-        # A quarter of an example less, so that no rounding decides.
-        least = np.array([*hurdles, -np.inf]) * self._validation_examples - 0.25
+        least = np.array([*hurdles, -np.inf]) * self._validation_examples
+        least -= 1e-5 * np.nan_to_num(abs(least), posinf=0)  # no rounding decides
         return self._order(seed), ends, least.astype(np.float32), jax.random.key(seed)
 
     def _evaluate_part(self, programs: np.ndarray, run: tuple) -> Evaluation:
@@ -256,7 +282,8 @@ class PopulationTrainer:
             curves = self._train_all(start, candidates, count, minibatches, arrays, keys)
             return jnp.where(training, sweep, curves[:, 0].reshape(sweep.shape)), (task, curves)
 
-        nothing = jnp.full((len(programs), len(self.protocol.learning_rates)), jnp.nan)
+        sweeps = len(programs), len(self.protocol.learning_rates)
+        nothing = jnp.full(sweeps, jnp.nan, jnp.float32)
         sweep, (tasks, curves) = jax.lax.scan(phase, nothing, jnp.array([False, True]))
         order_trained, curve = tasks[1, : len(programs)], curves[1, : len(programs)]
         curve = jnp.zeros_like(curve).at[order_trained].set(curve)
@@ -304,6 +331,7 @@ class PopulationTrainer:
             return scores.at[rows].set(result.T, mode="drop")
 
         chunks = -(-count // self.lanes)
-        nothing = jnp.full((len(candidates.learning_rate), len(minibatches.ends)), jnp.nan)
+        curves = len(candidates.learning_rate), len(minibatches.ends)
+        nothing = jnp.full(curves, jnp.nan, jnp.float32)
         scores = jax.lax.fori_loop(0, chunks, chunk, nothing)
         return scores / self._validation_examples

@@ -106,7 +106,7 @@ def step(
 def total_score(task: Task, child: Child, batch: Batch, real: jax.Array) -> jax.Array:
     """Return the sum of a chunk's scores `[]`."""
     scores = task.metric(task.unflatten(child.params), child.state, batch)
-    return jnp.sum(jnp.where(real, scores, 0.0))
+    return jnp.sum(jnp.where(real, scores, 0.0), dtype=jnp.float32)
 
 
 def train(
@@ -178,5 +178,5 @@ def train(
         return r + 1, i, child._replace(running=running), scores
 
     child = side_by_side(lambda _: start, 0)(candidate.learning_rate)
-    scores = jnp.full((len(minibatches.ends), *child.running.shape), jnp.nan)
+    scores = jnp.full((len(minibatches.ends), *child.running.shape), jnp.nan, jnp.float32)
     return jax.lax.while_loop(unfinished, train_round, (0, 0, child, scores))[-1]

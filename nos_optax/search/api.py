@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from nos_optax.grammar import SearchSpace
@@ -21,7 +22,7 @@ from nos_optax.search.terminal import live_progress, make_console
 
 
 def search(
-    task: Task | Dataset | str | Callable[[], Task | Dataset] = "digits",
+    task: Task | Dataset | str | Callable[[], Task | Dataset] | None = None,
     space: SearchSpace | None = None,
     *,
     progress: bool = True,
@@ -36,11 +37,11 @@ def search(
     Args:
         task: what the children are, or a function that returns it; images for the paper's
             ConvNet; or a name: `digits`, `cifar10`, or `module:name` of a task, which
-            `engine="ray"` needs.
+            `engine="ray"` needs. Where None, `digits`, or the task of the run to resume.
         space: the rules that may be written; `SearchSpace(2)` where None.
         progress: whether to show a progress bar, in a notebook or a terminal.
         **settings: of the search, fields of `SearchConfig`: `samples`, `strategy`, `seed`, `out`,
-            `resume` and so on.
+            `resume` and so on. A `strategy` may also be a class, called with the space and a key.
 
     Returns:
         The candidates, the best rules and the standard optimizers trained again, and the folder,
@@ -64,7 +65,7 @@ def search(
     _check_names(settings)
     if isinstance(task, Callable):
         task = task()
-    if not isinstance(task, Task | Dataset | str):
+    if not isinstance(task, Task | Dataset | str | None):
         raise ValueError(f"the task must be a Task, a Dataset or a name, got {task!r}")
     if not isinstance(space, SearchSpace | None):
         raise ValueError(f"the space must be a nos_optax.grammar.SearchSpace, got {space!r}")
@@ -73,10 +74,15 @@ def search(
         if clash:
             raise ValueError(f"{', '.join(sorted(clash))}: given twice, the space has it already")
         settings |= {f.name: getattr(space, f.name) for f in dataclasses.fields(space)}
-    named = isinstance(task, str)
+    make = settings.get("strategy")
+    if isinstance(make, type):
+        settings |= {"strategy": GIVEN}
+    named = isinstance(task, str | None)
     if not named and settings.get("train_examples") is not None:
         raise ValueError("train_examples is of data by name: give a task with fewer examples")
     config = _config(task if named else GIVEN, settings)
+    if named and config.dataset == GIVEN:
+        raise ValueError(f"the task of {config.out} was given from Python: give it again")
     if config.engine == "ray" and not named:
         raise ValueError("engine='ray' needs a task that workers can import: give 'module:name'")
     enable_compilation_cache()
@@ -85,7 +91,8 @@ def search(
     if config.blind:
         console.print(config.blind)
     with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
-        result = run_search(config, on_batch, on_stage, task=None if named else task)
+        strategy = make(config.space(), jax.random.key(config.seed)) if callable(make) else None
+        result = run_search(config, on_batch, on_stage, strategy, task=None if named else task)
         on_stage("writing the report")
         try_to_report(result.folder)
     if said := nothing_learned(result.results, result.facts):
@@ -105,16 +112,20 @@ def try_to_report(folder: Path) -> None:
         )
 
 
-def _config(dataset: str, settings: dict[str, Any]) -> SearchConfig:
+def _config(dataset: str | None, settings: dict[str, Any]) -> SearchConfig:
     """Return the configuration; of a run to resume, what is not given is as it was."""
+    if dataset is not None:
+        settings = settings | {"dataset": dataset}
     out = settings.get("out")
+    if out is not None:
+        settings = settings | {"out": Path(out).absolute()}  # the result outlives a chdir
     if settings.get("resume"):
         if out is None or not Path(out).exists():
             raise ValueError(f"resume needs out, the folder of a run, got {out!r}")
         if (Path(out) / CONFIG).exists():
-            return dataclasses.replace(read_config(Path(out)), dataset=dataset, **settings)
-    values: dict[str, Any] = settings | {"out": Path(out or default_path())}
-    return SearchConfig(dataset=dataset, **values)
+            return dataclasses.replace(read_config(Path(out)), **settings)
+    values: dict[str, Any] = {"out": default_path().absolute()} | settings
+    return SearchConfig(**values)
 
 
 def _note_idle_cores(config: SearchConfig, console: Console) -> None:
@@ -135,4 +146,6 @@ def _check_names(settings: dict[str, Any]) -> None:
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known) or sorted(known)
+            if name == "dataset":
+                near = ["task (the first argument)"]
             raise ValueError(f"search has no setting {name!r}; did you mean {', '.join(near)}?")

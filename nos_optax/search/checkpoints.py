@@ -85,7 +85,8 @@ class Checkpoints:
     def restore(self, template: Any, most: int) -> tuple[int, Any] | None:
         """Return the newest readable state, and the populations that it was told.
 
-        Checkpoints that are newer, or cannot be read, are deleted: their numbers come again.
+        Checkpoints that are newer are deleted: their numbers come again. Those that cannot be read
+        get another name.
 
         Args:
             template: a state of the same structure.
@@ -102,10 +103,12 @@ class Checkpoints:
                 except Exception as error:  # whatever a broken file makes a reader raise
                     warnings.warn(
                         f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}); "
-                        "going on from an earlier one and the history",
+                        "it is kept as .unreadable; going on from an earlier one and the history",
                         stacklevel=2,
                     )
-            self._delete(step)
+                    self._put_aside(step)
+            else:
+                self._delete(step)
         return None
 
     def _read(self, step: int, template: Any) -> Any:
@@ -126,6 +129,13 @@ class Checkpoints:
         """Delete a checkpoint, whatever is left of it."""
         self.close()
         shutil.rmtree(self.folder / str(step), ignore_errors=True)
+
+    def _put_aside(self, step: int) -> None:
+        """Rename a checkpoint: the fault may be the disk's, and pass."""
+        self.close()
+        aside = self.folder / f"{step}.unreadable"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / str(step)).rename(aside)
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -2,8 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import tyro
 
 from nos_optax.grammar import SearchSpace
@@ -13,7 +14,7 @@ from nos_optax.search.own import import_own
 from nos_optax.search.strategies import STRATEGIES, find_strategy
 
 DATASETS = ("digits", "cifar10")
-GIVEN = "given"  # the dataset of a search that was given its task from Python
+GIVEN = "given"  # the dataset or strategy of a search that was given it from Python
 _SPACE = SearchSpace()
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
@@ -50,8 +51,7 @@ class TaskConfig:
     halved if memory runs out."""
 
     def __post_init__(self):
-        if isinstance(self.data_dir, str):
-            object.__setattr__(self, "data_dir", Path(self.data_dir))
+        _check_types(self)
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
         if self.dataset not in (*DATASETS, GIVEN):
             import_own("dataset", self.dataset, DATASETS)
@@ -131,12 +131,11 @@ class SearchConfig(TaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.out, str):
-            object.__setattr__(self, "out", Path(self.out))
         _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1, final_epochs=1)
         if self.seed >= FRESH_SEEDS:
             raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")
-        find_strategy(self.strategy)
+        if self.strategy != GIVEN:
+            find_strategy(self.strategy)
         if not 0 <= self.hurdle_quantile < 1:
             raise ValueError(f"--hurdle-quantile must be in [0, 1), got {self.hurdle_quantile}")
         if self.final_epochs is not None and self.final_epochs < self.epochs:
@@ -175,6 +174,38 @@ class SearchConfig(TaskConfig):
         """Return the programs that the search may write."""
         fields = (field.name for field in dataclasses.fields(SearchSpace))
         return SearchSpace(**{name: getattr(self, name) for name in fields})
+
+
+def _check_types(config: TaskConfig) -> None:
+    """Raise if a field is not of its type; JSON's lists and texts become tuples and paths."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(value, str) and Path in get_args(kind):
+            value = Path(value)
+        if not _is(value, kind):
+            expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {value!r}; expected {expected.replace('typing.', '')}")
+        object.__setattr__(config, name, value)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of the type that an annotation of a field gives."""
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case None:
+            kinds = {float: (int, float), Path: (type(Path()),)}.get(kind, (kind,))
+            return type(value) in kinds  # exactly: True is no number
+        case origin if origin is Literal:
+            return value in arguments
+        case origin if origin is tuple:
+            return isinstance(value, tuple) and all(_is(item, arguments[0]) for item in value)
+        case _:
+            return any(_is(value, argument) for argument in arguments)
 
 
 def _check(config: TaskConfig, **least: int) -> None:

@@ -27,6 +27,7 @@ from nos_optax.population import (
 )
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task import Batch
+from nos_optax.population.task_check import task_digest
 from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import DATASETS, GIVEN, SearchConfig, TaskConfig
 from nos_optax.search.own import import_own
@@ -90,9 +91,9 @@ class LocalEngine:
         devices = select_devices(config.accelerator)
         self.trainer = make_trainer(config, iterations, devices, task)
         self.chance = self.trainer.chance
-        self.facts = trainer_facts(self.trainer)
         self._thread = ThreadPoolExecutor(1)
         self._compiled = self._thread.submit(self.trainer.compile)
+        self.facts = trainer_facts(self.trainer)
 
     def evaluate(
         self,
@@ -219,9 +220,13 @@ def trainer_facts(trainer: PopulationTrainer) -> dict:
         "train_examples": Task.num_examples(trainer.task.train),
         "validation_examples": Task.num_examples(trainer.task.validation),
         "data_checksum": _checksum((trainer.task.train, trainer.task.validation)),
+        "task_digest": task_digest(trainer.task),
         "sweep_steps": trainer.sweep_steps,
         "train_steps": trainer.train_steps,
+        "parameters": trainer.task.num_params,
+        "chance": trainer.chance,
         "threshold": trainer.threshold,
+        "untrained": trainer.untrained_score(),
         "devices": [str(d) for d in devices],
         "device_kind": devices[0].device_kind,
         "lanes": trainer.lanes,

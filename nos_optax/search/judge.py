@@ -1,5 +1,6 @@
 """The reward of each program that a strategy asks for, without training what need not be."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -40,8 +41,8 @@ class Judge:
         self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
         self._remember(history.candidates())
 
-    def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the rewards `[P]` of the next programs, `int32[P, 5 G]`."""
+    def __call__(self, tokens: np.ndarray) -> None:
+        """Judge the next programs, `int32[P, 5 G]`."""
         first = len(self.candidates)
         with self.history.timed("probe"):
             drafts = [
@@ -53,7 +54,6 @@ class Judge:
         batch = [self._judged(draft) for draft in drafts]
         self.history.add_candidates(batch)
         self._remember(batch)
-        return np.array([c.reward for c in batch], np.float32)
 
     def _draft(self, number: int, program: Program, probed: Probed) -> Candidate:
         """Return a candidate as if it was rejected, but for its origin: where its result is."""
@@ -68,7 +68,7 @@ class Judge:
             digest=digest,
             fingerprint=fingerprint,
             origin=None,
-            reward=_decimal(self.engine.chance),
+            reward=decimal(self.engine.chance),
             learning_rate=None,
             status=REJECTED,
             reason=reason,
@@ -89,7 +89,7 @@ class Judge:
         return replace(
             draft,
             # Where scores have no bottom, one of -1e9 would drown all others for the controller.
-            reward=max(training.reward, _decimal(self.engine.chance)),
+            reward=max(training.reward, decimal(self.engine.chance)),
             learning_rate=training.learning_rate,
             status=training.status,
         )
@@ -122,7 +122,9 @@ class Judge:
         for hurdle in range(len(self.config.hurdle_epochs)):
             met = np.array([c[hurdle] for c in curves if c[hurdle] is not None], float)
             enough = len(met) >= HURDLE_AFTER
-            hurdles.append(float(np.quantile(met, self.config.hurdle_quantile)) if enough else 0.0)
+            hurdles.append(
+                float(np.quantile(met, self.config.hurdle_quantile)) if enough else -math.inf
+            )
         return hurdles
 
     def _remember(self, batch: Sequence[Candidate]) -> None:
@@ -140,7 +142,7 @@ def trainings(evaluation: Evaluation, seconds: float = 0.0) -> list[Training]:
     """Return the rows of an evaluation, in decimal numbers that a person would write."""
     return [
         Training(
-            _decimal(evaluation.reward[i]),
+            decimal(evaluation.reward[i]),
             _known(evaluation.learning_rate[i]),
             STATUSES[evaluation.status[i]],
             tuple(map(_known, evaluation.sweep[i])),
@@ -161,10 +163,10 @@ def collect(parts: Iterable[tuple[np.ndarray, Evaluation]]) -> list[Training]:
     return [done[row] for row in sorted(done)]
 
 
-def _decimal(x: float) -> float:
+def decimal(x: float) -> float:
     """Return the number that a person would write for a float32: 0.1, not 0.10000000149."""
     return float(f"{x:.6g}")
 
 
 def _known(x: float) -> float | None:
-    return None if np.isnan(x) else _decimal(x)
+    return None if np.isnan(x) else decimal(x)

@@ -14,11 +14,11 @@ from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import Dataset, Task
 from nos_optax.search.checkpoints import Checkpoints
-from nos_optax.search.config import FRESH_SEEDS, SearchConfig
+from nos_optax.search.config import FRESH_SEEDS, GIVEN, SearchConfig
 from nos_optax.search.engine import Engine, make_engine
 from nos_optax.search.events import Events
 from nos_optax.search.history import Candidate
-from nos_optax.search.judge import Judge, collect
+from nos_optax.search.judge import Judge, collect, decimal
 from nos_optax.search.results import (
     STANDARD,
     STANDARD_ITERATIONS,
@@ -131,9 +131,15 @@ def run_search(
             on_stage("compiling")
             timed = folder.history.timed
             with timed("start", start):
-                strategy = strategy or make_strategy(
-                    config.strategy, config.space(), config.seed, config.preset
-                )
+                if strategy is None and config.strategy == GIVEN:
+                    raise ValueError(
+                        "the strategy was given from Python: go on by "
+                        "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
+                    )
+                if strategy is None:
+                    strategy = make_strategy(
+                        config.strategy, config.space(), config.seed, config.preset
+                    )
             with _events(config, folder, on_batch) as report_batch:
                 candidates = _sample(config, folder, strategy, own_engine, report_batch)
             on_stage("training the best again")
@@ -251,7 +257,8 @@ def train_again(
             name,
             str(decode(program)),
             str(program),
-            tuple(t[i].reward for t in evaluations),
+            # As in the search, no reward is less than chance: one would decide a mean alone.
+            tuple(max(t[i].reward, decimal(engine.chance)) for t in evaluations),
             tuple(t[i].learning_rate for t in evaluations),
             tuple(t[i].status for t in evaluations),
         )

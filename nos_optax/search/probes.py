@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
-from nos_optax.grammar.program import TOKENS_PER_ITERATION, pad_programs
+from nos_optax.grammar.program import as_population, pad_programs
 
 REASONS = ("not finite", "constant", "ignores the gradient", "points uphill")
 
@@ -67,13 +67,10 @@ class Probes:
             programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
 
         Raises:
-            ValueError: the population is empty, or its programs are longer than `iterations`.
+            ValueError: the population is empty, or holds what is no program of at most
+                `iterations`.
         """
-        programs = np.asarray(programs, np.int32)
-        if not programs.size:
-            raise ValueError("the population is empty: give at least one program")
-        programs = programs.reshape(len(programs), -1, TOKENS_PER_ITERATION)
-        programs = pad_programs(programs, self.iterations)
+        programs = pad_programs(as_population(programs), self.iterations)
         return [
             Probed(_fingerprint(updates[..., :WIDE]), _rejection(updates[..., WIDE:]))
             for start in range(0, len(programs), CHUNK)

@@ -1,6 +1,7 @@
 """What a run comes to: the best rules, trained again, as a table and as files."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,8 +80,23 @@ def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str 
         results: of the rules that were trained again.
         facts: of the run, as its configuration records them.
     """
-    if not results or any("trained" in result.statuses for result in results):
+    if not results:
         return None
+    if any("trained" in result.statuses for result in results):
+        best = max(result.mean for result in results if result.searched is None)
+        untrained, chance = (facts.get(name, -math.inf) for name in ("untrained", "chance"))
+        if best > max(untrained, chance):
+            return None
+        if untrained >= best:
+            return (
+                "Nothing learned: no standard optimizer comes to more than "
+                f"{untrained:.6g}, the score of untrained weights. Is the task's metric higher for "
+                "better examples? Negate an error."
+            )
+        return (
+            f"Nothing learned: no standard optimizer comes to more than the task's chance, "
+            f"{chance:.6g}, and no reward counts for less. Give the score that a blind guess has."
+        )
     return (
         "Nothing learned, not even a standard optimizer: none had a score above "
         f"{facts.get('threshold', float('nan')):.6g} in a sweep of {facts.get('sweep_steps', '?')} "
@@ -92,7 +108,7 @@ def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str 
 
 def results_table(results: Sequence[Result]) -> Table:
     """Return the table of re-trained rules, best mean first."""
-    seeds = len(results[0].rewards)
+    seeds = len(results[0].rewards) if results else 0
     table = Table(
         title=f"Validation score, fresh weights and data order ({seeds} of each)",
         title_justify="left",
@@ -129,6 +145,8 @@ def write_best(folder: RunFolder, results: Sequence[Result], task: str) -> None:
         for result in ranked
     ]
     folder.write_json("results.json", rows)
+    for old in (folder.path / "best").glob("found_*.py"):  # of a shorter run, with other finalists
+        old.unlink()
     for result in ranked:
         if result.searched is not None:
             name = result.name.replace(" ", "_")

@@ -90,12 +90,3 @@ def decay_weights(
     if isinstance(weight_decay, (int, float)) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)
-
-
-def check_decay_rate(b1: jax.typing.ArrayLike) -> None:
-    """Raise if the decay rate is a number, and not one of a moving average."""
-    if isinstance(b1, (int, float)) and not 0 <= b1 < 1:
-        raise ValueError(
-            f"b1 is {b1}, but must be in [0, 1): it is the weight of the past in the moving "
-            "average of the gradient, 0.9 in the paper."
-        )

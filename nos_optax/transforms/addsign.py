@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nos_optax import _arguments
 from nos_optax.transforms import _sign_agreement
 
 
@@ -41,9 +42,12 @@ def scale_by_addsign(
         The :class:`optax.GradientTransformation`.
 
     Raises:
+        TypeError: If an argument is no number, where one is expected.
         ValueError: If ``b1`` is outside [0, 1); from ``init``, if a parameter is complex.
     """
-    _sign_agreement.check_decay_rate(b1)
+    _arguments.check_decay_rate("b1", b1)
+    _arguments.check_numbers(alpha=alpha)
+    _arguments.check_number_or_schedule("sign_decay", sign_decay)
 
     def init_fn(params):
         mu = _sign_agreement.init_average(params, mu_dtype)
@@ -105,6 +109,7 @@ def addsign(
         The :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
+        TypeError: If an argument is no number, where one is expected.
         ValueError: If ``b1`` is outside [0, 1); from ``init``, if a parameter is complex.
 
     Examples:
@@ -131,6 +136,8 @@ def addsign(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
     """
+    _arguments.check_number_or_schedule("learning_rate", learning_rate)
+    _arguments.check_number_or_schedule("weight_decay", weight_decay)
     return optax.chain(
         scale_by_addsign(b1=b1, alpha=alpha, sign_decay=sign_decay, mu_dtype=mu_dtype),
         _sign_agreement.decay_weights(weight_decay, mask),

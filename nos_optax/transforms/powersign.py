@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nos_optax import _arguments
 from nos_optax.transforms import _sign_agreement
 
 
@@ -42,15 +43,14 @@ def scale_by_powersign(
         The :class:`optax.GradientTransformation`.
 
     Raises:
+        TypeError: If an argument is no number, where one is expected.
         ValueError: If ``b1`` is outside [0, 1) or ``base`` is not positive; from ``init``, if a
             parameter is complex.
     """
-    _sign_agreement.check_decay_rate(b1)
-    if isinstance(base, (int, float)) and not base > 0:
-        raise ValueError(
-            f"base is {base}, but must be positive, as it is raised to powers: above 1 (e in the "
-            "paper) to enlarge the steps on which the signs agree."
-        )
+    _arguments.check_decay_rate("b1", b1)
+    must = "positive, as it is raised to powers; above 1 where signs that agree shall enlarge steps"
+    _arguments.check_number("base", base, must, lambda x: x > 0)
+    _arguments.check_number_or_schedule("sign_decay", sign_decay)
 
     def init_fn(params):
         mu = _sign_agreement.init_average(params, mu_dtype)
@@ -110,6 +110,7 @@ def powersign(
         The :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
+        TypeError: If an argument is no number, where one is expected.
         ValueError: If ``b1`` is outside [0, 1) or ``base`` is not positive; from ``init``, if a
             parameter is complex.
 
@@ -138,6 +139,8 @@ def powersign(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
     """
+    _arguments.check_number_or_schedule("learning_rate", learning_rate)
+    _arguments.check_number_or_schedule("weight_decay", weight_decay)
     return optax.chain(
         scale_by_powersign(b1=b1, base=base, sign_decay=sign_decay, mu_dtype=mu_dtype),
         _sign_agreement.decay_weights(weight_decay, mask),
