@@ -257,7 +257,8 @@ def train_rules(
         devices=devices,
     )
     rivals = [RIVALS[name] for name in arguments.rules]
-    records = Records(arguments.folder / "records.jsonl", arguments.training())
+    platform = {"platform": devices[0].platform}
+    records = Records(arguments.folder / "records.jsonl", arguments.training() | platform)
     seeds = range(1, arguments.rule_seeds + 1)
     with Progress(console=console) as progress:
         return compare(

@@ -393,9 +393,13 @@ PRESETS = {
 def run(arguments: Arguments, console: Console) -> None:
     """Measure all tasks, print the tables and write the results."""
     devices = select_devices(arguments.accelerator)
-    made = {name: TASKS[name](arguments) for name in arguments.tasks}  # what lacks is told first
+    made = {
+        name: TASKS[name](arguments) for name in arguments.tasks
+    }  # missing data is an error first
     out = arguments.out or Path("runs") / arguments.name
-    records = Records(out / "records.jsonl", arguments.measured())
+    records = Records(
+        out / "records.jsonl", arguments.measured() | {"platform": devices[0].platform}
+    )
     measured = {}
     with Progress(console=console) as progress:
         for name, task in made.items():

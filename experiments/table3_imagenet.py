@@ -245,7 +245,7 @@ def run(arguments: Arguments, console: Console) -> None:
         return check(a, devices, console)
     data = load(a)
     trainer = make_trainer(a, data, devices)
-    records = Records(a.out / f"{a.name}.jsonl", a.plain())
+    records = Records(a.out / f"{a.name}.jsonl", a.plain() | {"platform": devices[0].platform})
     with Progress(console=console) as progress:
         outcomes = compare(a, trainer, records, progress)
     # Of all trainings, also those that were in the records.

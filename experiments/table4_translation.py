@@ -242,7 +242,8 @@ def run(arguments: Arguments, console: Console) -> None:
         arguments.folder,
     )
     model = make_model(arguments, text.tokenizer.get_vocab_size())
-    records = Records(arguments.folder / "records.jsonl", arguments.settings())
+    measured = arguments.settings() | {"platform": devices[0].platform}
+    records = Records(arguments.folder / "records.jsonl", measured)
     with Progress(console=console) as progress:
         trainer = Trainer(model, make_setup(arguments), text, devices, records, progress)
         tuning, runs = train_all(arguments, trainer)

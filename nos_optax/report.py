@@ -7,13 +7,13 @@ A run may be finished, killed or in use. A page is one file that opens offline; 
 and SVG, are in a folder of its name beside it.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from nos_optax.search.reports import write_comparison, write_report
+from nos_optax.search.terminal import one_message
 
 
 def report(
@@ -43,11 +43,9 @@ def report(
 
 
 def main() -> None:
-    """Parse the command line and report; a user's mistake is one line and exit code 1."""
-    try:
+    """Parse the command line and report; a user's mistake is one message and exit code 1 or 2."""
+    with one_message():
         print(tyro.cli(report))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

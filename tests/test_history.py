@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
@@ -184,6 +186,15 @@ def test_a_run_without_candidates_is_exported_too(tmp_path):
         assert export(tmp_path / "run", "csv").read_text().strip() == ",".join(FIELDS)
         if importlib.util.find_spec("pyarrow"):
             export(tmp_path / "run", "parquet")
+
+
+def test_a_folder_that_cannot_be_written_is_exported_elsewhere(run, tmp_path, monkeypatch):
+    expected = len(read_candidates(run))
+    before = {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))}
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(run))
+    assert len(read_jsonl(export(run, "jsonl", tmp_path / "all.jsonl"))) == expected
+    assert len(read_candidates(run)) == expected
+    assert {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))} == before
 
 
 def test_parquet_without_pyarrow_says_what_to_install(run, tmp_path, monkeypatch):

@@ -568,3 +568,53 @@ def test_far_too_many_lanes_finish_in_little_memory(pytestconfig):
     )
     assert out.returncode == 0, out.stderr[-2000:]
     assert 1 <= int(out.stdout.split()[-1]) < 2**13
+
+
+@pytest.mark.slow
+def test_it_trains_where_jax_counts_in_double_precision(programs):
+    """Its random numbers are others there."""
+    with jax.enable_x64(True):
+        found = make_trainer().evaluate(programs[:4], seed=1)
+    assert {x.dtype for x in (found.reward, found.sweep, found.curve)} == {np.dtype("float32")}
+    assert found.reward.max() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("programs", "message"),
+    [
+        (np.full((1, 2, 5), 99), "token 99 in iteration 1 is not one of"),
+        (encode("exp(sign(g) * sign(m)) * g", 2).array.reshape(-1), "give programs in an array"),
+        (np.zeros((0, 5)), "the population is empty"),
+        (np.zeros((1, 5, 5)), "a program has 1 to 4 iterations"),
+    ],
+)
+def test_what_is_no_program_is_refused(trainer, programs, message):
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(programs)
+
+
+def test_no_epochs_are_refused(trainer, programs):
+    with pytest.raises(ValueError, match="epochs must be after the hurdles"):
+        trainer.evaluate(programs, epochs=0)
+
+
+def test_hurdles_hold_for_scores_of_any_size(programs):
+    """Also where all differences are far below one example's accuracy."""
+    dataset = blobs()
+    task = image_task(dataset, make_child(dataset))
+    tiny = dataclasses.replace(
+        task,
+        metric=lambda *args: 1e-6 * (task.metric(*args) - 2.0),
+        chance=-1.9e-6,
+        baseline=-2e-6,
+        baseline_error=0.0,
+        perfect=0.0,
+    )
+    protocol = dataclasses.replace(PROTOCOL, epochs=2, hurdle_epochs=(1,))
+    trainer = PopulationTrainer(tiny, protocol, iterations=3, capacity=16)
+    free = trainer.evaluate(programs[:4], hurdles=[-np.inf])
+    between = float(np.mean(np.nanquantile(free.curve[:, 0], [0.4, 0.6])))
+    stopped = trainer.evaluate(programs[:4], hurdles=[between])
+    failed = free.curve[:, 0] < between
+    assert failed.any() and not failed.all()
+    np.testing.assert_array_equal(np.array(STATUSES)[stopped.status] == "stopped", failed)

@@ -72,9 +72,8 @@ def test_the_result_holds_what_the_report_shows(found):
 
 
 def test_the_stages_are_timed(found):
-    history = open_history(found.folder)
-    seconds = history.seconds()
-    history.close()
+    with open_history(found.folder) as history:
+        seconds = history.seconds()
     assert set(seconds) == {"start", "ask", "probe", "train", "tell", "checkpoint", "final"}
     assert all(s > 0 for s in seconds.values())
     assert sum(seconds.values()) <= found.seconds

@@ -344,3 +344,10 @@ def test_names_make_what_a_user_could_make(name):
     strategy = find_strategy(name)(SMALL, jax.random.key(0), "default")
     assert {"ask", "tell"} <= {n for n, _ in inspect.getmembers(strategy, callable)}
     assert type(strategy).__doc__ and hasattr(strategy, "state")
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "ppo"])
+def test_they_work_where_jax_counts_in_double_precision(name):
+    with jax.enable_x64(True):
+        asked = rounds(make(name), 2)
+    assert asked.dtype == np.int32 and SMALL.allows(asked.reshape(-1, asked.shape[-1])).all()

@@ -1,6 +1,8 @@
 """A user's mistake in a task is one clear message, before anything is compiled."""
 
 import dataclasses
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,23 @@ import pytest
 from test_task import make_task
 
 from nos_optax.grammar import encode
-from nos_optax.population import PopulationTrainer, Protocol, TrainingGrid
+from nos_optax.population import (
+    PopulationTrainer,
+    Protocol,
+    TrainingGrid,
+    compressed_exchange,
+    low_precision,
+)
+from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task_check import check_task
 
 TASK = make_task()
 X, Y = TASK.train
+
+
+def on_a_gpu(task):
+    device = types.SimpleNamespace(platform="gpu", device_kind="Some GPU")
+    choose_lanes(task, Protocol(batch_size=10), 1, [device], Path("nowhere"), 8)
 
 
 def mean_score(params, count, batch):
@@ -195,3 +209,9 @@ def test_messages_have_an_end():
     with pytest.raises(ValueError, match=r"loss returned the loss .*\.\.\.; expected") as error:
         check_task(task, batch_size=8)
     assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("make", [low_precision, compressed_exchange, on_a_gpu])
+def test_a_wrong_init_is_one_message_everywhere(make):
+    with pytest.raises(ValueError, match=r"init returned .*; expected \(params, state\)"):
+        make(dataclasses.replace(TASK, init=lambda key: jnp.zeros(3)))

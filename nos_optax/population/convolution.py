@@ -204,7 +204,7 @@ _BITS = np.arange(4, dtype=np.int32)[:, None]
 
 
 def _parts(x: jax.Array, kernel: jax.Array, cache_bytes: int | None) -> jax.Array:
-    image_bytes = x[0].size // x.shape[-1] // 4 * sum(_widen(kernel).shape) * 4
+    image_bytes = x[0].size // x.shape[-1] // 4 * sum(jax.eval_shape(_widen, kernel).shape) * 4
     return x.reshape(-1, _images_at_a_time(len(x), image_bytes, cache_bytes), *x.shape[1:])
 
 

@@ -6,12 +6,10 @@ A candidate that shares an earlier one's training has that one's sweep, curve an
 was rejected untrained has none. A run that is being written is exported as far as it has come.
 """
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +17,8 @@ from typing import Annotated, Literal
 import tyro
 
 from nos_optax.search.history import Candidate, History
-from nos_optax.search.run_folder import open_history
+from nos_optax.search.run_folder import open_history, write_whole
+from nos_optax.search.terminal import one_message
 
 NUMBERS = ("reward", "learning_rate", "seconds")
 LISTS = ("sweep", "curve")
@@ -35,7 +34,7 @@ def rows(path: Path) -> Iterator[dict]:
     Raises:
         OSError: it holds no run, or cannot be read.
     """
-    with contextlib.closing(open_history(path)) as history:
+    with open_history(path) as history:
         for candidate in history.candidates():
             yield dataclasses.asdict(candidate) | _training(history, candidate)
 
@@ -115,18 +114,14 @@ def export(
     """
     content = FORMATS[format](list(rows(run)))
     out = out or run / f"history.{format}"
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(out)
+    write_whole(out, content)
     return out
 
 
 def main() -> None:
-    """Parse the command line and export; a user's mistake is one line and exit code 1."""
-    try:
+    """Parse the command line and export; a user's mistake is one message and exit code 1 or 2."""
+    with one_message():
         print(tyro.cli(export, prog="python -m nos_optax.search.export"))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

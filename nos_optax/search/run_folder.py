@@ -6,8 +6,10 @@ import itertools
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -234,8 +236,9 @@ def _fields(config: SearchConfig) -> dict:
     return {k: v for k, v in plain.items() if k not in ("out", "resume")}
 
 
-def open_history(path: Path) -> History:
-    """Return the history of a run folder; also while it is being written. Close it.
+@contextlib.contextmanager
+def open_history(path: Path) -> Generator[History]:
+    """Open the history of a run folder, also while it is being written, for reading.
 
     Raises:
         FileNotFoundError: the folder holds no run.
@@ -243,7 +246,13 @@ def open_history(path: Path) -> History:
     """
     if not (path / HISTORY).exists():
         raise FileNotFoundError(f"{path} holds no run: there is no {HISTORY} in it")
-    return History(path / HISTORY)
+    with contextlib.ExitStack() as stack:
+        if not os.access(path, os.W_OK):  # a copy: sqlite writes to read
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for file in path.glob(f"{HISTORY}*"):
+                shutil.copyfile(file, copy / file.name)
+            path = copy
+        yield stack.enter_context(contextlib.closing(History(path / HISTORY)))
 
 
 def read_candidates(path: Path) -> list[Candidate]:
@@ -253,7 +262,7 @@ def read_candidates(path: Path) -> list[Candidate]:
         FileNotFoundError: the folder holds no run.
         OSError: it cannot be read.
     """
-    with contextlib.closing(open_history(path)) as history:
+    with open_history(path) as history:
         return history.candidates()
 
 

@@ -1,19 +1,15 @@
 """Run folders as values; they may be finished, killed, or still in use."""
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nos_optax.search.history import Candidate, History
+from nos_optax.search.history import Candidate
 from nos_optax.search.results import Result
-from nos_optax.search.run_folder import CONFIG, HISTORY, open_history
+from nos_optax.search.run_folder import CONFIG, open_history
 
 RESULTS = "results.json"
 
@@ -100,21 +96,9 @@ def read_run(path: Path) -> Run:
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise ValueError(f"{path / CONFIG} is damaged: it holds no configuration")
     config = content.pop("config")
-    with _history(path) as history:
+    with open_history(path) as history:
         candidates, seconds = tuple(history.candidates()), history.seconds()
     return Run(path, config, content, candidates, _results(path / RESULTS), seconds)
-
-
-@contextlib.contextmanager
-def _history(path: Path) -> Generator[History]:
-    """Open a run's history; where the folder is read-only, a copy, for sqlite writes to read."""
-    with contextlib.ExitStack() as stack:
-        if (path / HISTORY).exists() and not os.access(path, os.W_OK):
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for file in path.glob(f"{HISTORY}*"):
-                shutil.copyfile(file, copy / file.name)
-            path = copy
-        yield stack.enter_context(contextlib.closing(open_history(path)))
 
 
 def _results(path: Path) -> tuple[Result, ...]:
