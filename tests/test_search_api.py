@@ -186,6 +186,7 @@ def test_on_resuming_the_task_must_be_given_again(found):
         search(out=found.folder, resume=True)
 
 
+@pytest.mark.slow
 def test_a_named_task_need_not_be_given_again(tmp_path):
     settings = SETTINGS | {"samples": 4, "finalists": 0, "strategy": "random"}
     short = {"train_examples": 100, "sweep_examples": 100, "minibatch_size": 50}

@@ -346,6 +346,7 @@ def test_names_make_what_a_user_could_make(name):
     assert type(strategy).__doc__ and hasattr(strategy, "state")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "evolution", "ppo"])
 def test_they_work_where_jax_counts_in_double_precision(name):
     with jax.enable_x64(True):

@@ -104,6 +104,7 @@ def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch
     assert len(left) + killed_at == 15
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
     monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
     advance = TrainingGrid.advance
