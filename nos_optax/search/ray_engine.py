@@ -19,6 +19,7 @@ from queue import SimpleQueue
 import jax
 import numpy as np
 
+from nos_optax.grammar.program import as_population
 from nos_optax.population import Evaluation, PopulationTrainer
 from nos_optax.search.accelerator import (
     AcceleratorError,
@@ -90,11 +91,9 @@ class RayEngine:
         """Yield each task's rows and their evaluation when it is done; see `Engine.evaluate`.
 
         Raises:
-            ValueError: the population is empty, or a program is too long.
+            ValueError: the population is empty or holds what is no program, or one is too long.
         """
-        programs = np.asarray(programs, np.int32)
-        if not programs.size:
-            raise ValueError("the population is empty: give at least one program")
+        programs = as_population(programs)
         lanes = None if self.accelerator == "cpu" else self.lanes
         size = self.task_size or task_size(len(programs), self.workers, lanes)
         done, rows_of = SimpleQueue(), {}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nos_optax._arguments import as_key
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
 from nos_optax.controller.ppo import REINFORCE_PRESETS, Controller, PPOState
 from nos_optax.grammar import SearchSpace
@@ -51,7 +52,7 @@ class KeyStream(NamedTuple):
     @classmethod
     def start(cls, key: jax.Array) -> "KeyStream":
         """Return the stream of a key, before the first ask."""
-        return cls(jax.random.key_data(key), jnp.zeros([], jnp.int32))
+        return cls(jax.random.key_data(as_key(key)), jnp.zeros([], jnp.int32))
 
     def next(self) -> "KeyStream":
         """Return the stream at the next ask."""
