@@ -21,7 +21,7 @@ Command:  python experiments/table1_constant_rate.py --data-dir DIR
           python experiments/table1_constant_rate.py --scale paper --check          (no data needed)
           python experiments/table1_constant_rate.py --scale smoke    (seconds; says nothing)
           The same command goes on where an interrupted one stopped: the records are in --out.
-Time:     about 6 minutes on 2 cores.
+Time:     19 minutes on 2 cores beside other jobs.
 Writes:   experiments/results/table1_constant_rate_SCALE.json, .md and .png
 """
 
