@@ -120,6 +120,10 @@ class Arguments:
         places = ("data_dir", "accelerator", "check", "out", "results")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in places}
 
+    def training(self) -> dict[str, Any]:
+        """Return what decides how a training ends, but for its optimizer, rate and seed."""
+        return {k: v for k, v in self.plain().items() if k not in ("rates", "seeds")}
+
 
 PRESETS = {
     "small": Arguments(
@@ -133,7 +137,7 @@ PRESETS = {
         batch=32,
         minibatch=32,
         steps=60,
-        rates=(0.001, 0.003, 0.01, 0.03),
+        rates=(0.003, 0.01, 0.03, 0.1, 0.3),
         seeds=3,
     ),
     "paper": Arguments(),
@@ -245,7 +249,7 @@ def run(arguments: Arguments, console: Console) -> None:
         return check(a, devices, console)
     data = load(a)
     trainer = make_trainer(a, data, devices)
-    records = Records(a.out / f"{a.name}.jsonl", a.plain() | {"platform": devices[0].platform})
+    records = Records(a.out / f"{a.name}.jsonl", a.training() | {"platform": devices[0].platform})
     with Progress(console=console) as progress:
         outcomes = compare(a, trainer, records, progress)
     # Of all trainings, also those that were in the records.

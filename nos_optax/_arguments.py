@@ -32,9 +32,15 @@ def check_number(
     """
     if isinstance(value, jax.Array | np.ndarray):
         return
+    if isinstance(value, np.generic):
+        value = value.item()
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}, but must be {must}.")
-    if not (math.isfinite(value) and holds(float(value))):
+    try:
+        fine = math.isfinite(value) and holds(float(value))
+    except OverflowError:  # an integer beyond all floats
+        fine = False
+    if not fine:
         raise ValueError(f"{name} is {value}, but must be {must}.")
 
 

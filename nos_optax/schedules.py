@@ -198,7 +198,7 @@ def cyclical_cosine(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None:
+    if zero_after is not None and not _is_infinite(zero_after):
         _arguments.check_numbers(zero_after=zero_after)
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
@@ -247,7 +247,7 @@ def restart_cosine(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None:
+    if zero_after is not None and not _is_infinite(zero_after):
         _arguments.check_numbers(zero_after=zero_after)
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
@@ -256,6 +256,10 @@ def restart_cosine(
         return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
 
     return schedule
+
+
+def _is_infinite(count: object) -> bool:
+    return isinstance(count, float) and count == float("inf")
 
 
 def _cycle_fraction(

@@ -543,9 +543,11 @@ def test_check_fails_where_the_step_does(monkeypatch, broken, message):
         image_rivals.check(dataclasses.replace(SMOKE, model="child"), QUIET)
 
 
+@pytest.mark.slow
 def test_check_at_the_papers_scale():
-    sizes = image_rivals.check(PAPER, QUIET)
+    """But for the minibatch, of which eight images need a sixteenth of the memory."""
+    sizes = image_rivals.check(dataclasses.replace(PAPER, batch_size=8), QUIET)
     assert sizes["parameters"] == 8_949_210
     assert 2**27 < sizes["training_bytes"] < 2**28
-    assert 2**30 < sizes["step_bytes"] < 2**36
+    assert 2**27 < sizes["step_bytes"] < 2**32
     assert 2 < sizes["loss"] < 10

@@ -214,7 +214,9 @@ def test_a_strategy_of_ones_own_may_be_a_class(tmp_path):
     assert tokens[:4] == tokens[4:]
     again = search(line(), out=tmp_path / "run", resume=True, samples=12, strategy=Twice)
     assert len(again.candidates) == 12
-    with pytest.raises(ValueError, match="the strategy was given from Python"):
+    with pytest.raises(
+        ValueError, match="a strategy that is given from Python must be given again"
+    ):
         search(line(), out=tmp_path / "run", resume=True, samples=16)
 
 
@@ -242,11 +244,25 @@ def test_a_chance_too_high_is_noticed(tmp_path, capsys):
     assert all(reward >= -0.01 for r in result.results for reward in r.rewards)
 
 
-def test_what_is_said_if_nothing_is_better_than_untrained_weights():
-    row = Result("SGD", "g", "", (0.1, 0.3), (0.1, 0.1), ("trained", "trained"))
-    assert nothing_learned([row], {"untrained": 0.1, "chance": 0.0}) is None
-    said = nothing_learned([row], {"untrained": 0.2, "chance": 0.0})
-    assert said and "0.2, the score of untrained weights" in said
+def result(mean, status="trained", searched=None):
+    return Result("SGD", "g", "", (mean,) * 3, (0.1,) * 3, (status,) * 3, searched)
+
+
+@pytest.mark.parametrize(
+    ("results", "facts", "words"),
+    [
+        ([result(0.3)], {"untrained": 0.1, "chance": 0.0}, None),
+        ([result(0.3)], {"untrained": 0.4, "chance": 0.0}, "0.4, the score of untrained weights"),
+        ([result(0.666667)], {"chance": 2 / 3}, "the task's chance, 0.666667"),
+        ([result(-0.333333)], {"chance": -1 / 3}, "the task's chance"),
+        ([result(0.1, "dead"), result(0.5, searched=0.5)], {"chance": 0.1}, None),
+        ([result(0.1, "dead")], {"chance": 0.1, "threshold": 0.2}, "none had a score above 0.2"),
+        ([], {}, None),
+    ],
+)
+def test_what_is_said_if_nothing_learned(results, facts, words):
+    said = nothing_learned(results, facts)
+    assert (said is None) == (words is None) and (words or "") in (said or "")
 
 
 def test_a_metric_that_is_not_finite_is_an_error(tmp_path):
@@ -317,6 +333,7 @@ def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
         ({"hurdle_epochs": 1}, "--hurdle-epochs is 1; expected tuple"),
         ({"seed": None}, "--seed is None; expected int"),
         ({"strategy": 3}, "--strategy is 3; expected str"),
+        ({"strategy": "given"}, "must be given again"),
     ],
 )
 def test_wrong_settings(settings, message, tmp_path):

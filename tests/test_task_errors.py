@@ -19,7 +19,8 @@ from nos_optax.population import (
     low_precision,
 )
 from nos_optax.population.lanes import choose_lanes
-from nos_optax.population.task_check import check_task
+from nos_optax.population.task_check import check_direction, check_task, task_digest
+from nos_optax.search import LocalEngine, SearchConfig
 
 TASK = make_task()
 X, Y = TASK.train
@@ -209,6 +210,46 @@ def test_messages_have_an_end():
     with pytest.raises(ValueError, match=r"loss returned the loss .*\.\.\.; expected") as error:
         check_task(task, batch_size=8)
     assert len(str(error.value)) < 600
+
+
+def looped_score(params, count, batch):
+    """A score that JAX cannot differentiate backwards."""
+    start = jnp.int32(0), TASK.metric(params, count, batch)
+    return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, 2 * s[1]), start)[1]
+
+
+def test_a_metric_needs_no_derivative():
+    check_direction(dataclasses.replace(TASK, metric=looped_score), 10)
+
+
+def with_constants(offset, slope=1.0, key=0):
+    """A task whose functions hold arrays: directly, in a compiled function, going backwards."""
+    held = jax.random.key(key)
+    add = jax.jit(lambda x: x + offset)
+    scale = jax.custom_vjp(lambda x: x)
+    scale.defvjp(lambda x: (x, None), lambda _, g: (slope * g,))
+
+    def loss(params, count, batch, key):
+        value, count = TASK.loss(jax.tree.map(scale, params), count, batch, key)
+        return value + 0 * jax.random.normal(held), count
+
+    return dataclasses.replace(TASK, loss=loss, metric=lambda *a: add(TASK.metric(*a)))
+
+
+def test_a_digest_knows_code_and_constants():
+    zero, one = np.zeros(()), np.ones(())
+    first = task_digest(with_constants(zero), 10)
+    assert first == task_digest(with_constants(zero), 10)
+    others = [with_constants(one), with_constants(zero, slope=2.0), with_constants(zero, key=1)]
+    assert len({first, *(task_digest(other, 10) for other in others)}) == 4
+
+
+def test_a_task_that_needs_its_whole_minibatch_can_be_searched():
+    """The digest and the facts ask for nothing else."""
+    workers = compressed_exchange(TASK, workers=5)
+    engine = LocalEngine(SearchConfig(minibatch_size=10), 1, workers)
+    assert engine.facts["task_digest"] == task_digest(workers, 10)
+    engine.close()
 
 
 @pytest.mark.parametrize("make", [low_precision, compressed_exchange, on_a_gpu])

@@ -311,11 +311,10 @@ def check(config: ImageConfig, console: Console) -> dict[str, float]:
     labels = np.arange(config.batch_size, dtype=np.int32) % 10
     noise = Dataset.from_images("noise", pixels, labels, pixels, labels, 10)
     task = make_task(config, vision.Images(noise, pixels, labels), device)
-    program = jnp.asarray(encode("m").array)
-    candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
-    key = jax.random.key(0)
+    program, key = encode("m").array, jax.random.key(0)
 
-    def one_step(child, batch):
+    def one_step(child, program, batch):  # the program is data, as in the grid
+        candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
         after, loss = step(task, child, candidate, batch, jnp.int32(1), key, key)
         return after, loss, jnp.all(after.params == child.params)
 
@@ -323,11 +322,12 @@ def check(config: ImageConfig, console: Console) -> dict[str, float]:
         child = jax.jit(functools.partial(new_child, task))(key)
         size_of_child = sum(leaf.nbytes for leaf in jax.tree.leaves(child))
         start = time.perf_counter()
-        compiled = jax.jit(one_step, donate_argnums=0).lower(child, (pixels, labels)).compile()
+        arguments = child, program, (pixels, labels)
+        compiled = jax.jit(one_step, donate_argnums=0).lower(*arguments).compile()
         compile_seconds = time.perf_counter() - start
         memory: Any = compiled.memory_analysis()
         start = time.perf_counter()
-        child, loss, unchanged = jax.block_until_ready(compiled(child, (pixels, labels)))
+        child, loss, unchanged = jax.block_until_ready(compiled(*arguments))
         step_seconds = time.perf_counter() - start
     if unchanged or not child.running:
         raise RuntimeError(f"a step failed: loss {loss}, weights unchanged: {unchanged}")

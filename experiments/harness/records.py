@@ -67,7 +67,7 @@ class Records:
     def extend(self, measured: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> None:
         """Store what was measured together under new keys, and raise as `append`.
 
-        All lines are written at once: a kill leaves all of them or none.
+        All lines are written at once: a killed process leaves all of them or none.
         """
         for key, _ in measured:
             if _text(key) in self._values:
@@ -83,10 +83,15 @@ class Records:
         return self._values.get(_text(key))
 
     def _write(self, *lines: Mapping[str, object]) -> None:
-        with self.path.open("a") as file:
-            file.write("".join(_text(line) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a") as file:
+                file.write("".join(_text(line) + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # the disk is full
+            os.truncate(self.path, size)
+            raise
 
     def _read(self) -> list[dict]:
         """Return the lines, and cut off a last one that was not written to its end."""

@@ -168,12 +168,15 @@ class _Trainer(NamedTuple):
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(folder)
         programs = [encode(self.rivals[name].rule).array for name, _, _ in jobs]
-        children = self.grid.start(programs, [seed for _, _, seed in jobs])
+        start = functools.partial(self.grid.start, programs, [seed for _, _, seed in jobs])
         curves = np.full((len(jobs), self.epochs, 3), np.nan, np.float32)
-        begun, kept = 0, (self.grid.gather(children, len(jobs)), curves)
-        if restored := checkpoints.restore(kept, self.epochs):
-            begun, (gathered, curves) = restored
-            children, curves = self.grid.seat(gathered), np.array(curves)
+        begun, children = 0, None
+        if folder.is_dir():
+            template = self.grid.gather(start(), len(jobs)), curves
+            if restored := checkpoints.restore(template, self.epochs):
+                begun, (gathered, curves) = restored
+                children, curves = self.grid.seat(gathered), np.array(curves)
+        children = start() if children is None else children
         self.progress.advance(task, begun * len(jobs))
 
         steps = self.grid.epoch_steps

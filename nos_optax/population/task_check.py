@@ -4,7 +4,7 @@ import hashlib
 import re
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,25 @@ def check_task(task: Task, batch_size: int) -> None:
 def check_direction(task: Task, batch_size: int) -> None:
     """Warn if a small step down the loss also lowers the metric, as it does that of an error.
 
-    At the initial weights, on the first minibatch; a metric without a slope, such as an accuracy,
-    tells nothing.
+    At the initial weights, on the first minibatch. A metric without a slope, such as an accuracy,
+    or one that JAX cannot differentiate, tells nothing.
     """
     key = jax.random.key(0)
     batch = jax.tree.map(lambda x: jnp.asarray(x[:batch_size]), task.train)
-    params, state = task.init(key)
 
     @jax.jit
-    def cosine(params):
+    def cosine(key):
+        params, state = task.init(key)
         loss = jax.grad(lambda p: task.loss(p, state, batch, key)[0])(params)
-        score = jax.grad(lambda p: jnp.mean(jnp.asarray(task.metric(p, state, batch), float)))(
-            params
-        )
+        mean = lambda p: jnp.mean(jnp.asarray(task.metric(p, state, batch), float))  # noqa: E731
+        score = jax.grad(mean)(params)
         return optax.tree.vdot(loss, score) / (optax.tree.norm(loss) * optax.tree.norm(score))
 
-    if (found := float(cosine(params))) > 0.5:
+    try:
+        found = float(cosine(key))
+    except Exception:  # whatever a metric raises that need not be differentiable: it is but a hint
+        return
+    if found > 0.5:
         warnings.warn(
             f"{task.name}: a step that lowers the loss lowers the metric too (the cosine of their "
             f"gradients is {found:.2f}); the metric must be higher for better examples: negate an "
@@ -66,26 +69,39 @@ def check_direction(task: Task, batch_size: int) -> None:
         )
 
 
-def task_digest(task: Task) -> str:
+def task_digest(task: Task, batch_size: int) -> str:
     """Return a hash of what a task's functions compute, as JAX traces them.
 
     Other code or constants have another hash; so may another version of JAX, or another device.
     """
     key = jax.random.key(0)
     params, state = jax.eval_shape(task.init, key)
-    train = _examples(task.train, 1)
-    validation = _examples(task.validation, 1)
+    train = _examples(task.train, batch_size)
+    size = min(task.evaluation_batch, task.num_examples(task.validation))
+    validation = _examples(task.validation, size)
+    loss = jax.value_and_grad(task.loss, has_aux=True)
     traced = (
         jax.make_jaxpr(task.init)(key),
-        jax.make_jaxpr(task.loss)(params, state, train, key),
+        jax.make_jaxpr(loss)(params, state, train, key),
         jax.make_jaxpr(task.metric)(params, state, validation),
     )
     digest = hashlib.sha256()
     for jaxpr in traced:
         digest.update(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode())  # addresses of functions
-        for constant in jaxpr.consts:
+        for constant in _constants(jaxpr):
             digest.update(np.asarray(constant).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _constants(jaxpr: Any) -> Iterator[jax.Array | np.ndarray]:
+    """Yield the arrays that a traced function, and those that it calls, hold."""
+    for constant in getattr(jaxpr, "consts", ()):
+        is_key = jnp.issubdtype(jnp.result_type(constant), jax.dtypes.prng_key)
+        yield jax.random.key_data(constant) if is_key else constant
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(value, "eqns"):
+                yield from _constants(value)
 
 
 def _check_numbers(task: Task, part: str, batch: Batch) -> None:

@@ -6,7 +6,6 @@ children at a time train side by side under `vmap`; with one lane (CPU) there is
 the rule's switches are real branches.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -33,7 +32,7 @@ from nos_optax.population.protocol import (
     Protocol,
 )
 from nos_optax.population.task import Task, image_task, paper_child
-from nos_optax.population.task_check import check_direction, check_task
+from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
     Arrays,
     Candidate,
@@ -106,8 +105,6 @@ class PopulationTrainer:
                 "give more examples or smaller minibatches"
             )
         check_task(task, protocol.batch_size)
-        if math.isinf(task.perfect):  # else a score above it is an error
-            check_direction(task, protocol.batch_size)
         sweep_examples = min(protocol.sweep_examples, examples)
         self.sweep_steps = max(1, sweep_examples // protocol.batch_size)
         self.epoch_steps = examples // protocol.batch_size

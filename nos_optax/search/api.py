@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from nos_optax.grammar import SearchSpace
@@ -91,7 +90,7 @@ def search(
     if config.blind:
         console.print(config.blind)
     with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
-        strategy = make(config.space(), jax.random.key(config.seed)) if callable(make) else None
+        strategy = make if isinstance(make, type) else None
         result = run_search(config, on_batch, on_stage, strategy, task=None if named else task)
         on_stage("writing the report")
         try_to_report(result.folder)

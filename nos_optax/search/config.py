@@ -162,7 +162,7 @@ class SearchConfig(TaskConfig):
     @property
     def blind(self) -> str | None:
         """Why the strategy learns nothing, if it does not: it is told the rewards too late."""
-        if self.samples > self.batch_size or self.strategy == "random":
+        if self.samples > self.batch_size or self.strategy in ("random", GIVEN):
             return None
         return (
             f"--strategy {self.strategy} learns after each population of --batch-size "
@@ -182,8 +182,8 @@ def _check_types(config: TaskConfig) -> None:
         value = getattr(config, name)
         if isinstance(value, np.generic):
             value = value.item()
-        if isinstance(value, list):
-            value = tuple(value)
+        if isinstance(value, list | tuple):
+            value = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
         if isinstance(value, str) and Path in get_args(kind):
             value = Path(value)
         if not _is(value, kind):

@@ -5,6 +5,7 @@ engine it has, nor in which order the parts come back.
 """
 
 import dataclasses
+import math
 import platform
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from nos_optax.population import (
 )
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task import Batch
-from nos_optax.population.task_check import task_digest
+from nos_optax.population.task_check import check_direction, task_digest
 from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import DATASETS, GIVEN, SearchConfig, TaskConfig
 from nos_optax.search.own import import_own
@@ -91,9 +92,10 @@ class LocalEngine:
         devices = select_devices(config.accelerator)
         self.trainer = make_trainer(config, iterations, devices, task)
         self.chance = self.trainer.chance
+        own = isinstance(task, Task) or config.dataset not in DATASETS
+        self.facts = trainer_facts(self.trainer, own)
         self._thread = ThreadPoolExecutor(1)
         self._compiled = self._thread.submit(self.trainer.compile)
-        self.facts = trainer_facts(self.trainer)
 
     def evaluate(
         self,
@@ -210,23 +212,36 @@ def _lanes(
     return choose_lanes(task, config.protocol(), iterations, devices, store, config.batch_size)
 
 
-def trainer_facts(trainer: PopulationTrainer) -> dict:
-    """Return what a task's configuration does not say: its data, the devices, the versions."""
+def trainer_facts(trainer: PopulationTrainer, own: bool) -> dict:
+    """Return what a task's configuration does not say: its data, the devices, the versions.
+
+    Args:
+        trainer: of the task.
+        own: whether the task is the user's own: then its metric is tried at the initial weights.
+
+    Raises:
+        ValueError: the metric is not finite there.
+    """
     from nos_optax import __version__
 
+    task, batch_size = trainer.task, trainer.protocol.batch_size
+    tried = {}
+    if own:
+        tried["untrained"] = trainer.untrained_score()
+        if math.isinf(task.perfect):  # else a score above it is an error
+            check_direction(task, batch_size)
     devices = trainer.mesh.devices.ravel()
-    return {
+    return tried | {
         "dataset": trainer.task.name,
         "train_examples": Task.num_examples(trainer.task.train),
         "validation_examples": Task.num_examples(trainer.task.validation),
         "data_checksum": _checksum((trainer.task.train, trainer.task.validation)),
-        "task_digest": task_digest(trainer.task),
+        "task_digest": task_digest(task, batch_size),
         "sweep_steps": trainer.sweep_steps,
         "train_steps": trainer.train_steps,
         "parameters": trainer.task.num_params,
         "chance": trainer.chance,
         "threshold": trainer.threshold,
-        "untrained": trainer.untrained_score(),
         "devices": [str(d) for d in devices],
         "device_kind": devices[0].device_kind,
         "lanes": trainer.lanes,

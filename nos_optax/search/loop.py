@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import jax
 import numpy as np
 
 from nos_optax.grammar import Program, decode, encode
@@ -97,7 +98,7 @@ def run_search(
     config: SearchConfig,
     on_batch: OnBatch = lambda candidates: None,
     on_stage: OnStage = lambda stage: None,
-    strategy: Strategy | None = None,
+    strategy: Strategy | type[Strategy] | None = None,
     engine: Engine | None = None,
     task: Task | Dataset | None = None,
 ) -> SearchResult:
@@ -107,7 +108,8 @@ def run_search(
         config: what to search.
         on_batch: called with all candidates so far, after each population.
         on_stage: called with a few words when a stage begins.
-        strategy: what chooses programs, in place of `config.strategy`.
+        strategy: what chooses programs, in place of `config.strategy`; or its class, which is
+            called with the space and a key.
         engine: where they are evaluated, in place of `config.engine`; it stays open.
         task: what the children are, in place of `config.dataset`.
 
@@ -122,6 +124,11 @@ def run_search(
     """
     start = time.perf_counter()
     check(config)
+    if strategy is None and config.strategy == GIVEN:
+        raise ValueError(
+            "a strategy that is given from Python must be given again to go on: "
+            "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
+        )
     iterations = max(config.iterations, STANDARD_ITERATIONS)
     own_engine = engine or make_engine(config, iterations, task)
     try:
@@ -131,11 +138,9 @@ def run_search(
             on_stage("compiling")
             timed = folder.history.timed
             with timed("start", start):
-                if strategy is None and config.strategy == GIVEN:
-                    raise ValueError(
-                        "the strategy was given from Python: go on by "
-                        "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
-                    )
+                if isinstance(strategy, type):
+                    make = cast(Callable[..., Strategy], strategy)
+                    strategy = make(config.space(), jax.random.key(config.seed))
                 if strategy is None:
                     strategy = make_strategy(
                         config.strategy, config.space(), config.seed, config.preset

@@ -26,7 +26,7 @@ from nos_optax.search.accelerator import (
     enable_compilation_cache,
     select_devices,
 )
-from nos_optax.search.config import TaskConfig
+from nos_optax.search.config import DATASETS, TaskConfig
 from nos_optax.search.engine import make_trainer, trainer_facts
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
@@ -260,7 +260,7 @@ def _cancel(tasks) -> None:
 
 def _describe(task: tuple[TaskConfig, int]) -> tuple[float, dict]:
     trainer = _trainer(*task)
-    return trainer.chance, trainer_facts(trainer)
+    return trainer.chance, trainer_facts(trainer, own=task[0].dataset not in DATASETS)
 
 
 def _evaluate(

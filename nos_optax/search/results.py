@@ -83,11 +83,15 @@ def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str 
     if not results:
         return None
     if any("trained" in result.statuses for result in results):
-        best = max(result.mean for result in results if result.searched is None)
-        untrained, chance = (facts.get(name, -math.inf) for name in ("untrained", "chance"))
-        if best > max(untrained, chance):
+        standard = [r for r in results if r.searched is None and "trained" in r.statuses]
+        if not standard:  # but a found rule did
             return None
-        if untrained >= best:
+        best = max(result.mean for result in standard)
+        untrained, chance = (facts.get(name, -math.inf) for name in ("untrained", "chance"))
+        bar = max(untrained, chance)
+        if best > bar and not math.isclose(best, bar, rel_tol=1e-5):  # rewards have six digits
+            return None
+        if untrained >= chance:
             return (
                 "Nothing learned: no standard optimizer comes to more than "
                 f"{untrained:.6g}, the score of untrained weights. Is the task's metric higher for "
