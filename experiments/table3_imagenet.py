@@ -24,7 +24,7 @@ Command:  python experiments/table3_imagenet.py --scale paper --data-dir DIR
           python experiments/table3_imagenet.py --data-dir DIR     (small)
           python experiments/table3_imagenet.py --scale smoke      (seconds; says nothing)
           python experiments/table3_imagenet.py --scale paper --check    (size, memory, one step)
-Time:     about half an hour on 2 cores beside other jobs
+Time:     21 minutes on 2 cores beside other jobs
 Writes:   experiments/results/table3_imagenet_SCALE.json, .md and .png; runs/ while it trains
 """
 
