@@ -30,7 +30,7 @@ Command:  python experiments/table4_translation.py --data-dir DIR
           python experiments/table4_translation.py --scale paper --check    (no data; no training
           but one step: size, shapes and memory of the full model)
           The same command goes on where an interrupted one stopped.
-Time:     10 minutes on 2 cores beside other jobs
+Time:     23 minutes on 2 cores beside other jobs
 Writes:   experiments/results/table4_translation_SCALE.json, .md (with translations) and .png
 """
 
