@@ -51,7 +51,8 @@ def without_training(monkeypatch, experiment, score):
     """Let an experiment take its scores from a function of rival and seed."""
     asked = []
 
-    def compare(grid, rivals, rates, epochs, seeds, records, progress):
+    def compare(grid, rivals, rates, epochs, seeds, records, progress, tuning_seeds=(0,)):
+        del tuning_seeds
         asked.append((rivals, rates, epochs, list(seeds), records.path))
         return [outcome(r, [score(r, seed) for seed in seeds], rates[0], rates) for r in rivals]
 
