@@ -16,15 +16,15 @@ def check_number(
     name: str,
     value: object,
     must: str = "a finite number",
-    holds: Callable[[float], bool] = lambda x: True,
+    holds: Callable[[float], bool] = math.isfinite,
 ) -> None:
-    """Raise if the value is no number, not finite, or one for which `holds` is false.
+    """Raise if the value is no number, or one for which `holds` is false.
 
     Args:
         name: of the argument.
         value: a number, or an array.
         must: what it must be, in words.
-        holds: whether a finite number is that.
+        holds: whether a number is that.
 
     Raises:
         TypeError: It is something else than a number.
@@ -37,7 +37,7 @@ def check_number(
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}, but must be {must}.")
     try:
-        fine = math.isfinite(value) and holds(float(value))
+        fine = holds(float(value))
     except OverflowError:  # an integer beyond all floats
         fine = False
     if not fine:
@@ -50,10 +50,11 @@ def check_numbers(**values: object) -> None:
         check_number(name, value)
 
 
-def check_number_or_schedule(name: str, value: object) -> None:
-    """Raise if the value is neither a finite number nor a schedule."""
-    if not callable(value):
-        check_number(name, value, "a finite number, or a schedule of the count")
+def check_numbers_or_schedules(**values: object) -> None:
+    """Raise if one of the values is neither a finite number nor a schedule."""
+    for name, value in values.items():
+        if not callable(value):
+            check_number(name, value, "a finite number, or a schedule of the count")
 
 
 def check_decay_rate(name: str, value: object) -> None:

@@ -11,6 +11,8 @@ the horizon :math:`T` (``decay_steps``):
     \mathrm{rd}_n = \tfrac{1}{2} \left(1 + \cos(\pi\, ((t n) \bmod T) / T)\right)
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -198,8 +200,8 @@ def cyclical_cosine(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None and not _is_infinite(zero_after):
-        _arguments.check_numbers(zero_after=zero_after)
+    if zero_after is not None:
+        _arguments.check_number("zero_after", zero_after, "a number", lambda x: not math.isnan(x))
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
@@ -247,8 +249,8 @@ def restart_cosine(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None and not _is_infinite(zero_after):
-        _arguments.check_numbers(zero_after=zero_after)
+    if zero_after is not None:
+        _arguments.check_number("zero_after", zero_after, "a number", lambda x: not math.isnan(x))
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
@@ -256,10 +258,6 @@ def restart_cosine(
         return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
 
     return schedule
-
-
-def _is_infinite(count: object) -> bool:
-    return isinstance(count, float) and count == float("inf")
 
 
 def _cycle_fraction(

@@ -271,8 +271,7 @@ def from_rule(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
     """
-    _arguments.check_number_or_schedule("learning_rate", learning_rate)
-    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     without_decay = isinstance(weight_decay, int | float) and weight_decay == 0
     return optax.chain(
         scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key),

@@ -21,11 +21,10 @@ from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
     Candidate,
     Child,
-    Chunks,
     cut,
+    mean_score,
     new_child,
     step,
-    total_score,
 )
 
 
@@ -257,7 +256,7 @@ class TrainingGrid:
             nan = jnp.full([], jnp.nan)
 
             def scored():
-                scores = [self._score(child, chunks) for chunks in sets]
+                scores = [mean_score(self.task, child, chunks) for chunks in sets]
                 return Epoch(*[total / self.epoch_steps, *scores, nan][:3])
 
             epoch = jax.lax.cond(child.running, scored, lambda: Epoch(nan, nan, nan))
@@ -265,8 +264,3 @@ class TrainingGrid:
 
         lanes = None if self.lanes == 1 else self.lanes  # 1 would be a vmap
         return jax.lax.map(one, (children, rates, orders), batch_size=lanes)
-
-    def _score(self, child: Child, chunks: Chunks) -> jax.Array:
-        """Return the mean score on a set of examples."""
-        total = jax.lax.map(lambda chunk: total_score(self.task, child, *chunk), chunks)
-        return total.sum() / chunks.real.sum()

@@ -38,8 +38,8 @@ from nos_optax.population.training import (
     Candidate,
     Minibatches,
     cut,
+    mean_score,
     new_child,
-    total_score,
     train,
 )
 
@@ -156,11 +156,11 @@ class PopulationTrainer:
         """
 
         @jax.jit
-        def total(validation):
+        def untrained(validation):
             child = new_child(self.task, jax.random.split(jax.random.key(0), 3)[0])
-            return jax.lax.map(lambda part: total_score(self.task, child, *part), validation).sum()
+            return mean_score(self.task, child, validation)
 
-        score = float(total(self._arrays.validation)) / self._validation_examples
+        score = float(untrained(self._arrays.validation))
         if not np.isfinite(score):
             raise ValueError(
                 f"{self.task.name}: the metric of untrained weights is {score}; it must be finite "

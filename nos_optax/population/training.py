@@ -109,6 +109,12 @@ def total_score(task: Task, child: Child, batch: Batch, real: jax.Array) -> jax.
     return jnp.sum(jnp.where(real, scores, 0.0), dtype=jnp.float32)
 
 
+def mean_score(task: Task, child: Child, chunks: Chunks) -> jax.Array:
+    """Return the mean score on a set of examples, `[]`."""
+    total = jax.lax.map(lambda chunk: total_score(task, child, *chunk), chunks)
+    return total.sum() / chunks.real.sum()
+
+
 def train(
     task: Task,
     start: Child,

@@ -73,8 +73,9 @@ def search(
         if clash:
             raise ValueError(f"{', '.join(sorted(clash))}: given twice, the space has it already")
         settings |= {f.name: getattr(space, f.name) for f in dataclasses.fields(space)}
-    make = settings.get("strategy")
-    if isinstance(make, type):
+    strategy = settings.get("strategy")
+    strategy = strategy if isinstance(strategy, type) else None
+    if strategy is not None:
         settings |= {"strategy": GIVEN}
     named = isinstance(task, str | None)
     if not named and settings.get("train_examples") is not None:
@@ -90,7 +91,6 @@ def search(
     if config.blind:
         console.print(config.blind)
     with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
-        strategy = make if isinstance(make, type) else None
         result = run_search(config, on_batch, on_stage, strategy, task=None if named else task)
         on_stage("writing the report")
         try_to_report(result.folder)

@@ -47,7 +47,7 @@ def scale_by_addsign(
     """
     _arguments.check_decay_rate("b1", b1)
     _arguments.check_numbers(alpha=alpha)
-    _arguments.check_number_or_schedule("sign_decay", sign_decay)
+    _arguments.check_numbers_or_schedules(sign_decay=sign_decay)
 
     def init_fn(params):
         mu = _sign_agreement.init_average(params, mu_dtype)
@@ -136,8 +136,7 @@ def addsign(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
     """
-    _arguments.check_number_or_schedule("learning_rate", learning_rate)
-    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     return optax.chain(
         scale_by_addsign(b1=b1, alpha=alpha, sign_decay=sign_decay, mu_dtype=mu_dtype),
         _sign_agreement.decay_weights(weight_decay, mask),

@@ -49,8 +49,8 @@ def scale_by_powersign(
     """
     _arguments.check_decay_rate("b1", b1)
     must = "positive, as it is raised to powers; above 1 where signs that agree shall enlarge steps"
-    _arguments.check_number("base", base, must, lambda x: x > 0)
-    _arguments.check_number_or_schedule("sign_decay", sign_decay)
+    _arguments.check_number("base", base, must, lambda x: 0 < x < math.inf)
+    _arguments.check_numbers_or_schedules(sign_decay=sign_decay)
 
     def init_fn(params):
         mu = _sign_agreement.init_average(params, mu_dtype)
@@ -139,8 +139,7 @@ def powersign(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
     """
-    _arguments.check_number_or_schedule("learning_rate", learning_rate)
-    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     return optax.chain(
         scale_by_powersign(b1=b1, base=base, sign_decay=sign_decay, mu_dtype=mu_dtype),
         _sign_agreement.decay_weights(weight_decay, mask),
