@@ -13,8 +13,14 @@ from nos_optax.population import Protocol
 from nos_optax.search.own import import_own
 from nos_optax.search.strategies import STRATEGIES, find_strategy
 
-DATASETS = ("digits", "cifar10")
+SUITE = "suite"
+DATASETS = ("digits", "cifar10", SUITE)
 GIVEN = "given"  # the dataset or strategy of a search that was given it from Python
+# Settings of the paper's protocol, which the suite's tasks do not follow.
+SUITE_DECIDES = (
+    *("data_dir", "train_examples", "sweep_examples", "epochs", "minibatch_size"),
+    *("hurdle_epochs", "final_epochs"),
+)
 _SPACE = SearchSpace()
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
@@ -33,8 +39,9 @@ class TaskConfig:
     dataset: Annotated[
         str, tyro.conf.arg(metavar="{" + ",".join([*DATASETS, "MODULE:TASK"]) + "}")
     ] = "digits"
-    """digits comes with scikit-learn; cifar10 is read from --data-dir; MODULE:TASK is a
-    nos_optax.population.Task of your own, or a function that returns one, importable."""
+    """digits comes with scikit-learn; cifar10 is read from --data-dir; suite is four small tasks,
+    rewarded by the speed against tuned Adam; MODULE:TASK is a nos_optax.population.Task of your
+    own, or a function that returns one, importable."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     train_examples: int | None = None
@@ -55,6 +62,18 @@ class TaskConfig:
         _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
         if self.dataset not in (*DATASETS, GIVEN):
             import_own("dataset", self.dataset, DATASETS)
+        if self.dataset == SUITE:
+            self._check_suite()
+
+    def _check_suite(self) -> None:
+        """Refuse what the suite decides itself."""
+        for field in dataclasses.fields(self):
+            if field.name in SUITE_DECIDES and getattr(self, field.name) != field.default:
+                flag = "--" + field.name.replace("_", "-")
+                raise ValueError(
+                    f"{flag} is {getattr(self, field.name)}, but each task of --dataset suite has "
+                    f"its own protocol: leave {flag} out, or name another dataset"
+                )
 
     def protocol(self) -> Protocol:
         """Return how a candidate earns its reward."""

@@ -27,10 +27,11 @@ from nos_optax.population import (
     paper_child,
 )
 from nos_optax.population.lanes import choose_lanes
+from nos_optax.population.suite import SuiteTrainer, load_suite
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, task_digest
 from nos_optax.search.accelerator import select_devices
-from nos_optax.search.config import DATASETS, GIVEN, SearchConfig, TaskConfig
+from nos_optax.search.config import DATASETS, GIVEN, SUITE, SearchConfig, TaskConfig
 from nos_optax.search.own import import_own
 
 
@@ -147,6 +148,8 @@ def load_task(config: TaskConfig, device: jax.Device) -> Task:
             "the task was given from Python: go on by nos_optax.search.search(task, out=..., "
             "resume=True), or search for module:name"
         )
+    if config.dataset == SUITE:
+        raise ValueError(f"dataset suite is several tasks: name one of {', '.join(DATASETS[:-1])}")
     if config.dataset in DATASETS:
         dataset = load_dataset(config)
         return image_task(dataset, paper_child(dataset, device))
@@ -181,8 +184,8 @@ def make_trainer(
     iterations: int,
     devices: list[jax.Device],
     task: Task | Dataset | None = None,
-) -> PopulationTrainer:
-    """Return the trainer of a task.
+) -> PopulationTrainer | SuiteTrainer:
+    """Return the trainer of a task, or of the suite.
 
     Args:
         config: the task; its `accelerator` is ignored.
@@ -190,6 +193,10 @@ def make_trainer(
         devices: where the children train.
         task: what they are, or the images that they train on; the configuration's where None.
     """
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    if task is None and config.dataset == SUITE:
+        store = Path(cache) / "references" if cache else None
+        return SuiteTrainer(load_suite(), iterations, devices, config.lanes, store)
     task = task or load_task(config, devices[0])
     return PopulationTrainer(
         task,
@@ -212,11 +219,11 @@ def _lanes(
     return choose_lanes(task, config.protocol(), iterations, devices, store, config.batch_size)
 
 
-def trainer_facts(trainer: PopulationTrainer, own: bool) -> dict:
+def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
     """Return what a task's configuration does not say: its data, the devices, the versions.
 
     Args:
-        trainer: of the task.
+        trainer: of the task, or of the suite.
         own: whether the task is the user's own: then its metric is tried at the initial weights.
 
     Raises:
@@ -224,13 +231,48 @@ def trainer_facts(trainer: PopulationTrainer, own: bool) -> dict:
     """
     from nos_optax import __version__
 
+    if isinstance(trainer, SuiteTrainer):
+        facts, devices = _suite_facts(trainer), trainer.devices
+    else:
+        facts, devices = _task_facts(trainer, own), trainer.mesh.devices.ravel()
+    return facts | {
+        "devices": [str(d) for d in devices],
+        "device_kind": devices[0].device_kind,
+        "versions": {
+            "nos_optax": __version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _suite_facts(trainer: SuiteTrainer) -> dict:
+    """Return the facts of a suite; what Adam does on its tasks is among them."""
+    data = [(w.task.train, w.task.validation) for w in trainer.workloads]
+    digests = [task_digest(w.task, w.minibatch_size) for w in trainer.workloads]
+    return {
+        "dataset": SUITE,
+        "score": "speed against tuned Adam, in doublings",
+        "tasks": [w.task.name for w in trainer.workloads],
+        "minibatch_sizes": [w.minibatch_size for w in trainer.workloads],
+        "horizons": [w.horizon for w in trainer.workloads],
+        "data_checksum": _checksum(data),
+        "task_digest": "-".join(digests),
+        "parameters": [w.task.num_params for w in trainer.workloads],
+        "chance": trainer.chance,
+        "adam": [dataclasses.asdict(reference) for reference in trainer.references],
+        "lanes": trainer.loops[0].lanes,
+    }
+
+
+def _task_facts(trainer: PopulationTrainer, own: bool) -> dict:
+    """Return the facts of one task."""
     task, batch_size = trainer.task, trainer.protocol.batch_size
     tried = {}
     if own:
         tried["untrained"] = trainer.untrained_score()
         if math.isinf(task.perfect):  # else a score above it is an error
             check_direction(task, batch_size)
-    devices = trainer.mesh.devices.ravel()
     return tried | {
         "dataset": trainer.task.name,
         "train_examples": Task.num_examples(trainer.task.train),
@@ -242,14 +284,7 @@ def trainer_facts(trainer: PopulationTrainer, own: bool) -> dict:
         "parameters": trainer.task.num_params,
         "chance": trainer.chance,
         "threshold": trainer.threshold,
-        "devices": [str(d) for d in devices],
-        "device_kind": devices[0].device_kind,
         "lanes": trainer.lanes,
-        "versions": {
-            "nos_optax": __version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
     }
 
 

@@ -90,7 +90,7 @@ class RunFolder:
         """Refuse to go on with rewards that were earned on something else."""
         begun = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         names = ["dataset", "train_examples", "validation_examples", "data_checksum"]
-        names += ["parameters", "chance", "threshold"]
+        names += ["parameters", "chance", "threshold", "tasks", "horizons", "adam"]
         if all(begun.get(name) == facts.get(name) for name in ("versions", "device_kind")):
             names.append("task_digest")  # elsewhere, the same functions may be traced otherwise
         for name in names:

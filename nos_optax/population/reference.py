@@ -1,0 +1,169 @@
+"""What tuned Adam does on a task, at many lengths of training: the yardstick of every other rule.
+
+A rule's loss says nothing across tasks. How long Adam would have had to train for that loss does:
+the unit is a doubling of Adam's training, 0 is as good as Adam, 1 is twice as fast. That is VeLO's
+normaliser (Metz et al., 2022, appendix), once for the loss at the end and once for the mean loss
+on the way there, because the first alone is noisy and the second alone rewards haste.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nos_optax.grammar import encode
+from nos_optax.population.loop import Losses, TaskLoop
+from nos_optax.population.task_check import task_digest
+
+# Lengths of Adam's trainings, as parts of the horizon, at which the rules train.
+LENGTHS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4, 3 / 2, 2, 5 / 2, 3)
+SWEEP = 1 / 4  # the part of the horizon after which rates are chosen; one of LENGTHS
+LONGEST = max(LENGTHS)
+COARSE = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))
+FINE = tuple(float(factor) for factor in 10 ** np.array([-0.25, 0.0, 0.25]))
+TUNING_SEEDS = range(2_000_000, 2_000_004)
+CURVE_SEEDS = range(2_000_100, 2_000_108)  # seeds that chose the rate never judge it
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Mean losses of tuned Adam on one task, at each of LENGTHS.
+
+    Attributes:
+        learning_rate: the tuned rate, at the horizon.
+        train: mean loss of the minibatches of a training of that length.
+        validation: validation loss at its end.
+        late: mean loss of the minibatches in its second half.
+    """
+
+    learning_rate: float
+    train: tuple[float, ...]
+    validation: tuple[float, ...]
+    late: tuple[float, ...]
+
+    def speed(self, losses: Losses) -> np.ndarray:
+        """Return how fast trainings of a horizon's length were, in doublings of Adam's.
+
+        Args:
+            losses: of trainings, arrays of any one shape.
+
+        Returns:
+            The same shape: half log2 of the length at which Adam has the same mean loss, half that
+            at which it has the same validation loss; from -3 to log2(3), beyond which nobody looks.
+        """
+        by_train = _length(losses.train, self.train)
+        return (by_train + _length(losses.validation, self.validation)) / 2
+
+    def learned(self, losses: Losses) -> np.ndarray:
+        """Return which trainings of a sweep's length made a twentieth of Adam's progress."""
+        adam = self.late[LENGTHS.index(SWEEP)]
+        return losses.late < losses.initial - (losses.initial - adam) / 20
+
+
+def _length(values: np.ndarray, curve: tuple[float, ...]) -> np.ndarray:
+    """Return log2 of the lengths at which a curve of Adam's has these values.
+
+    The curve is made to fall: a longer training counts where it is better than all shorter ones.
+    """
+    best = np.minimum.accumulate(curve)
+    falls = np.r_[True, best[1:] < best[:-1]]
+    return np.interp(-np.asarray(values), -best[falls], np.log2(LENGTHS)[falls])
+
+
+def measure_reference(loop: TaskLoop, horizon: int) -> Reference:
+    """Tune Adam's rate at the horizon, then train it to three times that.
+
+    Rates lie half a decade apart, and around the best of them a quarter.
+
+    Raises:
+        ValueError: the best rate is the grid's least or greatest, or Adam does not learn.
+    """
+    coarse = np.array(COARSE)
+    best = coarse[_tune(loop, coarse, horizon).argmin()]
+    if best in (coarse[0], coarse[-1]):
+        raise ValueError(
+            f"{loop.task.name}: Adam is best at the learning rate {best:g}, the end of the rates "
+            f"that were tried ({coarse[0]:g} to {coarse[-1]:g}): scale the loss or the parameters"
+        )
+    fine = best * np.array(FINE)
+    rate = float(fine[_tune(loop, fine, horizon).argmin()])
+    means = []
+    for length in LENGTHS:
+        losses = [
+            _adam(loop, np.array([rate]), seed, steps_of(length, horizon)) for seed in CURVE_SEEDS
+        ]
+        means.append([float(np.mean([getattr(x, name) for x in losses])) for name in _CURVES])
+        if length == 1 and not means[-1][1] < np.mean([x.initial for x in losses]):
+            raise ValueError(
+                f"{loop.task.name}: {horizon} steps of Adam do not lower the validation loss; "
+                "give more steps, or look at the loss"
+            )
+    return Reference(rate, *(tuple(curve) for curve in zip(*means, strict=True)))
+
+
+_CURVES = ("train", "validation", "late")
+
+
+def steps_of(length: float, horizon: int) -> int:
+    """Return the steps of a training of a part of the horizon."""
+    return max(1, round(length * horizon))
+
+
+def _tune(loop: TaskLoop, rates: np.ndarray, horizon: int) -> np.ndarray:
+    """Return the mean over seeds of Adam's loss with each rate, on the way and at the end."""
+    losses = [_adam(loop, rates, seed, horizon) for seed in TUNING_SEEDS]
+    return np.mean([x.train + x.validation for x in losses], axis=0)
+
+
+def _adam(loop: TaskLoop, rates: np.ndarray, seed: int, steps: int) -> Losses:
+    program = encode("adam", loop.iterations).array
+    return loop.train(np.stack([program] * len(rates)), rates, seed, steps)
+
+
+def cached_reference(
+    loop: TaskLoop,
+    horizon: int,
+    store: Path | None,
+    measure: Callable[[TaskLoop, int], Reference] = measure_reference,
+) -> Reference:
+    """Return the reference of a task from a folder, or measure it and keep it there.
+
+    Args:
+        loop: of the task.
+        horizon: steps of a rule's training.
+        store: the folder; None keeps nothing, and one that cannot be written is no error.
+        measure: how it is measured.
+    """
+    if store is None:
+        return measure(loop, horizon)
+    file = store / f"adam_{_digest(loop, horizon)}.json"
+    try:
+        fields = json.loads(file.read_text())
+        return Reference(
+            float(fields["learning_rate"]), *(tuple(map(float, fields[name])) for name in _CURVES)
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
+        reference = measure(loop, horizon)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(reference)))
+        partial.replace(file)
+    except OSError:
+        pass
+    return reference
+
+
+def _digest(loop: TaskLoop, horizon: int) -> str:
+    """Return a hash of all that a reference depends on: the task, its data, and what runs it."""
+    digest = hashlib.sha256(task_digest(loop.task, loop.minibatch_size).encode())
+    facts = (horizon, loop.minibatch_size, LENGTHS, COARSE, FINE, TUNING_SEEDS, CURVE_SEEDS)
+    device = next(iter(jax.tree.leaves(loop.data)[0].devices()))
+    digest.update(repr((*facts, jax.__version__, device.device_kind, loop.task.shuffle)).encode())
+    for x in jax.tree.leaves((loop.task.train, loop.task.validation)):
+        digest.update(np.asarray(x).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,258 @@
+"""The suite: several small tasks, and the reward of a rule over all of them.
+
+A rule's reward is how much faster than tuned Adam it trains, in doublings, averaged over the tasks:
+0 is as good as Adam, 1 is twice as fast. Final accuracy on one small task ranks good rules by
+chance; the losses along the way, on tasks that differ, do not.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nos_optax.grammar import encode
+from nos_optax.grammar.program import as_population, pad_programs
+from nos_optax.population.loop import Losses, TaskLoop
+from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED, Evaluation
+from nos_optax.population.reference import (
+    LENGTHS,
+    LONGEST,
+    SWEEP,
+    Reference,
+    cached_reference,
+    steps_of,
+)
+from nos_optax.population.task import Task
+from nos_optax.population.tasks import (
+    characters,
+    digits_autoencoder,
+    digits_convnet,
+    digits_mlp,
+)
+from nos_optax.population.update_size import UpdateSizes
+
+# Rates a rule is tried with: half a decade apart, around that at which its first updates are as
+# large as tuned Adam's.
+RATES = tuple(float(factor) for factor in 10 ** np.arange(-1.5, 1.6, 0.5))
+KEPT = 3  # rates that are trained to the end
+SEEDS = 2  # of a rule's trainings; every rule of a seed has the same weights and minibatches
+LEAST = float(np.log2(min(LENGTHS)))  # the reward of a rule that does not learn on every task
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A task and how long rules train on it.
+
+    Attributes:
+        task: the model and its data.
+        minibatch_size: examples in a minibatch.
+        horizon: steps of a training.
+    """
+
+    task: Task
+    minibatch_size: int
+    horizon: int
+
+
+SUITE: dict[str, Callable[[], Workload]] = {
+    "digits-mlp": lambda: Workload(digits_mlp(), 32, 120),
+    "digits-autoencoder": lambda: Workload(digits_autoencoder(), 32, 160),
+    "characters": lambda: Workload(characters(), 32, 240),
+    "digits-convnet": lambda: Workload(digits_convnet(), 16, 60),
+}
+
+
+def load_suite(names: Sequence[str] = tuple(SUITE)) -> list[Workload]:
+    """Return workloads by name.
+
+    Raises:
+        ValueError: there is no such workload, or a name is given twice.
+    """
+    unknown = [name for name in names if name not in SUITE]
+    if unknown or len(set(names)) < len(names) or not names:
+        raise ValueError(f"give distinct workloads of {', '.join(SUITE)}; got {', '.join(names)}")
+    return [SUITE[name]() for name in names]
+
+
+class SuiteTrainer:
+    """Evaluates populations of rules on all workloads of a suite.
+
+    On each task every rule trains at seven rates for a quarter of the horizon, with one seed; from
+    there the three best rates train from the start to the end, with two seeds. A rule that makes no
+    twentieth of Adam's progress at any rate of a task is dead: it has the least reward, and does
+    not train on the tasks that follow.
+
+    A rule's reward depends on the seed and its program alone, not on its neighbours.
+
+    Args:
+        workloads: the tasks, the cheap ones first.
+        iterations: the length of the longest program.
+        devices: the devices to use; all local ones where None.
+        lanes: as for `TaskLoop`.
+        store: a folder that keeps what Adam does on the tasks; None keeps nothing.
+        fused: as for `TaskLoop`.
+
+    Example:
+        >>> from nos_optax.grammar import encode
+        >>> from nos_optax.population.suite import SuiteTrainer, load_suite
+        >>> trainer = SuiteTrainer(load_suite(["digits-mlp"]), iterations=2)  # doctest: +SKIP
+        >>> rules = [encode(rule, 2).array for rule in ("adam", "g")]  # doctest: +SKIP
+        >>> trainer.evaluate(rules).reward  # doctest: +SKIP
+        array([ 0.03, -1.2 ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        iterations: int,
+        devices: list[jax.Device] | None = None,
+        lanes: int | None = None,
+        store: Path | None = None,
+        fused: bool | None = None,
+    ):
+        self.workloads, self.iterations = tuple(workloads), iterations
+        self.devices = devices or jax.local_devices()
+        self.loops = [
+            TaskLoop(
+                w.task,
+                w.minibatch_size,
+                steps_of(LONGEST, w.horizon),
+                iterations,
+                self.devices,
+                lanes,
+                fused,
+            )
+            for w in workloads
+        ]
+        self._store = store
+        self._sizes = UpdateSizes(
+            [w.task for w in workloads],
+            [w.minibatch_size for w in workloads],
+            [w.horizon for w in workloads],
+            self.devices[0],
+        )
+        self._references: list[Reference] | None = None
+        self._adam = lru_cache(maxsize=64)(self._adam_speeds)
+
+    chance = LEAST  # the reward of a rule that never learns
+
+    @property
+    def references(self) -> list[Reference]:
+        """What Adam does on each task; measured at the first use, if the store has it not."""
+        if self._references is None:
+            self._references = [
+                cached_reference(loop, w.horizon, self._store)
+                for loop, w in zip(self.loops, self.workloads, strict=True)
+            ]
+        return self._references
+
+    def compile(self) -> None:
+        """Compile, and measure Adam, now rather than at the first evaluation."""
+        with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
+            list(pool.map(TaskLoop.compile, self.loops))
+        self.references  # noqa: B018
+
+    def rates(self, programs: np.ndarray) -> np.ndarray:
+        """Return the rates that each rule is tried with on each task, `float32[P, tasks, 7]`.
+
+        They are nan where the rule's updates are not finite, or all zero.
+        """
+        adam = encode("adam", self.iterations).array[None]
+        size = self._sizes(programs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = self._sizes(adam) / size
+        relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
+        centres = np.array([r.learning_rate for r in self.references]) * relative
+        return (centres[..., None] * np.array(RATES)).astype(np.float32)
+
+    def evaluate(
+        self,
+        programs: np.typing.ArrayLike,
+        seed: int = 0,
+        epochs: int | None = None,
+        hurdles: Sequence[float] | None = None,
+    ) -> Evaluation:
+        """Train each rule on each task and return the rewards.
+
+        Args:
+            programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
+            seed: which pair of seeds the trainings have.
+            epochs: None, as trainings are as long as the workloads' horizons.
+            hurdles: None, as there are none.
+
+        Returns:
+            The evaluation of each program, in order. `learning_rate` is the geometric mean over the
+            tasks of the best rates, `sweep` the best rate on each task, and `curve` the reward on
+            each task with each seed, task by task.
+        """
+        programs = pad_programs(as_population(programs), self.iterations)
+        finite, alive, best, speeds = self._speeds(programs, seed)
+        rewards = speeds - self._adam(seed)
+        reward = np.where(alive, np.maximum(rewards.mean(axis=(1, 2)), LEAST), LEAST)
+        status = np.where(alive, TRAINED, np.where(finite, DEAD, DIVERGED))
+        with np.errstate(invalid="ignore"):
+            rate = np.exp(np.log(best).mean(axis=1))
+        return Evaluation(
+            reward.astype(np.float32),
+            rate.astype(np.float32),
+            status.astype(np.int32),
+            best,
+            np.where(alive[:, None], rewards.reshape(len(rewards), -1), np.nan).astype(np.float32),
+        )
+
+    def _adam_speeds(self, seed: int) -> np.ndarray:
+        """Return the speeds of Adam itself, `[tasks, SEEDS]`: what 0 is with these seeds."""
+        return self._speeds(encode("adam", self.iterations).array[None], seed)[-1][0]
+
+    def _speeds(self, programs: np.ndarray, seed: int) -> tuple[np.ndarray, ...]:
+        """Return whether rules are finite at first and learn on every task `[P]`.
+
+        Beside these, the best rates `[P, tasks]` and the speeds there `[P, tasks, SEEDS]`.
+        """
+        count, tasks = len(programs), len(self.workloads)
+        rates = self.rates(programs)
+        finite = np.isfinite(rates).all(axis=(1, 2))
+        alive = finite.copy()
+        speeds = np.full((count, tasks, SEEDS), LEAST, np.float32)
+        best = np.full((count, tasks), np.nan, np.float32)
+        for i in range(tasks):
+            rows = np.flatnonzero(alive)
+            if not len(rows):
+                break
+            kept, learned = self._sweep(i, programs[rows], rates[rows, i], seed)
+            alive[rows] = learned
+            rows, kept = rows[learned], kept[learned]
+            if len(rows):
+                best[rows, i], speeds[rows, i] = self._finish(i, programs[rows], kept, seed)
+        return finite, alive, best, speeds
+
+    def _sweep(self, i: int, programs, rates, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the KEPT best rates of each rule `[P, KEPT]`, and whether any rate learned."""
+        steps = steps_of(SWEEP, self.workloads[i].horizon)
+        losses = self._train(i, programs, rates, seed * SEEDS, steps)
+        order = np.argsort(losses.late, axis=1, kind="stable")[:, :KEPT]
+        learned = self.references[i].learned(losses).any(axis=1)
+        return np.take_along_axis(rates, order, axis=1), learned
+
+    def _finish(self, i: int, programs, rates, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return each rule's best rate `[P]` and its speed with each seed `[P, SEEDS]`."""
+        horizon = self.workloads[i].horizon
+        seeds = range(seed * SEEDS, (seed + 1) * SEEDS)
+        losses = [self._train(i, programs, rates, s, horizon) for s in seeds]
+        speeds = np.stack([self.references[i].speed(x) for x in losses], axis=-1)
+        best = speeds.mean(axis=-1).argmax(axis=1)
+        rows = np.arange(len(programs))
+        return rates[rows, best], speeds[rows, best]
+
+    def _train(self, i: int, programs, rates: np.ndarray, seed: int, steps: int) -> Losses:
+        """Train each rule at each of its rates; return losses `[P, rates]`.
+
+        The children are rate by rate, so that a group of lanes holds trainings of about one length.
+        """
+        tried = rates.shape[1]
+        losses = self.loops[i].train(np.tile(programs, (tried, 1, 1)), rates.T.ravel(), seed, steps)
+        return Losses(*(x.reshape(tried, -1).T for x in losses))

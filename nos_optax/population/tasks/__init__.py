@@ -1,0 +1,6 @@
+"""The embedded tasks: small, different in kind, and there wherever Python and scikit-learn are."""
+
+from nos_optax.population.tasks.characters import characters as characters
+from nos_optax.population.tasks.digits import digits_autoencoder as digits_autoencoder
+from nos_optax.population.tasks.digits import digits_convnet as digits_convnet
+from nos_optax.population.tasks.digits import digits_mlp as digits_mlp

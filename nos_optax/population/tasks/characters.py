@@ -1,0 +1,66 @@
+"""A character model of the text that comes with every Python: the language reference's topics."""
+
+import functools
+from pydoc_data.topics import topics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nos_optax.population.task import Task
+from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz .,'()"
+OTHER = ALPHABET.index(" ")  # of capitals' lower case, all else is a space
+CONTEXT = 8
+EMBEDDING = 8
+WINDOWS = 8192
+VALIDATION_WINDOWS = 1024
+
+
+def characters() -> Task:
+    """Return a perceptron that guesses a character from the eight before it, of 32 symbols.
+
+    Python's version decides the text, so rewards of one version compare with each other alone.
+    """
+    count, widths = len(ALPHABET), (CONTEXT * EMBEDDING, 32, len(ALPHABET))
+
+    def init(key):
+        embedding_key, key = jax.random.split(key)
+        embedding = 0.3 * jax.random.normal(embedding_key, (count, EMBEDDING))
+        return init_dense(key, widths) | {"embedding": embedding}, ()
+
+    def scores(params, batch):
+        before, following = batch
+        # A product with one-hot rows: its gradient is one too, in place of a scatter.
+        embedded = jax.nn.one_hot(before, count) @ params["embedding"]
+        hidden = jnp.tanh(dense(params, 1, embedded.reshape(len(before), -1)))
+        return log_likelihood(dense(params, 2, hidden), following)
+
+    windows = _windows()
+    return Task(
+        "characters",
+        init,
+        loss=lambda params, state, batch, key: (-scores(params, batch).mean(), state),
+        metric=lambda params, state, batch: scores(params, batch),
+        train=(windows[:WINDOWS, :-1], windows[:WINDOWS, -1]),
+        validation=(windows[WINDOWS:, :-1], windows[WINDOWS:, -1]),
+        chance=-float(np.log(count)),
+        perfect=0.0,
+        evaluation_batch=VALIDATION_WINDOWS,
+    )
+
+
+@functools.cache
+def _windows() -> np.ndarray:
+    """Return symbols `int32[WINDOWS + VALIDATION_WINDOWS, CONTEXT + 1]`; no two windows overlap.
+
+    Overlapping ones would give the characters that are guessed in validation away in training.
+    """
+    text = " ".join(" ".join(topics[name] for name in sorted(topics)).lower().split())
+    symbols = np.array([ALPHABET.find(c) for c in text], np.int32)
+    symbols = np.where(symbols < 0, OTHER, symbols)
+    length = CONTEXT + 1
+    windows = symbols[: len(symbols) // length * length].reshape(-1, length)
+    rows = np.random.default_rng(0).permutation(len(windows))[: WINDOWS + VALIDATION_WINDOWS]
+    return windows[rows]

@@ -1,0 +1,40 @@
+"""Dense layers over plain dictionaries of arrays: all that the embedded tasks need of a network."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def init_dense(key: jax.Array, widths: Sequence[int]) -> dict[str, jax.Array]:
+    """Return weights `w1 [n0, n1], b1 [n1], w2, ...`; those of variance 1 / inputs, biases of 0.
+
+    One draw for all weights, which is cut: a draw a layer would cost seconds of compiling.
+
+    Args:
+        key: it is consumed.
+        widths: of the input and of each layer's output.
+    """
+    shapes = list(zip(widths[:-1], widths[1:], strict=True))
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    draws = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
+    params = {}
+    for i, (draw, shape) in enumerate(zip(draws, shapes, strict=True), start=1):
+        params[f"w{i}"] = draw.reshape(shape) / np.sqrt(shape[0]).astype(np.float32)
+        params[f"b{i}"] = jnp.zeros(shape[1])
+    return params
+
+
+def dense(params: dict[str, jax.Array], i: int, x: jax.Array) -> jax.Array:
+    """Return layer i of `init_dense` before its activation function: `[..., n_i]`."""
+    return x @ params[f"w{i}"] + params[f"b{i}"]
+
+
+def log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the log-probability of each label, `[B]` of logits `[B, K]` and `int32[B]`.
+
+    A product with the labels' one-hot rows: on accelerators a gather is the slower.
+    """
+    hot = jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.sum(jax.nn.log_softmax(logits) * hot, axis=-1)

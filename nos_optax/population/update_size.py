@@ -1,0 +1,102 @@
+"""How large a rule's first updates are on each task: where its learning rates are centred.
+
+Rules differ in scale by many powers of ten. A fixed grid of rates wastes most of its trainings, and
+rules that fall between its rates look worse than they are.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nos_optax.grammar import apply_program, init_program_state, program_streams
+from nos_optax.population.task import Task
+from nos_optax.population.training import clip
+
+STEPS = 8
+CHUNKS = {"cpu": 64}  # programs in one call of the compiled function
+CHUNK = 1024  # elsewhere: there they run side by side
+SEED = 2_000_200
+
+
+class UpdateSizes:
+    """Measures the updates of rules on the first gradients of some tasks.
+
+    The gradients are those of untrained weights, which stay as they are: drawn once, the same for
+    every rule.
+
+    Args:
+        tasks: the tasks.
+        minibatch_sizes: of each task.
+        horizons: T of the decays, of each task.
+        device: where they are measured.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        minibatch_sizes: Sequence[int],
+        horizons: Sequence[int],
+        device: jax.Device,
+    ):
+        self._device, self._chunk = device, CHUNKS.get(device.platform, CHUNK)
+        with jax.default_device(self._device):
+            pairs = [_first_gradients(*x) for x in zip(tasks, minibatch_sizes, strict=True)]
+        self._weights = [weights for weights, _ in pairs]
+        self._gradients = [gradients for _, gradients in pairs]
+        self._horizons = tuple(horizons)
+        # One after another on a CPU, so that the rule's switches are real branches.
+        one_by_one = partial(jax.lax.map, self._of_one)
+        self._sizes = jax.jit(one_by_one if device.platform == "cpu" else jax.vmap(self._of_one))
+
+    def __call__(self, programs: np.ndarray) -> np.ndarray:
+        """Return the mean absolute entry of each rule's updates on each task.
+
+        Args:
+            programs: `int32[P, G, 5]`.
+
+        Returns:
+            `float32[P, tasks]`; nan or infinity where updates are not finite, 0 where all are 0.
+        """
+        parts = []
+        with jax.default_device(self._device):
+            for start in range(0, len(programs), self._chunk):
+                part = programs[start : start + self._chunk]
+                padding = ((0, self._chunk - len(part)), (0, 0), (0, 0))
+                parts.append(np.asarray(self._sizes(np.pad(part, padding)))[: len(part)])
+        return np.concatenate(parts)
+
+    def _of_one(self, program: jax.Array) -> jax.Array:
+        streams, key = program_streams(program), jax.random.key(SEED)
+
+        def of_task(weights, gradients, horizon):
+            def step(state, g):
+                update, state = apply_program(
+                    program, streams, state, g, weights, jnp.int32(horizon), key
+                )
+                return state, jnp.mean(jnp.abs(update))
+
+            return jax.lax.scan(step, init_program_state(weights), gradients)[1].mean()
+
+        rows = zip(self._weights, self._gradients, self._horizons, strict=True)
+        return jnp.stack([of_task(*row) for row in rows])
+
+
+def _first_gradients(task: Task, minibatch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return untrained weights `[D]` and their gradients on STEPS minibatches, `[STEPS, D]`."""
+    init_key, loss_key = jax.random.split(jax.random.key(SEED))
+    params, state = task.init_flat(init_key)
+    rows = np.random.default_rng(SEED).integers(
+        0, task.num_examples(task.train), (STEPS, minibatch_size)
+    )
+
+    @jax.jit
+    def gradient(batch):
+        def loss(params):
+            return task.loss(task.unflatten(params), state, batch, loss_key)[0]
+
+        return clip(jax.grad(loss)(params), task.max_grad_norm)
+
+    return params, jnp.stack([gradient(jax.tree.map(lambda x: x[r], task.train)) for r in rows])
