@@ -5,21 +5,30 @@ on the host, in `nos_optax.population.suite`. Children are data: their number, t
 rates and the length of their training may change from call to call and nothing compiles again.
 """
 
+import warnings
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from nos_optax.grammar import ProgramState, apply_program, program_streams
+from nos_optax.grammar import (
+    ProgramState,
+    apply_program,
+    encode,
+    init_program_state,
+    program_streams,
+)
+from nos_optax.grammar.fused import fused_update
 from nos_optax.population.task import Batch, Task
 from nos_optax.population.task_check import check_task
 from nos_optax.population.training import Child, clip, new_child
 
 CHILDREN_ON_CPU = 256  # of one device in one call of the compiled program
-LANES = 1024  # side by side on an accelerator, where memory allows it
+LANES = 1024  # side by side on an accelerator, where the memory suffices
+MEMORY = 0.7  # the part of an accelerator's memory that the children may take, as estimated
 
 
 class Losses(NamedTuple):
@@ -28,10 +37,12 @@ class Losses(NamedTuple):
     So a child that diverges has a loss like any other: that of having learned nothing from then on.
     """
 
-    train: np.ndarray  # float32[N]: mean over the steps of a minibatch's loss before the step
-    late: np.ndarray  # float32[N]: the same over the second half of the steps
-    validation: np.ndarray  # float32[N]: after the last step
-    initial: np.ndarray  # float32[N]: validation loss of the untrained weights
+    train: (
+        np.ndarray | jax.Array
+    )  # float32[N]: mean over the steps of a minibatch's loss before the step
+    late: np.ndarray | jax.Array  # float32[N]: the same over the second half of the steps
+    validation: np.ndarray | jax.Array  # float32[N]: after the last step
+    initial: np.ndarray | jax.Array  # float32[N]: validation loss of the untrained weights
 
 
 class TaskLoop:
@@ -47,9 +58,10 @@ class TaskLoop:
         max_steps: the longest training that `train` may be asked for.
         iterations: the length of the longest program.
         devices: the devices to use; all local ones where None.
-        lanes: children that train side by side on a device. 1 where None on a CPU, so that the
-            rule's switches are real branches; elsewhere as many as fit into the memory, up to 1024.
-        fused: whether a rule's step is one kernel, for which a GPU is needed; where None, on a GPU.
+        lanes: children that train side by side on a device. Where None: 1 on a CPU, so that the
+            rule's switches are real branches; elsewhere 1024, or as many as fit into the memory by
+            an estimate. Halved, with a warning, while they do not fit.
+        fused: whether a rule's step is one kernel; where None, if `kernel_works` on the device.
 
     Raises:
         ValueError: the task has fewer training examples than a minibatch, its functions do not fit
@@ -67,7 +79,6 @@ class TaskLoop:
         fused: bool | None = None,
     ):
         devices = devices or jax.local_devices()
-        platform = devices[0].platform
         examples = task.num_examples(task.train)
         if not 1 <= minibatch_size <= examples:
             raise ValueError(
@@ -82,16 +93,29 @@ class TaskLoop:
         check_task(task, minibatch_size)
         self.task, self.minibatch_size, self.max_steps = task, minibatch_size, max_steps
         self.iterations = iterations
-        self.fused = platform == "gpu" if fused is None else fused
-        self.lanes = (1 if platform == "cpu" else LANES) if lanes is None else lanes
-        self._share = CHILDREN_ON_CPU if self.lanes == 1 else self.lanes
+        self.fused = kernel_works(devices[0]) if fused is None else fused
+        self.lanes = self._most_lanes(devices[0]) if lanes is None else lanes
         self._mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self._mesh, PartitionSpec())
         size = min(task.evaluation_batch, task.num_examples(task.validation))
         self.data = jax.device_put((task.train, _equal_parts(task.validation, size)), replicated)
         self._order = lru_cache(maxsize=8)(self._draw_order)
+        self._train = self._compiled()
+
+    def _most_lanes(self, device: jax.Device) -> int:
+        """Return the lanes of a device that was not told."""
+        if device.platform == "cpu":
+            return 1
+        limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+        fitting = int(MEMORY * limit / child_bytes(self.task, self.minibatch_size)) or LANES
+        return min(LANES, 2 ** (fitting.bit_length() - 1))
+
+    def _compiled(self):
+        """Return the one program, jitted for the present number of lanes."""
+        self._share = CHILDREN_ON_CPU if self.lanes == 1 else self.lanes
         split, whole = PartitionSpec("device"), PartitionSpec()
-        self._train = jax.jit(
+        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
+        return jax.jit(
             jax.shard_map(
                 self._train_share,
                 mesh=self._mesh,
@@ -100,7 +124,7 @@ class TaskLoop:
                 check_vma=False,
             ),
             # A device is a core: to split its products among more changes how they are rounded.
-            compiler_options={"xla_cpu_multi_thread_eigen": False} if platform == "cpu" else None,
+            compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
         )
 
     @property
@@ -129,12 +153,27 @@ class TaskLoop:
         """
         if not 1 <= steps <= self.max_steps:
             raise ValueError(f"steps must be from 1 to max_steps={self.max_steps}, got {steps}")
+        rates = np.asarray(learning_rates, np.float32)
+        while True:
+            try:
+                return self._train_all(programs, rates, seed, steps)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
+                    raise
+            self.lanes //= 2
+            warnings.warn(
+                f"{self.task.name}: out of memory: going on with {self.lanes} lanes", stacklevel=2
+            )
+            self._train = self._compiled()
+
+    def _train_all(self, programs, rates, seed: int, steps: int) -> Losses:
+        """Train all children, `capacity` in a call; no call waits for the one before."""
         order, key = self._order(seed), jax.random.key(seed)
-        parts = [
-            self._dispatch(programs[first : first + self.capacity], rates, order, steps, key)
-            for first, rates in _parts(np.asarray(learning_rates, np.float32), self.capacity)
-        ]
-        return Losses(*(np.concatenate(x) for x in zip(*(part() for part in parts), strict=True)))
+        results = []
+        for first in range(0, len(rates), self.capacity):
+            part = slice(first, first + self.capacity)
+            results.append(self._dispatch(programs[part], rates[part], order, steps, key))
+        return Losses(*map(np.concatenate, zip(*(wait() for wait in results), strict=True)))
 
     def _dispatch(self, programs, rates, order, steps, key):
         """Start at most `capacity` trainings; return a function that waits for their losses."""
@@ -161,7 +200,6 @@ class TaskLoop:
 
     def _train_share(self, programs, rates, counts, order, steps, key, data) -> Losses:
         """Train one device's children `[n]`, of which the first `counts[0]` are real."""
-
         init_key, rule_key, loss_key = jax.random.split(key, 3)
         start = new_child(self.task, init_key)
         validation = data[1]
@@ -219,7 +257,9 @@ class TaskLoop:
         """Return a function of one child as one of the lanes."""
         if self.lanes == 1:
             return function
-        axes = Child(0, 0, ProgramState(None, 0, 0, 0), 0)
+        lane: Any = 0
+        common: Any = None
+        axes = Child(lane, lane, ProgramState(common, lane, lane, lane), lane)
 
         def of_lanes(*args):
             return jax.vmap(function, [axes if isinstance(x, Child) else 0 for x in args])(*args)
@@ -246,8 +286,6 @@ class TaskLoop:
     def _update(self, child: Child, programs, streams, rates, g, steps, key) -> Child:
         """Return the children after the update of their rules."""
         if self.fused:
-            from nos_optax.grammar.fused import fused_update
-
             keys = jnp.broadcast_to(key, (self.lanes,))
             params, rule = fused_update(
                 programs, streams, child.rule, g, child.params, rates, steps, keys
@@ -273,13 +311,71 @@ class TaskLoop:
         return jax.lax.map(loss, parts).mean()
 
 
+@lru_cache
+def kernel_works(device: jax.Device) -> bool:
+    """Return whether the kernel of `fused_update` runs on a device, and does as the interpreter.
+
+    Pallas and the compilers below it change from version to version: where the kernel fails, or its
+    numbers differ, there is a warning, and rules are interpreted by selects.
+    """
+    if device.platform != "gpu":
+        return False
+    rows = ["adam", "exp(sign(g) * sign(m)) * g", "drop(g, 0.3) + noise", "cd * clip(v, 1e-5)"]
+    programs = jnp.asarray(np.stack([encode(row, 3).array for row in rows]))
+    size, steps, key = 1000, jnp.int32(10), jax.random.key(0)
+    g, w = jax.random.normal(key, (2, len(rows), size))
+    rates = jnp.full(len(rows), 0.1)
+
+    def interpreted(program, streams, g, w, rate):
+        update, _ = apply_program(program, streams, init_program_state(w), g, w, steps, key)
+        return w - rate * update
+
+    with jax.default_device(device):
+        streams = jax.vmap(program_streams)(programs)
+        expected = jax.jit(jax.vmap(interpreted))(programs, streams, g, w, rates)
+        zeros = jnp.zeros_like(w)
+        state = ProgramState(jnp.zeros([], jnp.int32), zeros, zeros, zeros)
+        keys = jnp.broadcast_to(key, (len(rows),))
+        try:
+            found, _ = jax.jit(fused_update)(programs, streams, state, g, w, rates, steps, keys)
+            reason = f"they differ by {float(jnp.max(jnp.abs(found - expected))):g}"
+            works = bool(jnp.allclose(found, expected, rtol=1e-4, atol=1e-5))
+        except Exception as error:  # whatever a compiler raises
+            works, reason = False, f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
+    if not works:
+        warnings.warn(f"rules are interpreted without the kernel, slowly: {reason}", stacklevel=2)
+    return works
+
+
 def _equal_parts(batch: Batch, size: int) -> Batch:
     """Cut examples into parts `[K, size, ...]`; those that do not fill a last one are left out."""
     count = Task.num_examples(batch) // size
     return jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), batch)
 
 
-def _parts(rates: np.ndarray, size: int):
-    """Yield where each part of at most `size` children begins, and its rates."""
-    for first in range(0, len(rates), size):
-        yield first, rates[first : first + size]
+def child_bytes(task: Task, minibatch_size: int) -> int:
+    """Return an estimate, from above, of the memory that a child in training takes.
+
+    What the loss, its gradient and the validation compute for one child, as if nothing was freed or
+    fused, and ten vectors of parameters. Shapes are all that is looked at.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(task.init, key)
+
+    def some(batch, size):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
+
+    size = min(task.evaluation_batch, task.num_examples(task.validation))
+    steps = (
+        jax.make_jaxpr(jax.grad(task.loss, has_aux=True))(
+            params, state, some(task.train, minibatch_size), key
+        ),
+        jax.make_jaxpr(task.loss)(params, state, some(task.validation, size), key),
+    )
+    computed = [sum(_bytes(v.aval) for e in j.eqns for v in e.outvars) for j in steps]
+    return max(computed) + 10 * 4 * task.num_params
+
+
+def _bytes(aval) -> int:
+    """Return the bytes of an array; keys and the like take none worth counting."""
+    return aval.size * getattr(aval.dtype, "itemsize", 0)

@@ -141,14 +141,30 @@ class SuiteTrainer:
     chance = LEAST  # the reward of a rule that never learns
 
     @property
+    def lanes(self) -> int:
+        """Children that train side by side on a device, at most."""
+        return max(loop.lanes for loop in self.loops)
+
+    @property
     def references(self) -> list[Reference]:
-        """What Adam does on each task; measured at the first use, if the store has it not."""
+        """What Adam does on each task; measured at the first use, if the store has it not.
+
+        On the CPU, wherever the rules train: few children that train long would leave an
+        accelerator idle, and 0 is the same on all devices.
+        """
         if self._references is None:
-            self._references = [
-                cached_reference(loop, w.horizon, self._store)
-                for loop, w in zip(self.loops, self.workloads, strict=True)
-            ]
+            with ThreadPoolExecutor() as pool:
+                self._references = list(pool.map(self._reference, range(len(self.workloads))))
         return self._references
+
+    def _reference(self, i: int) -> Reference:
+        loop, workload = self.loops[i], self.workloads[i]
+        if self.devices[0].platform != "cpu":
+            cpus = jax.local_devices(backend="cpu")
+            loop = TaskLoop(
+                workload.task, loop.minibatch_size, loop.max_steps, self.iterations, cpus
+            )
+        return cached_reference(loop, workload.horizon, self._store)
 
     def compile(self) -> None:
         """Compile, and measure Adam, now rather than at the first evaluation."""
@@ -215,7 +231,7 @@ class SuiteTrainer:
         """
         count, tasks = len(programs), len(self.workloads)
         rates = self.rates(programs)
-        finite = np.isfinite(rates).all(axis=(1, 2))
+        finite = np.asarray(np.isfinite(rates).all(axis=(1, 2)))
         alive = finite.copy()
         speeds = np.full((count, tasks, SEEDS), LEAST, np.float32)
         best = np.full((count, tasks), np.nan, np.float32)
@@ -235,7 +251,7 @@ class SuiteTrainer:
         steps = steps_of(SWEEP, self.workloads[i].horizon)
         losses = self._train(i, programs, rates, seed * SEEDS, steps)
         order = np.argsort(losses.late, axis=1, kind="stable")[:, :KEPT]
-        learned = self.references[i].learned(losses).any(axis=1)
+        learned = np.asarray(self.references[i].learned(losses).any(axis=1))
         return np.take_along_axis(rates, order, axis=1), learned
 
     def _finish(self, i: int, programs, rates, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -92,11 +92,11 @@ def _first_gradients(task: Task, minibatch_size: int) -> tuple[jax.Array, jax.Ar
         0, task.num_examples(task.train), (STEPS, minibatch_size)
     )
 
-    @jax.jit
     def gradient(batch):
         def loss(params):
             return task.loss(task.unflatten(params), state, batch, loss_key)[0]
 
         return clip(jax.grad(loss)(params), task.max_grad_norm)
 
-    return params, jnp.stack([gradient(jax.tree.map(lambda x: x[r], task.train)) for r in rows])
+    gradients = jax.lax.map(gradient, jax.tree.map(lambda x: jnp.asarray(x)[rows], task.train))
+    return params, gradients

@@ -261,7 +261,7 @@ def _suite_facts(trainer: SuiteTrainer) -> dict:
         "parameters": [w.task.num_params for w in trainer.workloads],
         "chance": trainer.chance,
         "adam": [dataclasses.asdict(reference) for reference in trainer.references],
-        "lanes": trainer.loops[0].lanes,
+        "lanes": trainer.lanes,
     }
 
 

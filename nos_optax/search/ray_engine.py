@@ -21,6 +21,7 @@ import numpy as np
 
 from nos_optax.grammar.program import as_population
 from nos_optax.population import Evaluation, PopulationTrainer
+from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.accelerator import (
     AcceleratorError,
     enable_compilation_cache,
@@ -274,7 +275,7 @@ def _evaluate(
 
 
 @lru_cache(maxsize=1)
-def _trainer(config: TaskConfig, iterations: int) -> PopulationTrainer:
+def _trainer(config: TaskConfig, iterations: int) -> PopulationTrainer | SuiteTrainer:
     """Build the trainer, once in a worker's life."""
     enable_compilation_cache()
     return make_trainer(config, iterations, _devices(config.accelerator))

@@ -11,6 +11,7 @@ from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
 
 TRAIN_EXAMPLES = 1000  # as the paper's child on digits has; the other 797 validate
 CONVNET_VALIDATION = 400  # as costly as some ten of its steps
+CONVNET_PART = 100  # of these at a time: a thousand children's activations must fit in the memory
 GREATEST_SCALE = float(np.sqrt(10))
 CHANCE = -float(np.log(10))  # log-likelihood of a blind guess among ten classes
 
@@ -105,7 +106,7 @@ def digits_convnet(device: jax.Device | None = None) -> Task:
         tuple(x[:CONVNET_VALIDATION] for x in by_accuracy.validation),
         chance=CHANCE,
         perfect=0.0,
-        evaluation_batch=CONVNET_VALIDATION,
+        evaluation_batch=CONVNET_PART,
     )
 
 

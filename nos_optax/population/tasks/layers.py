@@ -1,5 +1,6 @@
 """Dense layers over plain dictionaries of arrays: all that the embedded tasks need of a network."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -16,7 +17,7 @@ def init_dense(key: jax.Array, widths: Sequence[int]) -> dict[str, jax.Array]:
         key: it is consumed.
         widths: of the input and of each layer's output.
     """
-    shapes = list(zip(widths[:-1], widths[1:], strict=True))
+    shapes = list(itertools.pairwise(widths))
     ends = np.cumsum([rows * columns for rows, columns in shapes])
     draws = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
     params = {}
