@@ -14,10 +14,11 @@ from nos_optax import from_rule
 from nos_optax.grammar import encode
 from nos_optax.grammar.fused import fused_update
 from nos_optax.population import Task
-from nos_optax.population import loop as module
-from nos_optax.population.loop import TaskLoop, child_bytes, kernel_works
+from nos_optax.population.kernel import kernel_works
+from nos_optax.population.loop import TaskLoop, child_bytes
 
 ITERATIONS = 3
+LOOP, KERNEL = "nos_optax.population.loop", "nos_optax.population.kernel"
 RULES = ("adam", "g", "drop(m, 0.3) + noise", "cd * rmsprop", "log(g - g)")
 
 
@@ -129,7 +130,7 @@ def test_steps_seeds_and_numbers_of_children_compile_once(loop):
 def test_lanes_side_by_side_equal_children_one_after_another(loop, fused):
     rates = np.full(len(RULES), 0.05, np.float32)
     kernel = partial(fused_update, interpret=True)
-    with mock.patch.object(module, "fused_update", kernel):
+    with mock.patch(f"{LOOP}.fused_update", kernel):
         lanes = TaskLoop(loop.task, 8, 30, ITERATIONS, lanes=3, fused=fused)
         found = lanes.train(programs(*RULES), rates, 1, 6)
     for a, b in zip(found, loop.train(programs(*RULES), rates, 1, 6), strict=True):
@@ -210,7 +211,7 @@ def here():
 
 def test_the_kernel_is_for_a_gpu_that_runs_it(here):
     assert not kernel_works(jax.devices("cpu")[0])
-    with mock.patch.object(module, "fused_update", partial(fused_update, interpret=True)):
+    with mock.patch(f"{KERNEL}.fused_update", partial(fused_update, interpret=True)):
         assert kernel_works(Card())
 
 
@@ -224,6 +225,6 @@ def test_a_kernel_with_other_numbers_gives_way_with_a_warning(here):
         w, state = fused_update(*args, interpret=True)
         return w + 1, state
 
-    with mock.patch.object(module, "fused_update", wrong):
+    with mock.patch(f"{KERNEL}.fused_update", wrong):
         with pytest.warns(UserWarning, match="without the kernel, slowly: they differ by 1"):
             assert not kernel_works(Card())

@@ -139,6 +139,7 @@ def short_trainer(
     device: jax.Device,
     lanes: int,
     steps: int = 20,
+    fused: bool | None = None,
 ) -> PopulationTrainer:
     """Return a trainer whose candidates take `steps` steps and no more, `lanes` at a time.
 
@@ -157,5 +158,11 @@ def short_trainer(
     # Twice the room: if one group of lanes were all, XLA would take its training out of the loop
     # over groups, and do it even where there are none.
     return PopulationTrainer(
-        few, short, iterations=iterations, capacity=2 * lanes, lanes=lanes, devices=[device]
+        few,
+        short,
+        iterations=iterations,
+        capacity=2 * lanes,
+        lanes=lanes,
+        devices=[device],
+        fused=fused,
     )

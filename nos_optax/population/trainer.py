@@ -23,6 +23,7 @@ from nos_optax.grammar.program import (
     pad_programs,
 )
 from nos_optax.population.data import Dataset
+from nos_optax.population.kernel import kernel_works
 from nos_optax.population.protocol import (
     DEAD,
     DIVERGED,
@@ -62,6 +63,8 @@ class PopulationTrainer:
         devices: the devices to use; all local ones where None.
         max_epochs: the longest training that `evaluate` may be asked for; the protocol's where
             None.
+        fused: whether the rules of several lanes are applied by one kernel; where None, if
+            `kernel_works` on the device.
 
     Raises:
         ValueError: the task has fewer training examples than a minibatch, its functions do not fit
@@ -86,6 +89,7 @@ class PopulationTrainer:
         lanes: int | None = None,
         devices: list[jax.Device] | None = None,
         max_epochs: int | None = None,
+        fused: bool | None = None,
     ):
         devices = devices or jax.local_devices()
         on_cpu = devices[0].platform == "cpu"
@@ -96,6 +100,7 @@ class PopulationTrainer:
         self.lanes = (1 if on_cpu else 64) if lanes is None else lanes
         if self.lanes < 1 or capacity < 1:
             raise ValueError(f"lanes and capacity must be at least 1, got {lanes} and {capacity}")
+        self.fused = kernel_works(devices[0]) if fused is None else fused
         self._share = -(-capacity // len(devices))  # candidates of one device in one call
 
         examples = task.num_examples(task.train)
@@ -324,7 +329,8 @@ class PopulationTrainer:
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
             some = jax.tree.map(lambda x: x[rows], candidates)
             lanes = None if self.lanes == 1 else self.lanes
-            result = train(self.task, start, some, minibatches, arrays, *keys, lanes)
+            fused = self.fused and lanes is not None
+            result = train(self.task, start, some, minibatches, arrays, *keys, lanes, fused)
             return scores.at[rows].set(result.T, mode="drop")
 
         chunks = -(-count // self.lanes)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from nos_optax.grammar import ProgramState, apply_program, init_program_state
+from nos_optax.grammar.fused import fused_update
 from nos_optax.population.task import Batch, Params, State, Task
 
 
@@ -79,6 +80,18 @@ def clip(gradient: Params, max_norm: float | None) -> Params:
     return jax.tree.map(lambda g: g * scale, gradient)
 
 
+def gradient(
+    task: Task, child: Child, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, State, jax.Array]:
+    """Return a child's loss on a minibatch `[]`, its next state and its gradient `[D]`."""
+
+    def loss(params):
+        return task.loss(task.unflatten(params), child.state, batch, key)
+
+    (value, state), g = jax.value_and_grad(loss, has_aux=True)(child.params)
+    return value, state, clip(g, task.max_grad_norm)
+
+
 def step(
     task: Task,
     child: Child,
@@ -89,18 +102,33 @@ def step(
     loss_key: jax.Array,
 ) -> tuple[Child, jax.Array]:
     """Return the child after a step of gradient descent by its rule, and the loss before it."""
-
-    def loss(params):
-        return task.loss(task.unflatten(params), child.state, batch, loss_key)
-
-    (value, state), g = jax.value_and_grad(loss, has_aux=True)(child.params)
-    g = clip(g, task.max_grad_norm)
+    value, state, g = gradient(task, child, batch, loss_key)
     update, rule = apply_program(
         candidate.program, candidate.streams, child.rule, g, child.params, total_steps, rule_key
     )
     params = child.params - candidate.learning_rate * update
     running = child.running & jnp.isfinite(value) & jnp.all(jnp.isfinite(params))
     return Child(params, state, rule, running), value
+
+
+def fused_step(
+    task: Task,
+    children: Child,
+    candidates: Candidate,
+    batch: Batch,
+    total_steps: jax.Array,
+    rule_key: jax.Array,
+    loss_key: jax.Array,
+) -> Child:
+    """Return children, side by side, after the same step as `step`'s, by the kernel for rules."""
+    value, state, g = jax.vmap(partial(gradient, task), (0, None, None))(children, batch, loss_key)
+    program, streams, rate = candidates
+    keys = jnp.broadcast_to(rule_key, rate.shape)
+    params, rule = fused_update(
+        program, streams, children.rule, g, children.params, rate, total_steps, keys
+    )
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(params), axis=1)
+    return Child(params, state, rule, children.running & finite)
 
 
 def total_score(task: Task, child: Child, batch: Batch, real: jax.Array) -> jax.Array:
@@ -124,6 +152,7 @@ def train(
     rule_key: jax.Array,
     loss_key: jax.Array,
     lanes: int | None,
+    fused: bool = False,
 ) -> jax.Array:
     """Train children from the same initial weights; return their scores on the validation set.
 
@@ -138,6 +167,7 @@ def train(
         rule_key: of the rules' random numbers.
         loss_key: of the losses' random numbers.
         lanes: None for one child without any `vmap`, so that the rule's switches are real branches.
+        fused: whether the rules of several lanes are applied by one kernel.
 
     Returns:
         float32[R] or [R, lanes]: the sum of the scores after each round; nan where the child
@@ -153,8 +183,11 @@ def train(
         rows = minibatches.order[minibatches.first + i]
         batch = jax.tree.map(lambda x: x[rows], arrays.train)
 
+        key = jax.random.fold_in(loss_key, i)
+        if fused:
+            return i + 1, fused_step(task, child, candidate, batch, steps, rule_key, key)
+
         def one(child, candidate, batch):
-            key = jax.random.fold_in(loss_key, i)
             return step(task, child, candidate, batch, steps, rule_key, key)[0]
 
         return i + 1, side_by_side(one, (0, 0, None))(child, candidate, batch)
