@@ -1,23 +1,31 @@
 """The GPU benchmark, tried on the CPU, and the arithmetic that it compares with."""
 
+import dataclasses
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import test_data
 
 from nos_optax.population import ConvNet
+from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "gpu"
 sys.path.insert(0, str(FOLDER))
 
+import pack_cifar10  # noqa: E402
 import run  # noqa: E402
+import sections as image_sections  # noqa: E402
 from child_step import by_xla, compile_gradient, on_paper  # noqa: E402
 from peaks import PRECISIONS  # noqa: E402
 
@@ -37,14 +45,15 @@ def numbers(value, key=""):
 
 
 @pytest.mark.slow
-def test_every_section_has_findings(tmp_path):
+def test_every_section_on_images_has_findings(tmp_path):
     command = [sys.executable, str(FOLDER / "run.py"), "--tiny", "--out", str(tmp_path)]
+    command += ["--sections", *image_sections.SECTIONS]
     subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     (path,) = tmp_path.iterdir()
     assert path.name == "gpu_cpu_tiny.json"
     content = json.loads(path.read_text())
     sections = content["sections"]
-    assert list(sections) == list(run.SECTIONS)
+    assert list(sections) == list(image_sections.SECTIONS)
     for name, findings in sections.items():
         assert "failed" not in findings, f"{name}: {findings}"
         for key, number in numbers(findings):
@@ -57,7 +66,7 @@ def test_every_section_has_findings(tmp_path):
     assert 2 < surviving["trained"] <= surviving["candidates"] == len(content["survivors"])
     for name in ("by_xla", "measured_peaks", "against_measured_peaks"):
         assert sections["floor"][name]
-    for name in ("float32", "default", "bf16"):
+    for name in ("float32", "default"):
         assert "rank_correlation" in sections["precision"][name]
     assert sections["precision"]["float32"]["rank_correlation"] == pytest.approx(1)
     assert "left out" in sections["precision"]["tf32"]
@@ -82,11 +91,11 @@ def test_a_section_that_fails_is_recorded_and_the_rest_go_on(tmp_path, monkeypat
 
     def start(*arguments):
         monkeypatch.setattr(sys, "argv", ["run", "--tiny", "--out", str(tmp_path), *arguments])
-        run.main()
+        return run.main()
 
     sections = {"before": before, "failing": failing, "after": after}
     monkeypatch.setattr(run, "SECTIONS", sections)
-    start()
+    assert start() == 1
     assert {name: row["x"] for name, row in content().items()} == {
         "before": 1,
         "failing": 2,
@@ -98,13 +107,86 @@ def test_a_section_that_fails_is_recorded_and_the_rest_go_on(tmp_path, monkeypat
         yield "x", 4
 
     sections["failing"] = mended
-    start("--sections", "failing")
+    assert start("--sections", "failing") == 0
     assert {name: row["x"] for name, row in content().items()} == {
         "before": 1,
         "failing": 4,
         "after": 3,
     }
     assert "failed" not in content()["failing"]
+
+    def seeded(bench):
+        yield "x", bench.seed
+
+    sections["seeded"] = seeded
+    assert start("--sections", "absent", "seeded", "seeded:3") == 1
+    assert content()["absent"]["failed"].startswith("LookupError: unknown section absent")
+    assert content()["seeded"]["x"] == 0 and content()["seeded:3"]["x"] == 3
+
+
+# What lease.sh runs in place of the suite's sections.
+FAKES = """
+import os, signal
+
+def good(bench):
+    yield "x", 1
+    bench.runs.mkdir()
+    (bench.runs / "history").write_text("rules")
+    yield "headline", f"{bench.seconds_left > 0}"
+
+def fails(bench):
+    yield "x", 2
+    raise RuntimeError("the card caught fire")
+
+def dies(bench):
+    yield "x", 3
+    os.kill(os.getpid(), signal.SIGKILL)
+
+SECTIONS = {"good": good, "fails": fails, "dies": dies}
+"""
+
+
+def test_a_section_that_is_killed_or_late_takes_no_other_along(tmp_path):
+    folder = tmp_path / "copy" / "benchmarks" / "gpu"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "suite_sections.py").write_text(FAKES)
+    lease = subprocess.run(
+        ["bash", str(folder / "lease.sh"), "--tiny", "--part", "1", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "LEASE_SECTIONS": "dies 60\nlanes 1 cannot even begin\nfails+good 60 two in a process",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHON": sys.executable,
+            "TMPDIR": str(tmp_path),
+        },
+    )
+    assert lease.returncode == 1, lease.stderr
+    content = json.loads((tmp_path / "out" / "gpu_cpu_tiny.json").read_text())["sections"]
+    assert {name: row["x"] for name, row in content.items()} == {"dies": 3, "fails": 2, "good": 1}
+    assert "wall_seconds" not in content["dies"]
+    table = [re.split("  +", row) for row in lease.stdout.splitlines()[-3:]]
+    assert [(row[0], *row[2:]) for row in table] == [
+        ("dies", "failed", "x: 3"),
+        ("lanes", "out of time", ""),
+        ("fails+good", "failed", "failed: RuntimeError: the card caught fire; True"),
+    ]
+    with tarfile.open(tmp_path / "out" / "gpu_part1_runs.tar.gz") as runs:
+        assert "runs_part1/history" in runs.getnames()
+
+
+def test_packed_images_are_those_of_the_prepared_folder(tmp_path):
+    archive = test_data.write_archive(tmp_path / "archive.tar.gz", test_data.official_members())
+    prepare_cifar10(archive, tmp_path / "tfds", **test_data.COUNTS)
+    expected = load_cifar10(tmp_path / "tfds", validation_examples=50)
+    packed, unpacked = tmp_path / "cifar10.xz", tmp_path / "cifar10.npz"
+    pack_cifar10.pack(tmp_path / "tfds", packed)
+    pack_cifar10.unpack(packed, unpacked, validation_examples=50)
+    for found in pack_cifar10.load_packed(packed, 50), pack_cifar10.load_unpacked(unpacked):
+        for field in dataclasses.fields(expected):
+            value = getattr(expected, field.name)
+            np.testing.assert_array_equal(getattr(found, field.name), value)
 
 
 def test_findings_are_written_before_a_section_ends(tmp_path, monkeypatch):

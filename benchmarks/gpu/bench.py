@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
+import math
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,14 +25,15 @@ ITERATIONS = 2
 class Size:
     """How much is measured."""
 
-    lanes: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    lanes: tuple[int, ...] = (256, 128)  # a card compiles each for half a minute
     random: int = 256  # candidates of the random population
     survivors: int = 64  # candidates of the surviving population, at most
     repeats: int = 3
-    full_repeats: int = 2  # of the whole protocol
+    full_repeats: int = 1  # of the whole protocol
     rounds: int = 7  # of comparisons
     steps: int = 20  # of the short runs that time a step
     peer_candidates: int = 2
+    precisions: tuple[str, ...] = ("float32", "default", "tf32", "bf16")
     matrix: int = 8192
     copied_bytes: int = 2**30
     protocol: Protocol = Protocol()  # noqa: RUF009
@@ -40,10 +44,10 @@ TINY = Size(
     random=32,
     survivors=8,
     repeats=2,
-    full_repeats=1,
     rounds=2,
     steps=3,
     peer_candidates=1,
+    precisions=("float32", "default", "tf32"),  # the last of which a CPU lacks
     matrix=256,
     copied_bytes=2**22,
     protocol=Protocol(batch_size=20, sweep_examples=400, epochs=2, margin=3),
@@ -51,11 +55,48 @@ TINY = Size(
 
 
 class Bench:
-    """One run: its size, its data, its device, and what the sections have found so far."""
+    """One run: its size, its data, its device, and what the sections have found so far.
 
-    def __init__(self, size: Size, dataset: Dataset, device: jax.Device, content: dict):
-        self.size, self.dataset, self.device, self.content = size, dataset, device, content
+    Args:
+        size: how much is measured.
+        load: returns the images; called where a section asks for them.
+        device: what is measured.
+        content: of the results' file.
+        runs: a folder for the run folders of searches.
+        limit: seconds from now until the run is ended, for those sections that plan by it.
+    """
+
+    seed = 0  # of the section that runs
+
+    def __init__(
+        self,
+        size: Size,
+        load: Callable[[], Dataset],
+        device: jax.Device,
+        content: dict,
+        runs: Path,
+        limit: float = math.inf,
+    ):
+        self.size, self.device, self.content, self.runs = size, device, content, runs
+        self._load, self._end = load, time.monotonic() + limit
         self._trainers: dict = {}
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The images."""
+        start = time.perf_counter()
+        dataset = self._load()
+        self.content["dataset"] = {
+            "name": dataset.name,
+            "train_examples": len(dataset.train_images),
+            "load_seconds": time.perf_counter() - start,
+        }
+        return dataset
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the run is ended; infinite where it has no limit."""
+        return self._end - time.monotonic()
 
     @property
     def lanes(self) -> int:
@@ -80,17 +121,21 @@ class Bench:
         """
         key = ("full", precision, self.lanes)
         if key not in self._trainers:
-            trainer = PopulationTrainer(
-                self.dataset,
-                self.size.protocol,
-                iterations=ITERATIONS,
-                capacity=self.size.random,
-                lanes=self.lanes,
-                devices=[self.device],
-            )
+            trainer = self.new_trainer()
             with jax.default_matmul_precision(PRECISIONS[precision]):
                 self._trainers[key] = trainer, _compile_seconds(trainer)
         return self._trainers[key]
+
+    def new_trainer(self) -> PopulationTrainer:
+        """Return a trainer of the whole protocol that is not compiled yet."""
+        return PopulationTrainer(
+            self.dataset,
+            self.size.protocol,
+            iterations=ITERATIONS,
+            capacity=self.size.random,
+            lanes=self.lanes,
+            devices=[self.device],
+        )
 
     def evaluate(self, programs: np.ndarray, precision: str = "default", seed: int = 0):
         """Return an evaluation by the whole protocol."""
@@ -153,9 +198,34 @@ def noisy_digits(train: int, validation: int, side: int, noise: float) -> Datase
     )
 
 
-def load_dataset(data_dir: Path | None, tiny: bool) -> Dataset:
-    if data_dir is not None:
+def load_dataset(data_dir: Path | None, packed: Path | None, tiny: bool) -> Dataset:
+    """Return CIFAR-10 from a prepared folder or a packed file, else digits as large as its images.
+
+    Args:
+        data_dir: of TensorFlow Datasets.
+        packed: what `pack_cifar10.py` writes.
+        tiny: whether a few images of 8x8 pixels will do.
+    """
+    if packed is not None:
+        import pack_cifar10
+
+        unpacked = packed.suffix == ".npz"
+        dataset = (pack_cifar10.load_unpacked if unpacked else pack_cifar10.load_packed)(packed)
+    elif data_dir is not None:
         from nos_optax.population.cifar10 import load_cifar10
 
-        return load_cifar10(data_dir, train_examples=400 if tiny else None)
-    return noisy_digits(400, 250, 8, 20) if tiny else noisy_digits(45_000, 5_000, 32, 100)
+        dataset = load_cifar10(data_dir)
+    else:
+        return noisy_digits(400, 250, 8, 20) if tiny else noisy_digits(45_000, 5_000, 32, 100)
+    return _shrunk(dataset) if tiny else dataset
+
+
+def _shrunk(dataset: Dataset) -> Dataset:
+    return Dataset.from_images(
+        f"{dataset.name}, shrunk",
+        dataset.train_images[:400, ::4, ::4],
+        dataset.train_labels[:400],
+        dataset.validation_images[:250, ::4, ::4],
+        dataset.validation_labels[:250],
+        dataset.num_classes,
+    )

@@ -35,7 +35,7 @@ def lanes(bench: Bench) -> Findings:
         if trainer.lanes < count:
             rows.append({"lanes": count, "left out": "out of memory"})
             yield "rows", rows
-            break
+            continue
         step = _step_time(trainer, _copies("g", count), bench.size.repeats)
         seconds[count] = step["seconds"]
         rows.append(
@@ -47,6 +47,7 @@ def lanes(bench: Bench) -> Findings:
             seconds, len(bench.dataset.train_images), bench.size.protocol, bench.size.random
         )
         yield "best", best
+        yield "headline", f"{best} lanes, {1e6 * seconds[best]:.1f} us a child step"
 
 
 def throughput(bench: Bench) -> Findings:
@@ -55,6 +56,7 @@ def throughput(bench: Bench) -> Findings:
     yield "lanes", bench.lanes
     yield "compile_seconds", compile_seconds
     yield "child_steps_of_a_survivor", _child_steps(trainer)
+    hourly: dict[str, str] = {}
     for name in ("random", "surviving"):
         programs = bench.random_programs() if name == "random" else bench.surviving_programs()
         seconds = []
@@ -62,9 +64,12 @@ def throughput(bench: Bench) -> Findings:
             start = time.perf_counter()
             evaluation = bench.evaluate(programs)
             seconds.append(time.perf_counter() - start)
-            yield name, _population_row(trainer, evaluation.status, seconds)
-        if name == "random":
-            bench.keep_survivors(programs, evaluation)
+            if name == "random":
+                bench.keep_survivors(programs, evaluation)
+            row = _population_row(trainer, evaluation.status, seconds)
+            yield name, row
+            hourly[name] = f"{row['candidates_per_hour']:.0f} {name}"
+            yield "headline", "candidates an hour: " + ", ".join(hourly.values())
     yield "lanes_after", trainer.lanes  # fewer than before, had the memory not sufficed
 
 
@@ -88,7 +93,13 @@ def floor(bench: Bench) -> Findings:
     measured = measure_peaks(size.matrix, size.copied_bytes, size.repeats)
     yield "measured_peaks", measured
     rates = {name: value for name, value in measured.items() if isinstance(value, float)}
-    yield "against_measured_peaks", _against(rates, paper, xla, gradient, step)
+    against = _against(rates, paper, xla, gradient, step)
+    yield "against_measured_peaks", against
+    yield (
+        "headline",
+        f"a child step of {1e6 * step:.1f} us reaches "
+        f"{1 / against['step_over_floor']['default']:.1%} of the measured limit that binds",
+    )
     kind = bench.device.device_kind
     if kind in DATA_SHEETS:
         sheet = DATA_SHEETS[kind]._asdict()
@@ -120,8 +131,8 @@ def _against(peak: dict, paper: Step, xla: dict, gradient: float, step: float) -
 def precision(bench: Bench) -> Findings:
     """Evaluate the surviving rules with matrix products of each precision."""
     programs = bench.surviving_programs()
-    rewards = {}
-    for name in ("float32", "default", "tf32", "bf16"):
+    rewards, correlations = {}, []
+    for name in bench.size.precisions:
         try:
             _, compile_seconds = bench.full_trainer(name)
             start = time.perf_counter()
@@ -130,15 +141,18 @@ def precision(bench: Bench) -> Findings:
         except Exception as error:  # A device that lacks the algorithm says so in its own way.
             yield name, {"left out": f"{type(error).__name__}: {error}"}
             continue
+        agreement = _agreement(rewards["float32"], rewards[name])
         yield (
             name,
             {
                 "compile_seconds": compile_seconds,
                 "candidates_per_hour": 3600 * len(programs) / seconds,
                 "mean_reward": float(rewards[name].mean()),
-                **_agreement(rewards["float32"], rewards[name]),
+                **agreement,
             },
         )
+        correlations.append(f"{agreement['rank_correlation']:.3f} {name}")
+        yield "headline", "rank correlation with float32: " + ", ".join(correlations)
     another_seed = bench.evaluate(programs, "float32", seed=1).reward
     yield "float32 with another seed", _agreement(rewards["float32"], another_seed)
 
@@ -165,6 +179,7 @@ def interpreter(bench: Bench) -> Findings:
             bench.device,
             count,
             bench.size.steps,
+            fused=False,
         )
         plain.evaluate(_copies("g", count))  # compiles
     interpreted, _ = bench.step_trainer(count)
@@ -188,6 +203,7 @@ def interpreter(bench: Bench) -> Findings:
         shares = [1 - a / b for a, b in zip(base, seconds, strict=True)]
         share = {"share": float(np.median(shares)), "share_range": [min(shares), max(shares)]}
         yield name, summary(seconds) | share
+        yield "headline", f"the rule's share of a step: {share['share']:.1%} ({name})"
 
 
 def pytorch(bench: Bench) -> Findings:
@@ -206,8 +222,10 @@ def pytorch(bench: Bench) -> Findings:
         return
     yield "version", torch.__version__
     yield "tf32_convolutions", torch.backends.cudnn.allow_tf32
-    trainer, _ = bench.full_trainer()
+    trainer = bench.new_trainer()
     programs = bench.surviving_programs()[: bench.size.peer_candidates]
+    ours = bench.content["sections"].get("throughput", {}).get("surviving", {})
+    headlines: dict[str, str] = {}
     for name, compile_child in (("eager", False), ("compiled", True)):
         if compile_child and on_cpu:
             yield name, {"left out": "on CPU: it compiles for half a minute"}
@@ -222,19 +240,20 @@ def pytorch(bench: Bench) -> Findings:
             start = time.perf_counter()
             loop.reward(program)
             seconds.append(time.perf_counter() - start)
-            yield (
-                name,
-                {
-                    "warm_up_seconds": warm_up,
-                    **summary(seconds),
-                    "candidates_per_hour": 3600 / float(np.mean(seconds)),
-                },
-            )
+            hourly = 3600 / float(np.mean(seconds))
+            row = {"warm_up_seconds": warm_up, **summary(seconds), "candidates_per_hour": hourly}
+            if ours:
+                row["population_is_faster"] = ours["candidates_per_hour"] / hourly
+            yield name, row
+            headlines[name] = f"{hourly:.0f} {name}"
+            if ours:
+                headlines[name] += f" (the population is {row['population_is_faster']:.1f} x)"
+            yield "headline", "PyTorch's candidates an hour: " + ", ".join(headlines.values())
 
 
 SECTIONS = {
     section.__name__: section
-    for section in (lanes, throughput, floor, precision, interpreter, pytorch)
+    for section in (lanes, throughput, pytorch, precision, floor, interpreter)
 }
 
 

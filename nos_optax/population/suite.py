@@ -169,7 +169,9 @@ class SuiteTrainer:
     def compile(self) -> None:
         """Compile, and measure Adam, now rather than at the first evaluation."""
         with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
+            sizes = pool.submit(self._sizes, encode("adam", self.iterations).array[None])
             list(pool.map(TaskLoop.compile, self.loops))
+            sizes.result()
         self.references  # noqa: B018
 
     def rates(self, programs: np.ndarray) -> np.ndarray:

@@ -5,19 +5,22 @@ magnitudes, so that rules which agree there are equal: the fingerprint. The othe
 problem, a mean gradient with noise, at the magnitudes that the digits' network has: the rejection.
 """
 
+import functools
 import hashlib
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
 from nos_optax.grammar.program import as_population, pad_programs
 
 REASONS = ("not finite", "constant", "ignores the gradient", "points uphill")
 
-CHUNK = 32  # programs in one call of the compiled function
+CHUNK = 32  # programs in one call of the compiled function, shared out among the CPU's cores
 STEPS = 7  # T of the decays too; a prime, so that no restart of rd(10) or rd(20) falls on a step
 WIDE = 64  # parameters of the fingerprint
 PAIRS = 128  # of parameters with opposite gradients, of the rejection
@@ -123,16 +126,28 @@ def _all_updates(programs: np.ndarray) -> np.ndarray:
     """Return the updates `[P, STEPS, 2, D]` of at most CHUNK programs."""
     padded = np.pad(programs, ((0, CHUNK - len(programs)), (0, 0), (0, 0)), mode="edge")
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        updates = np.asarray(_map_updates(padded))[: len(programs)]
+        updates = np.asarray(_map_updates()(padded))[: len(programs)]
     sizes = abs(updates)
     updates = np.where(sizes > _FLOAT32.max, np.copysign(np.inf, updates), updates)
     return np.where(sizes < _FLOAT32.tiny, 0.0, updates)
 
 
-@jax.jit
-def _map_updates(programs: jax.Array) -> jax.Array:
+@functools.cache
+def _map_updates():
+    """Return the function that maps CHUNK programs, an equal share on each of the CPU's devices."""
+    devices = jax.local_devices(backend="cpu")
+    devices = devices[: math.gcd(CHUNK, len(devices))]
+    mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
+    share = PartitionSpec("device")
     # A map, not a vmap: the rule's switches are real branches and rows have no neighbours.
-    return jax.lax.map(_updates, programs)
+    mapped = jax.shard_map(
+        functools.partial(jax.lax.map, _updates),
+        mesh=mesh,
+        in_specs=share,
+        out_specs=share,
+        check_vma=False,
+    )
+    return jax.jit(mapped)
 
 
 def _updates(program: jax.Array) -> jax.Array:
