@@ -257,7 +257,7 @@ def search(bench: Bench) -> Findings:
         accelerator="cpu" if bench.device.platform == "cpu" else "gpu",
         dataset="suite",
         samples=16 if tiny else 10**7,
-        batch_size=8 if tiny else 1024,
+        batch_size=8 if tiny else 4096,  # half of them are repeats, or hopeless
         iterations=SPACE.iterations,
         operands=SPACE.operands,
         unary=SPACE.unary,
@@ -321,7 +321,7 @@ def _strategy(seed: int) -> Strategy:
     key = jax.random.key(seed)
     if seed % 2:
         return PPO(SPACE, key)
-    return Evolution(SPACE, key, population_size=1024, tournament_size=8)
+    return Evolution(SPACE, key, population_size=4096, tournament_size=8)
 
 
 def _best(candidates: list, count: int) -> list[dict]:

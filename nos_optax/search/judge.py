@@ -36,6 +36,7 @@ class Judge:
         self.config, self.history, self.engine = config, history, engine
         self.probes = Probes(config.iterations)
         self.candidates: list[Candidate] = []
+        self._drafts: dict[bytes, Candidate] = {}  # of each program, so that repeats cost nothing
         self._fingerprints: dict[str, str] = {}  # of each digest
         self._origins: dict[str, int] = {}  # the candidate that was trained under each key
         self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
@@ -43,37 +44,44 @@ class Judge:
 
     def __call__(self, tokens: np.ndarray) -> None:
         """Judge the next programs, `int32[P, 5 G]`."""
-        first = len(self.candidates)
+        first, rows = len(self.candidates), [row.tobytes() for row in tokens]
         with self.history.timed("probe"):
-            drafts = [
-                self._draft(first + i, Program.from_array(row), probed)
-                for i, (row, probed) in enumerate(zip(tokens, self.probes(tokens), strict=True))
-            ]
+            self._look({row: i for i, row in enumerate(rows) if row not in self._drafts}, tokens)
+            drafts = [self._numbered(first + i, self._drafts[row]) for i, row in enumerate(rows)]
         with self.history.timed("train"):
             self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
         batch = [self._judged(draft) for draft in drafts]
         self.history.add_candidates(batch)
         self._remember(batch)
 
-    def _draft(self, number: int, program: Program, probed: Probed) -> Candidate:
-        """Return a candidate as if it was rejected, but for its origin: where its result is."""
+    def _look(self, new: Mapping[bytes, int], tokens: np.ndarray) -> None:
+        """Draft the programs that were never asked for before; `new` holds their rows."""
+        if new:
+            probed = self.probes(tokens[list(new.values())])
+            for (key, row), found in zip(new.items(), probed, strict=True):
+                self._drafts[key] = self._draft(Program.from_array(tokens[row]), found)
+
+    def _draft(self, program: Program, probed: Probed) -> Candidate:
+        """Return a candidate as if it was rejected, and without a number."""
         rule = decode(program)
         digest = rule.digest
-        fingerprint = self._fingerprints.setdefault(digest, probed.fingerprint)
-        reason = probed.rejection if self.config.reject else None
-        draft = Candidate(
-            id=number,
+        return Candidate(
+            id=-1,
             rule=str(rule),
             tokens=str(program),
             digest=digest,
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprints.setdefault(digest, probed.fingerprint),
             origin=None,
             reward=decimal(self.engine.chance),
             learning_rate=None,
             status=REJECTED,
-            reason=reason,
+            reason=probed.rejection if self.config.reject else None,
         )
-        if reason is not None:
+
+    def _numbered(self, number: int, draft: Candidate) -> Candidate:
+        """Return a draft with its number and its origin: where its result is."""
+        draft = replace(draft, id=number)
+        if draft.reason is not None:
             return draft
         return replace(draft, origin=self._origins.setdefault(self._key(draft), number))
 

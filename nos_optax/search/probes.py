@@ -8,6 +8,7 @@ problem, a mean gradient with noise, at the magnitudes that the digits' network 
 import functools
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -75,9 +76,9 @@ class Probes:
         """
         programs = pad_programs(as_population(programs), self.iterations)
         return [
-            Probed(_fingerprint(updates[..., :WIDE]), _rejection(updates[..., WIDE:]))
+            Probed(fingerprint, rejection)
             for start in range(0, len(programs), CHUNK)
-            for updates in _all_updates(programs[start : start + CHUNK])
+            for fingerprint, rejection in _look(_all_updates(programs[start : start + CHUNK]))
         ]
 
 
@@ -166,36 +167,49 @@ def _updates(program: jax.Array) -> jax.Array:
     return jax.lax.scan(step, start, jnp.asarray(_GRADIENTS))[1]
 
 
-def _fingerprint(updates: np.ndarray) -> str:
-    """Return a hash of the leading bits of the values; all nans are one, and so are both zeros."""
+def _look(updates: np.ndarray) -> Iterator[tuple[str, str | None]]:
+    """Return fingerprints and rejections of programs by their updates `[P, STEPS, 2, D]`."""
+    return zip(_fingerprints(updates[..., :WIDE]), _rejections(updates[..., WIDE:]), strict=True)
+
+
+def _fingerprints(updates: np.ndarray) -> list[str]:
+    """Return hashes of the leading bits of the values; all nans are one, and so are both zeros."""
     mantissa, exponent = np.frexp(updates)
     values = np.ldexp(np.round(mantissa * 2**BITS), exponent) + 0.0
     values[np.isnan(values)] = np.nan
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()[:16]
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in values.astype("<f8")]
 
 
-def _rejection(updates: np.ndarray) -> str | None:
-    """Return the first of REASONS that holds for the updates `[STEPS, 2, 2 PAIRS]`."""
+def _rejections(updates: np.ndarray) -> list[str | None]:
+    """Return the first of REASONS that holds for each of the updates `[P, STEPS, 2, 2 PAIRS]`."""
     finite = np.isfinite(updates)
-    if np.mean(~finite) > RARE:
-        return "not finite"
     updates = np.where(finite, updates, 0)
-    middle = np.median(updates, axis=(1, 2), keepdims=True)
-    if _agree(updates, middle):
-        return "constant"
-    if _agree(updates[:, 0], updates[:, 1]):
-        return "ignores the gradient"
-    return "points uphill" if _descent(updates) < UPHILL else None
+    middle = np.median(updates, axis=(2, 3), keepdims=True)
+    held = (
+        _share(~finite) > RARE,
+        _share(_differ(updates, middle)) <= RARE,
+        _share(_differ(updates[:, :, 0], updates[:, :, 1])) <= RARE,
+        _descents(updates) < UPHILL,
+    )
+    return [
+        next((reason for reason, holds in zip(REASONS, row, strict=True) if holds), None)
+        for row in zip(*held, strict=True)
+    ]
 
 
-def _agree(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether all but rare entries are nearly equal."""
-    different = np.abs(x - y) > NEARLY * np.maximum(np.abs(x), np.abs(y))
-    return bool(np.mean(different) <= RARE)
+def _differ(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which entries are not nearly equal."""
+    return np.abs(x - y) > NEARLY * np.maximum(np.abs(x), np.abs(y))
 
 
-def _descent(updates: np.ndarray) -> float:
-    """Return the first-order decrease of the loss, in standard errors over the pairs."""
-    decreases = (updates.sum(axis=0) * _MEANS).reshape(2, 2, PAIRS).sum(axis=1)
-    error = np.sqrt(np.sum(decreases**2))
-    return float(decreases.sum() / error) if error else 0.0
+def _share(condition: np.ndarray) -> np.ndarray:
+    """Return the share of each program's entries for which it holds, `[P]`."""
+    return condition.reshape(len(condition), -1).mean(axis=1)
+
+
+def _descents(updates: np.ndarray) -> np.ndarray:
+    """Return the first-order decreases of the loss, `[P]`, in standard errors over the pairs."""
+    decreases = (updates.sum(axis=1) * _MEANS).reshape(len(updates), 2, 2, PAIRS).sum(axis=2)
+    decreases = decreases.reshape(len(updates), -1)
+    error = np.sqrt(np.sum(decreases**2, axis=1))
+    return np.divide(decreases.sum(axis=1), error, out=np.zeros(len(error)), where=error > 0)

@@ -93,11 +93,12 @@ class RunFolder:
         names += ["parameters", "chance", "threshold", "tasks", "horizons", "adam"]
         if all(begun.get(name) == facts.get(name) for name in ("versions", "device_kind")):
             names.append("task_digest")  # elsewhere, the same functions may be traced otherwise
+        now = json.loads(json.dumps(_plain(facts)))
         for name in names:
-            if name in facts and begun.get(name, facts[name]) != facts[name]:
+            if name in now and begun.get(name, now[name]) != now[name]:
                 raise ValueError(
-                    f"{self.path} was begun with {name} {begun[name]}, now it is {facts[name]}. Go "
-                    "on with the old data and task, or name a new folder"
+                    f"{self.path} was begun with {name} {begun[name]!s:.200}, now it is "
+                    f"{now[name]!s:.200}. Go on with the old data and task, or name a new folder"
                 )
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
