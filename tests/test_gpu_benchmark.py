@@ -257,10 +257,11 @@ def products(precision):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
-def test_a_precision_holds_for_the_products_and_transforms_are_none(precision):
+def test_a_precision_holds_for_the_products_and_not_for_the_transforms(precision):
     transforms, others = products(precision)
     batched = [line for line in others if "batching_dims = [0] x [0]" in line]
-    assert len(transforms) == 0 and len(batched) == 3  # forward and backward
+    assert len(transforms) == 6 and len(batched) == 3  # forward and backward
+    assert all("algorithm" not in line and line.count("HIGHEST") == 2 for line in transforms)
     assert all(f"lhs_precision_type = {precision}" in line for line in batched)
 
 

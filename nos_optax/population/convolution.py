@@ -22,20 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def _rows(matrix: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """Return a constant that can be hashed."""
-    return tuple(map(tuple, matrix.tolist()))
-
-
 # F(2x2, 3x3): a window d and a kernel g give the 2x2 results A^T [(G g G^T) * (B^T d B)] A. Here
 # the transforms are Kronecker products, which act on flattened windows, kernels and results.
 _B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]], np.float32)
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 _A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]], np.float32)
-_WINDOW_TRANSFORM = _rows(np.kron(_B.T, _B.T))  # [16, 16]
-_KERNEL_TRANSFORM = _rows(np.kron(_G, _G))  # [16, 9]
-_RESULT_TRANSFORM = _rows(np.kron(_A.T, _A.T))  # [4, 16]
+_WINDOW_TRANSFORM = np.kron(_B.T, _B.T)  # [16, 16]
+_KERNEL_TRANSFORM = np.kron(_G, _G)  # [16, 9]
+_RESULT_TRANSFORM = np.kron(_A.T, _A.T)  # [4, 16]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, cache_bytes: int | None = None) -> jax.Array:
@@ -66,33 +60,9 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return results.reshape(4, *windows.shape[1:-1], filters)
 
 
-def _transform(rows: tuple[tuple[float, ...], ...], x: jax.Array) -> jax.Array:
-    """Multiply by a constant matrix, `[M, K] by [K, N]`, exactly but for rounding.
-
-    As a matrix product on a CPU. Elsewhere as sums of rows, of which each has a few: they are fused
-    with what comes before and after, where a product would read and write all of its operands.
-    """
-    return jax.lax.platform_dependent(
-        x, cpu=functools.partial(_by_product, rows), default=functools.partial(_by_sums, rows)
-    )
-
-
-def _by_product(rows, x):
-    return jnp.matmul(np.array(rows, np.float32), x, precision=jax.lax.Precision.HIGHEST)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_sums(rows, x):
-    terms = ([c * row for c, row in zip(cs, x, strict=True) if c] for cs in rows)
-    return jnp.stack([functools.reduce(jnp.add, some) for some in terms])
-
-
-def _by_sums_backward(rows, _, gradient):
-    """Apply the transposed matrix, again by sums: JAX's own transpose adds padded rows."""
-    return (_by_sums(tuple(zip(*rows, strict=True)), gradient),)
-
-
-_by_sums.defvjp(lambda rows, x: (_by_sums(rows, x), None), _by_sums_backward)
+def _transform(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    """Multiply exactly but for rounding: a GPU's fast formats would spoil small differences."""
+    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
