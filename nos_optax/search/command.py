@@ -15,7 +15,7 @@ from nos_optax.search.accelerator import enable_compilation_cache
 from nos_optax.search.api import try_to_report
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.loop import run_search
-from nos_optax.search.results import nothing_learned, results_table
+from nos_optax.search.results import nothing_learned, results_table, score_name
 from nos_optax.search.run_folder import default_path, read_candidates, read_config
 from nos_optax.search.terminal import live_progress, make_console, one_message
 
@@ -46,7 +46,7 @@ def run(arguments: Arguments, console: Console) -> None:
     evaluated = sum(c.origin == c.id for c in result.candidates)
     repeated = len(result.candidates) - evaluated - statuses["rejected"]
     if result.results:
-        console.print(results_table(result.results))
+        console.print(results_table(result.results, score_name(result.facts)))
     print(
         f"{len(result.candidates)} candidates in {result.seconds:.0f} s: {evaluated} evaluated, "
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"

@@ -25,6 +25,7 @@ from nos_optax.search.results import (
     STANDARD_ITERATIONS,
     Result,
     best_candidates,
+    score_name,
     write_best,
 )
 from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
@@ -91,7 +92,7 @@ class SearchResult:
     def _repr_html_(self) -> str:
         from nos_optax.search.reports import results_html
 
-        return results_html(self.results)
+        return results_html(self.results, score_name(self.facts))
 
 
 def run_search(

@@ -110,11 +110,16 @@ def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str 
     )
 
 
-def results_table(results: Sequence[Result]) -> Table:
-    """Return the table of re-trained rules, best mean first."""
+def score_name(facts: Mapping[str, Any]) -> str:
+    """Return what the rewards of a run are, in words, by the facts of the run."""
+    return str(facts.get("score", "validation score"))
+
+
+def results_table(results: Sequence[Result], score: str = "validation score") -> Table:
+    """Return the table of re-trained rules, best mean first; `score` says what they have."""
     seeds = len(results[0].rewards) if results else 0
     table = Table(
-        title=f"Validation score, fresh weights and data order ({seeds} of each)",
+        title=f"{score[0].upper()}{score[1:]}, fresh weights and data order ({seeds} of each)",
         title_justify="left",
         box=box.SIMPLE,
     )

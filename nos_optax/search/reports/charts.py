@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +19,6 @@ from nos_optax.search.reports.statistics import (
     window_of,
 )
 from nos_optax.search.reports.theme import LIGHT, STATUS_COLOURS
-from nos_optax.search.results import Result
 
 MOST_POINTS = 1200  # of a scatter plot: more are a cloud that takes seconds to open
 
@@ -33,7 +31,7 @@ def charts(run: Run) -> dict[str, Chart]:
     if any(c.origin == c.id for c in run.candidates):
         made.append(rates_chart(run))
     if run.results:
-        made.append(scores_chart(run.results))
+        made.append(scores_chart(run))
     if run.seconds:
         made.append(time_chart(run))
     return {chart.name: chart for chart in made}
@@ -69,7 +67,7 @@ def rewards_chart(run: Run) -> Chart:
         )
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], lw=1, ls=(0, (1, 2)), label="chance")
-        axes.set(xlabel="candidates evaluated", ylabel="reward: validation score")
+        axes.set(xlabel="candidates evaluated", ylabel=f"reward: {run.score}")
         _unit_limits(axes, rewards)
         legend(axes, 2 if narrow else 6)
 
@@ -82,9 +80,9 @@ def rewards_chart(run: Run) -> Chart:
     return Chart("rewards", "Reward over the samples", caption, (360, 340), draw)
 
 
-def scores_chart(results: Sequence[Result]) -> Chart:
+def scores_chart(run: Run) -> Chart:
     """Return the scores of the rules that were trained again, with intervals."""
-    rows = list(reversed(results))
+    results, rows = run.results, run.results[::-1]
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.subplots()
@@ -100,7 +98,7 @@ def scores_chart(results: Sequence[Result]) -> Chart:
                 axes.plot(result.searched, y, "D", mfc="none", mec=LIGHT["orange"], ms=6)
         axes.set_yticks(range(len(rows)), [result.name for result in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("validation score")
+        axes.set_xlabel(run.score)
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=5 if narrow else 9)
         axes.spines["left"].set_visible(False)

@@ -69,13 +69,18 @@ def _curves_chart(
         for number, (group, lines) in enumerate(zip(groups, curves, strict=True)):
             if lines:
                 _draw_group(axes, lines, label_of(group, len(lines)), style(number))
-        axes.set(xlabel="candidates evaluated", ylabel="reward: validation score")
+        axes.set(xlabel="candidates evaluated", ylabel=f"reward: {_score(groups)}")
         axes.set_xlim(left=0)
         axes.grid(axis="y")
         legend(axes, 1 if narrow else 3)
 
     rows = len(groups)
     return Chart(name, title, caption, (330 + 18 * (rows // 3), 300 + 18 * rows), draw)
+
+
+def _score(groups: Sequence[Group]) -> str:
+    """Return what the rewards of all runs are; runs on other tasks may have others."""
+    return " / ".join(dict.fromkeys(run.score for group in groups for run in group.runs))
 
 
 def _draw_group(axes, lines: Sequence[np.ndarray], label: str, look: Mapping) -> None:
@@ -153,7 +158,7 @@ def _scores_chart(groups: Sequence[Group]) -> Chart:
             axes.plot(standard, [y - 0.28] * len(standard), "|", color=grey, ms=9, mew=1.5)
         axes.set_yticks(range(len(rows)), [group.label for group in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("validation score with fresh seeds")
+        axes.set_xlabel(f"{_score(groups)}, fresh seeds")
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=4 if narrow else 9)
         axes.spines["left"].set_visible(False)

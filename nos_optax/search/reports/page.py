@@ -130,13 +130,14 @@ def rules_list(run: Run) -> str:
     return f'<p class="notice">{prose(warning)}</p><ol class="rules">{items}</ol>'
 
 
-def results_html(results: Sequence[Result]) -> str:
+def results_html(results: Sequence[Result], name: str = "validation score") -> str:
     """Return the rules that were trained again as a table, for a notebook."""
     rows = [
         (text(r.name), score(r.mean), interval(t_interval(r.rewards)), mathml(r.rule))
         for r in sorted(results, key=lambda r: -r.mean)
     ]
-    caption = "Validation score, trained again with fresh seeds, and its 95 % interval"
+    named = name[0].upper() + name[1:]
+    caption = f"{named}, trained again with fresh seeds, and its 95 % interval"
     return table(caption, ("optimizer", "mean", "95 %", "rule"), rows, numbers=(1, 2))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nos_optax.search.history import Candidate
-from nos_optax.search.results import Result
+from nos_optax.search.results import Result, score_name
 from nos_optax.search.run_folder import CONFIG, open_history
 
 RESULTS = "results.json"
@@ -43,6 +43,11 @@ class Run:
     def task(self) -> str:
         """What the children train on."""
         return str(self.facts.get("dataset", self.config.get("dataset", "unknown data")))
+
+    @property
+    def score(self) -> str:
+        """What its rewards are, in words."""
+        return score_name(self.facts)
 
     @property
     def title(self) -> str:

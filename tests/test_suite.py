@@ -1,0 +1,350 @@
+"""The suite of small tasks: what Adam does on them, and what a rule earns."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nos_optax.grammar import encode, parse
+from nos_optax.population import reference as references
+from nos_optax.population import suite
+from nos_optax.population.loop import Losses, TaskLoop
+from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED
+from nos_optax.population.reference import (
+    LENGTHS,
+    SWEEP,
+    Reference,
+    cached_reference,
+    measure_reference,
+)
+from nos_optax.population.suite import KEPT, LEAST, RATES, SEEDS, SuiteTrainer, Workload, load_suite
+from nos_optax.population.task_check import check_task
+from nos_optax.population.tasks import characters, digits_autoencoder, digits_convnet, digits_mlp
+from nos_optax.population.tasks.characters import ALPHABET, _windows
+from nos_optax.search import SearchConfig, search
+
+CURVE = tuple(2.0**-k for k in range(len(LENGTHS)))  # a loss that halves from length to length
+REFERENCE = Reference(0.01, train=CURVE, validation=CURVE, late=CURVE)
+
+
+def losses(value, initial=4.0) -> Losses:
+    x = np.asarray(value, np.float32)
+    return Losses(x, x, x, np.full_like(x, initial))
+
+
+def population(*rules: str, iterations: int = 3) -> np.ndarray:
+    return np.stack([encode(rule, iterations).array for rule in rules])
+
+
+# The yardstick.
+
+
+@pytest.mark.parametrize("k", range(len(LENGTHS)))
+def test_adams_own_losses_are_as_fast_as_their_length_says(k):
+    np.testing.assert_allclose(REFERENCE.speed(losses(CURVE[k])), np.log2(LENGTHS[k]), atol=1e-6)
+
+
+def test_a_loss_between_two_lengths_is_between_their_speeds():
+    middle = (CURVE[5] + CURVE[6]) / 2
+    expected = (np.log2(LENGTHS[5]) + np.log2(LENGTHS[6])) / 2
+    np.testing.assert_allclose(REFERENCE.speed(losses(middle)), expected, rtol=1e-6)
+
+
+def test_speeds_end_where_adams_curve_does():
+    found = REFERENCE.speed(losses([1e9, 4.0, 1e-9, -1.0]))
+    np.testing.assert_allclose(found, [LEAST, LEAST, np.log2(3), np.log2(3)])
+
+
+def test_half_of_the_speed_is_on_the_way_and_half_at_the_end():
+    way, end, x = CURVE[3], CURVE[5], np.array(0.0)
+    found = REFERENCE.speed(Losses(np.array(way), x, np.array(end), x))
+    np.testing.assert_allclose(found, (np.log2(LENGTHS[3]) + np.log2(LENGTHS[5])) / 2, rtol=1e-6)
+
+
+def test_a_longer_training_that_is_no_better_does_not_count():
+    overfits = (*CURVE[:6], *[CURVE[5] + 1.0] * (len(LENGTHS) - 6))
+    reference = Reference(0.01, overfits, overfits, overfits)
+    np.testing.assert_allclose(reference.speed(losses([CURVE[5], 0.0])), 0.0, atol=1e-6)
+
+
+def test_learning_is_a_twentieth_of_adams_progress():
+    adam = CURVE[LENGTHS.index(SWEEP)]
+    bar = 4.0 - (4.0 - adam) / 20
+    np.testing.assert_array_equal(
+        REFERENCE.learned(losses([bar - 1e-3, bar + 1e-3, 4.0])), [True, False, False]
+    )
+
+
+def test_negative_losses_are_measured_alike():
+    shifted = tuple(x - 10 for x in CURVE)
+    reference = Reference(0.01, shifted, shifted, shifted)
+    x = np.array([0.3, 0.02])
+    np.testing.assert_allclose(
+        reference.speed(losses(x - 10)), REFERENCE.speed(losses(x)), atol=1e-4
+    )
+
+
+class FakeLoop:
+    """Losses of a rule whose best rate is 0.02, without training."""
+
+    iterations, task = 3, digits_mlp()
+
+    def __init__(self, best=0.02):
+        self.best, self.calls = best, []
+
+    def train(self, programs, rates, seed, steps):
+        self.calls.append((len(rates), seed, steps))
+        distance = np.abs(np.log10(np.asarray(rates) / self.best)) + 1
+        value = (distance * 10 / (10 + steps)).astype(np.float32)
+        return Losses(value, value, value, np.full_like(value, 9.0))
+
+
+def test_adam_is_tuned_by_other_seeds_than_those_that_judge_it():
+    loop = FakeLoop()
+    found = measure_reference(loop, 100)
+    assert found.learning_rate == pytest.approx(0.01 * 10**0.25)  # a quarter decade, near 0.02
+    tuned = {seed for count, seed, _ in loop.calls if count > 1}
+    judged = {seed for count, seed, _ in loop.calls if count == 1}
+    assert tuned and judged and not tuned & judged
+    assert {steps for _, _, steps in loop.calls} == {round(100 * x) for x in LENGTHS}
+    assert list(found.validation) == sorted(found.validation, reverse=True)
+
+
+@pytest.mark.parametrize("best", [1e-7, 1e3])
+def test_a_best_rate_at_the_end_of_the_grid_is_refused(best):
+    with pytest.raises(ValueError, match=r"digits-mlp: Adam is best at the learning rate .* end"):
+        measure_reference(FakeLoop(best), 100)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return Workload(digits_mlp(), 16, 24)
+
+
+@pytest.fixture(scope="module")
+def loop(workload) -> TaskLoop:
+    return TaskLoop(workload.task, 16, 3 * 24, 3)
+
+
+def test_a_reference_is_measured_once(tmp_path, loop):
+    calls = []
+
+    def measure(loop, horizon):
+        calls.append(horizon)
+        return REFERENCE
+
+    store = tmp_path / "references"
+    for _ in range(2):
+        assert cached_reference(loop, 24, store, measure) == REFERENCE
+    assert calls == [24]
+    assert cached_reference(loop, 25, store, measure) == REFERENCE  # another horizon
+    assert calls == [24, 25]
+    for file in store.iterdir():
+        file.write_text(json.dumps({"learning_rate": "fast"}))  # damaged: measured again
+    assert cached_reference(loop, 24, store, measure) == REFERENCE
+    assert calls == [24, 25, 24]
+    assert cached_reference(loop, 24, None, measure) == REFERENCE
+    assert cached_reference(loop, 24, tmp_path / "references" / "none", measure) == REFERENCE
+    file = tmp_path / "file"
+    file.write_text("")
+    assert cached_reference(loop, 24, file / "under a file", measure) == REFERENCE
+
+
+def test_another_task_has_another_reference(loop, workload):
+    other = dataclasses.replace(
+        workload.task, train=jax.tree.map(lambda x: x[:900], workload.task.train)
+    )
+    digest = references._digest
+    assert digest(loop, 24) == digest(TaskLoop(digits_mlp(), 16, 72, 3), 24)
+    assert digest(loop, 24) != digest(TaskLoop(other, 16, 72, 3), 24)
+
+
+# The reward.
+
+
+@pytest.fixture(scope="module")
+def trainer(workload) -> SuiteTrainer:
+    return SuiteTrainer([workload, dataclasses.replace(workload, horizon=16)], iterations=3)
+
+
+RULES = ("adam", "g", "g - g", "log(g - g)", "(1 + sign(g) * sign(m)) * adam", "-g")
+
+
+@pytest.fixture(scope="module")
+def evaluation(trainer):
+    return trainer.evaluate(population(*RULES), seed=1)
+
+
+def test_adam_is_at_zero(evaluation):
+    assert evaluation.reward[0] == 0
+    np.testing.assert_array_equal(evaluation.curve[0], 0)
+
+
+def test_a_reward_is_the_mean_over_tasks_and_seeds(evaluation):
+    assert evaluation.curve.shape == (len(RULES), 2 * SEEDS)
+    for i in (0, 1, 4):
+        assert evaluation.status[i] == TRAINED
+        np.testing.assert_allclose(evaluation.reward[i], evaluation.curve[i].mean(), rtol=1e-5)
+
+
+def test_rules_that_learn_nothing_have_the_least_reward(evaluation):
+    for i, status in ((2, DIVERGED), (3, DIVERGED), (5, DEAD)):
+        assert evaluation.reward[i] == LEAST and evaluation.status[i] == status
+        assert np.isnan(evaluation.curve[i]).all() and np.isnan(evaluation.learning_rate[i])
+    assert SuiteTrainer.chance == LEAST
+
+
+def test_gradient_descent_is_slower_than_adam(evaluation):
+    assert LEAST < evaluation.reward[1] < -0.2
+
+
+def test_a_rule_depends_on_nothing_but_itself(trainer, evaluation):
+    for i in (1, 4):
+        alone = trainer.evaluate(population(RULES[i]), seed=1)
+        for a, b in zip(alone, evaluation, strict=True):
+            np.testing.assert_array_equal(a[0], b[i])
+
+
+def test_a_population_of_the_dead_is_evaluated(trainer):
+    found = trainer.evaluate(population("g - g", "-g"))
+    np.testing.assert_array_equal(found.reward, LEAST)
+
+
+def test_flat_and_shorter_programs_are_programs_too(trainer, evaluation):
+    flat = encode("g", 1).array.reshape(1, -1)
+    np.testing.assert_array_equal(trainer.evaluate(flat, seed=1).reward, evaluation.reward[1])
+
+
+def test_the_best_rate_is_one_of_those_tried(trainer, evaluation):
+    rates = trainer.rates(population(*RULES))
+    for task in range(2):
+        assert evaluation.sweep[1, task] in rates[1, task]
+    mean = np.exp(np.log(evaluation.sweep[1]).mean())
+    np.testing.assert_allclose(evaluation.learning_rate[1], mean, rtol=1e-5)
+
+
+def test_a_rules_scale_is_no_matter(trainer):
+    adam, doubled = trainer.rates(population("adam", "2 * adam"))
+    np.testing.assert_allclose(adam, 2 * doubled, rtol=1e-5)
+    found = trainer.evaluate(population("adam", "2 * adam"))
+    np.testing.assert_allclose(found.reward[1], found.reward[0], atol=1e-4)
+
+
+def test_rates_are_half_a_decade_apart_around_adams(trainer):
+    rates = trainer.rates(population("adam"))[0]
+    np.testing.assert_allclose(rates[:, 1:] / rates[:, :-1], 10**0.5, rtol=1e-5)
+    tuned = [reference.learning_rate for reference in trainer.references]
+    np.testing.assert_allclose(rates[:, len(RATES) // 2], tuned, rtol=1e-5)
+    assert KEPT < len(RATES)
+
+
+def test_rates_of_what_does_not_move_are_none(trainer):
+    assert np.isnan(trainer.rates(population("g - g", "log(g - g)"))).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "got"), [(["digits"], "digits"), (["characters"] * 2, "characters, characters")]
+)
+def test_unknown_workloads_are_refused(names, got):
+    with pytest.raises(ValueError, match=f"digits-mlp, .* got {got}"):
+        load_suite(names)
+
+
+# The tasks.
+
+TASKS = (digits_mlp, digits_autoencoder, digits_convnet, characters)
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_tasks_are_whole_and_untrained_weights_are_about_chance(make):
+    task = make()
+    check_task(task, 16)
+    params, state = task.init(jax.random.key(0))
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:200]), task.train)
+    loss, _ = task.loss(params, state, batch, jax.random.key(1))
+    assert 0.5 * abs(task.chance) < loss < 8 * abs(task.chance)
+    assert task.num_params < 11_000
+
+
+def test_loss_and_metric_are_the_same_where_there_is_no_normalisation():
+    for make in (digits_mlp, digits_autoencoder, characters):
+        task = make()
+        params, state = task.init(jax.random.key(0))
+        batch = jax.tree.map(jnp.asarray, task.validation)
+        loss, _ = task.loss(params, state, batch, jax.random.key(1))
+        np.testing.assert_allclose(loss, -task.metric(params, state, batch).mean(), rtol=1e-5)
+
+
+def test_scales_change_the_gradient_and_not_the_network():
+    task = digits_mlp()
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:50]), task.train)
+    params, scales = task.init(jax.random.key(0))
+    ones = jax.tree.map(jnp.ones_like, scales)
+    plain = jax.tree.map(jnp.multiply, params, scales)
+    key = jax.random.key(1)
+    value, g = jax.value_and_grad(lambda p: task.loss(p, scales, batch, key)[0])(params)
+    same, h = jax.value_and_grad(lambda p: task.loss(p, ones, batch, key)[0])(plain)
+    np.testing.assert_allclose(value, same, rtol=1e-5)
+    for name, scale in scales.items():
+        np.testing.assert_allclose(g[name], scale * h[name], rtol=1e-4, atol=1e-6)
+        assert 0.09 < scale < 11
+    assert math.isclose(np.prod([float(s) for s in scales.values()]), 1, rel_tol=1e-4)
+
+
+def test_windows_of_text_do_not_overlap_and_are_of_the_alphabet():
+    windows = _windows()
+    assert windows.min() >= 0 and windows.max() == len(ALPHABET) - 1
+    text = "".join(ALPHABET[i] for i in windows[0])
+    assert len(text) == 9
+    # English: the space and the e are the commonest.
+    commonest = np.bincount(windows.ravel()).argsort()[-2:]
+    assert {ALPHABET[i] for i in commonest} <= {" ", "e", "t"}
+
+
+# The search.
+
+
+def small_suite() -> list[Workload]:
+    return [Workload(digits_mlp(), 16, 16)]
+
+
+@pytest.mark.slow
+def test_a_search_on_the_suite_ends_in_a_table_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr("nos_optax.search.engine.load_suite", small_suite)
+    settings = {
+        "iterations": 1,
+        "batch_size": 6,
+        "strategy": "random",
+        "finalists": 1,
+        "final_seeds": 2,
+        "progress": False,
+    }
+    whole = search("suite", samples=12, out=tmp_path / "whole", **settings)
+    search("suite", samples=6, out=tmp_path / "parts", **settings)
+    parts = search(samples=12, out=tmp_path / "parts", resume=True, progress=False)
+    assert parts.candidates == whole.candidates
+    adam = next(r for r in whole.results if r.name == "Adam")
+    assert adam.rewards == (0.0, 0.0)
+    assert whole.facts["tasks"] == ["digits-mlp"] and whole.facts["chance"] == LEAST
+    page = whole.report.read_text()
+    assert "speed against tuned Adam, in doublings" in page
+    assert "validation score" not in page.lower()
+    assert parse(whole.best.rule)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("epochs", 3), ("train_examples", 10), ("hurdle_epochs", (1,))]
+)
+def test_what_the_suite_decides_is_refused(setting, value):
+    flag = "--" + setting.replace("_", "-")
+    with pytest.raises(ValueError, match=f"{flag} is .*: leave {flag} out"):
+        SearchConfig(dataset="suite", **{setting: value})
+
+
+def test_every_name_of_the_suite_is_a_task_of_that_name():
+    for name, make in suite.SUITE.items():
+        assert make().task.name == name
