@@ -23,8 +23,16 @@ from nos_optax.population.reference import (
 )
 from nos_optax.population.suite import KEPT, LEAST, RATES, SEEDS, SuiteTrainer, Workload, load_suite
 from nos_optax.population.task_check import check_task
-from nos_optax.population.tasks import characters, digits_autoencoder, digits_convnet, digits_mlp
-from nos_optax.population.tasks.characters import ALPHABET, _windows
+from nos_optax.population.tasks import (
+    characters,
+    digits_autoencoder,
+    digits_convnet,
+    digits_mlp,
+    table,
+    transformer,
+)
+from nos_optax.population.tasks.characters import ALPHABET, text_windows
+from nos_optax.population.tasks.transformer import logits
 from nos_optax.search import SearchConfig, search
 
 CURVE = tuple(2.0**-k for k in range(len(LENGTHS)))  # a loss that halves from length to length
@@ -256,7 +264,7 @@ def test_unknown_workloads_are_refused(names, got):
 
 # The tasks.
 
-TASKS = (digits_mlp, digits_autoencoder, digits_convnet, characters)
+TASKS = (digits_mlp, digits_autoencoder, digits_convnet, characters, transformer, table)
 
 
 @pytest.mark.parametrize("make", TASKS)
@@ -271,7 +279,7 @@ def test_tasks_are_whole_and_untrained_weights_are_about_chance(make):
 
 
 def test_loss_and_metric_are_the_same_where_there_is_no_normalisation():
-    for make in (digits_mlp, digits_autoencoder, characters):
+    for make in (digits_mlp, digits_autoencoder, characters, transformer, table):
         task = make()
         params, state = task.init(jax.random.key(0))
         batch = jax.tree.map(jnp.asarray, task.validation)
@@ -296,7 +304,7 @@ def test_scales_change_the_gradient_and_not_the_network():
 
 
 def test_windows_of_text_do_not_overlap_and_are_of_the_alphabet():
-    windows = _windows()
+    windows = text_windows(9, 9216)
     assert windows.min() >= 0 and windows.max() == len(ALPHABET) - 1
     text = "".join(ALPHABET[i] for i in windows[0])
     assert len(text) == 9
@@ -345,6 +353,18 @@ def test_what_the_suite_decides_is_refused(setting, value):
         SearchConfig(dataset="suite", **{setting: value})
 
 
-def test_every_name_of_the_suite_is_a_task_of_that_name():
-    for name, make in suite.SUITE.items():
-        assert make().task.name == name
+def test_every_workload_is_a_task_of_its_name():
+    assert not set(suite.SUITE) & set(suite.WATCH)
+    for name, make in (suite.SUITE | suite.WATCH).items():
+        assert name.startswith(make().task.name)
+
+
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_a_transformer_does_not_see_what_it_guesses(place):
+    task = transformer()
+    params, _ = task.init(jax.random.key(0))
+    symbols = np.array(task.validation[:3, :-1])
+    before = logits(params, symbols)
+    symbols[:, place] = (symbols[:, place] + 1) % len(ALPHABET)
+    changed = (np.abs(logits(params, symbols) - before) > 1e-6).any(axis=(0, 2))
+    np.testing.assert_array_equal(changed, np.arange(16) >= place)

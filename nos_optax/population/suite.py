@@ -32,6 +32,8 @@ from nos_optax.population.tasks import (
     digits_autoencoder,
     digits_convnet,
     digits_mlp,
+    table,
+    transformer,
 )
 from nos_optax.population.update_size import UpdateSizes
 
@@ -64,18 +66,24 @@ SUITE: dict[str, Callable[[], Workload]] = {
     "characters": lambda: Workload(characters(), 32, 240),
     "digits-convnet": lambda: Workload(digits_convnet(), 16, 60),
 }
+# Other kinds, by which no search selects: they tell whether what it finds is good elsewhere.
+WATCH: dict[str, Callable[[], Workload]] = {
+    "transformer": lambda: Workload(transformer(), 16, 300),
+    "table": lambda: Workload(table(), 16, 75),
+    "digits-convnet-long": lambda: Workload(digits_convnet(), 16, 300),
+}
 
 
 def load_suite(names: Sequence[str] = tuple(SUITE)) -> list[Workload]:
-    """Return workloads by name.
+    """Return workloads of `SUITE` or `WATCH` by name.
 
     Raises:
         ValueError: there is no such workload, or a name is given twice.
     """
-    unknown = [name for name in names if name not in SUITE]
-    if unknown or len(set(names)) < len(names) or not names:
-        raise ValueError(f"give distinct workloads of {', '.join(SUITE)}; got {', '.join(names)}")
-    return [SUITE[name]() for name in names]
+    known = SUITE | WATCH
+    if not set(names) <= set(known) or len(set(names)) < len(names) or not names:
+        raise ValueError(f"give distinct workloads of {', '.join(known)}; got {', '.join(names)}")
+    return [known[name]() for name in names]
 
 
 class SuiteTrainer:

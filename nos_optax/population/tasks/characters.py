@@ -37,7 +37,7 @@ def characters() -> Task:
         hidden = jnp.tanh(dense(params, 1, embedded.reshape(len(before), -1)))
         return log_likelihood(dense(params, 2, hidden), following)
 
-    windows = _windows()
+    windows = text_windows(CONTEXT + 1, WINDOWS + VALIDATION_WINDOWS)
     return Task(
         "characters",
         init,
@@ -52,15 +52,13 @@ def characters() -> Task:
 
 
 @functools.cache
-def _windows() -> np.ndarray:
-    """Return symbols `int32[WINDOWS + VALIDATION_WINDOWS, CONTEXT + 1]`; no two windows overlap.
+def text_windows(length: int, count: int) -> np.ndarray:
+    """Return symbols `int32[count, length]` of random places in the text; no two windows overlap.
 
     Overlapping ones would give the characters that are guessed in validation away in training.
     """
     text = " ".join(" ".join(topics[name] for name in sorted(topics)).lower().split())
     symbols = np.array([ALPHABET.find(c) for c in text], np.int32)
     symbols = np.where(symbols < 0, OTHER, symbols)
-    length = CONTEXT + 1
     windows = symbols[: len(symbols) // length * length].reshape(-1, length)
-    rows = np.random.default_rng(0).permutation(len(windows))[: WINDOWS + VALIDATION_WINDOWS]
-    return windows[rows]
+    return windows[np.random.default_rng(0).permutation(len(windows))[:count]]
