@@ -1,0 +1,246 @@
+"""Are the rules that searches find on the suite better than Adam, also where they were not sought?
+
+Claim:    none of the paper's. Two searches on the suite from random starts, of 5,251 and 9,422
+          distinct trainings on an H100 (benchmarks/results/gpu_search_h100_*.jsonl.xz), ended in
+          one family: the sum of the signs of the gradient and of its average, with linear decay.
+Method:   each rule trains on each task under the suite's protocol: seven rates centred by the size
+          of its updates, the three best of them to the end, two weights a seed. The seeds are fresh
+          ones, the same for all rules. A score is how much faster than tuned Adam a rule trains, in
+          doublings, Adam having the same choice of rates: 0 is Adam, 1 is twice as fast. Tasks of
+          the suite chose the found rules; the watch tasks are of other kinds and chose nothing,
+          but were looked at while the suite was built, so they are no final test. Intervals of 95 %
+          are of Student's t over seeds; a rule is better or worse than Adam where Holm's procedure
+          over all rules of a column says so at 5 %. Finer than the rates' half decades nobody is
+          tuned, and no rule has tuned betas.
+Command:  python experiments/suite_rules.py
+          python experiments/suite_rules.py --scale smoke    (a minute; says nothing)
+          python experiments/suite_rules.py --rules "adam" "sign(m)" --tasks table transformer
+Time:     about 10 minutes on 2 cores.
+Writes:   experiments/results/suite_rules_SCALE.json, .jsonl (what a killed run goes on from), .md
+          and .png
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from harness import command_line
+from harness.records import Records, write_results
+from harness.statistics import holm, p_value, t_interval
+from harness.tables import markdown
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from nos_optax.grammar import encode
+from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
+from nos_optax.population.suite import SUITE, WATCH, SuiteTrainer, Workload, load_suite
+from nos_optax.search import select_devices
+
+FIRST_SEED = 500_000  # far from those of searches and of Adam's tuning
+FOUND = (
+    "ld * (sign(g) + sign(m))",
+    "ld * clip(clip(sign(g) + sign(m), 1e-5) + log(sign(m)), 1e-4)",
+    "ld * clip(clip(m, 1e-5) + clip(g, 1e-5) * exp(0.01 * w), 1e-3)",
+    "sqrt(cd) * sign(sign(exp(g^2) * adam) + sign(g^3))",
+)
+RIVALS = (
+    "adam",
+    "ld * adam",
+    "cd * adam",
+    "adam + rmsprop",
+    "ld * (adam + rmsprop)",
+    "(1 + sign(g) * sign(m)) * adam",
+    "ld * ((1 + sign(g) * sign(m)) * adam)",
+    "sign(m)",
+    "ld * sign(m)",
+    "sign(g) + sign(m)",
+    "ld * m",
+    "exp(sign(g) * sign(m)) * g",
+    "(1 + sign(g) * sign(m)) * g",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compare rules with tuned Adam on the suite's tasks and on others."""
+
+    scale: Literal["small", "smoke"] = "small"
+    """Sets all other numbers, unless they are given too."""
+    rules: tuple[str, ...] = FOUND + RIVALS
+    """In infix form, of at most four iterations."""
+    tasks: tuple[str, ...] = (*SUITE, *WATCH)
+    """Tasks of the suite, and those that it watches."""
+    seeds: int = 10
+    """Fresh ones, each two weights and orders of the data; at least 2."""
+    steps: int | None = None
+    """Horizon of every task (default: its own)."""
+    results: Path = Path(__file__).parent / "results"
+    """Where the results go."""
+
+    def __post_init__(self):
+        if self.seeds < 2:
+            raise ValueError(f"--seeds must be at least 2, for an interval, got {self.seeds}")
+        if self.steps is not None and self.steps < 8:
+            raise ValueError(f"--steps must be at least 8, got {self.steps}")
+
+
+PRESETS = {
+    "small": Arguments(),
+    "smoke": Arguments(
+        scale="smoke",
+        rules=("adam", "ld * (sign(g) + sign(m))"),
+        tasks=("table",),
+        seeds=2,
+        steps=8,
+    ),
+}
+
+
+class Score(NamedTuple):
+    """A rule on a task, or on the mean of several."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str  # better, worse or undecided, against Adam
+
+
+def encode_rules(rules: tuple[str, ...]) -> np.ndarray:
+    """Return programs `int32[P, 4, 5]`."""
+    programs = [pad_programs(encode(rule).array, MAX_ITERATIONS) for rule in rules]
+    return np.stack(programs)
+
+
+def measure(arguments: Arguments, records: Records, console: Console) -> dict[str, np.ndarray]:
+    """Return the rewards of all rules on each task, `[seeds, P]`; what is on record stays."""
+    programs, store = encode_rules(arguments.rules), jax.config.values["jax_compilation_cache_dir"]
+    rewards = {}
+    for name in arguments.tasks:
+        trainer, rows = None, []
+        for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
+            key = {"task": name, "seed": seed}
+            kept = records.get(key)
+            if kept is None:
+                if trainer is None:
+                    trainer = SuiteTrainer(
+                        [_workload(name, arguments)],
+                        MAX_ITERATIONS,
+                        store=Path(store) / "references" if store else None,
+                    )
+                    trainer.compile()
+                found = trainer.evaluate(programs, seed)
+                kept = {"rewards": found.reward.tolist()}
+                records.append(key, kept)
+            rows.append(kept["rewards"])
+        rewards[name] = np.array(rows)
+        console.print(f"{name}: {arguments.seeds} seeds of {len(programs)} rules")
+    return rewards
+
+
+def _workload(name: str, arguments: Arguments) -> Workload:
+    (workload,) = load_suite([name])
+    steps = arguments.steps or workload.horizon
+    return dataclasses.replace(workload, horizon=steps)
+
+
+def score(rewards: np.ndarray) -> list[Score]:
+    """Return what the rewards `[seeds, P]` of all rules say; 0 is Adam.
+
+    Adam itself is always at 0, without a spread: it is none of the family that Holm's procedure
+    corrects for.
+    """
+    intervals = [t_interval(column) for column in rewards.T]
+    own = [i for i, column in enumerate(rewards.T) if np.any(column != 0)]
+    adjusted = holm([p_value(intervals[i], len(rewards)) for i in own]) if own else []
+    verdicts = ["Adam"] * len(intervals)
+    for i, p in zip(own, adjusted, strict=True):
+        decided = "better" if intervals[i][0] > 0 else "worse"
+        verdicts[i] = decided if p <= 0.05 else "undecided"
+    return [Score(*ends, verdict) for ends, verdict in zip(intervals, verdicts, strict=True)]
+
+
+def columns(rewards: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the means over the suite and over the watch tasks, then each task, `[seeds, P]`."""
+    groups = {"suite": SUITE, "watch tasks": WATCH}
+    means = {
+        name: np.mean([rewards[task] for task in members if task in rewards], axis=0)
+        for name, members in groups.items()
+        if any(task in rewards for task in members)
+    }
+    return means | dict(rewards)
+
+
+def results_table(rules: tuple[str, ...], scores: Mapping[str, list[Score]], title: str) -> Table:
+    """Return all scores, the rules in the order of the first column."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("rule", overflow="fold")
+    for name in scores:
+        table.add_column(name, justify="right")
+    first = next(iter(scores.values()))
+    for i in sorted(range(len(rules)), key=lambda i: -first[i].mean):
+        table.add_row(rules[i], *(_cell(column[i]) for column in scores.values()))
+    return table
+
+
+def _cell(score: Score) -> str:
+    mark = {"better": " +", "worse": " -"}.get(score.verdict, "")
+    return f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]{mark}"
+
+
+def draw(rules: tuple[str, ...], scores: Mapping[str, list[Score]], path: Path) -> None:
+    """Draw the means over the suite and over the watch tasks, with their intervals."""
+    shown = [name for name in ("suite", "watch tasks") if name in scores]
+    first = scores[shown[0]]
+    order = sorted(range(len(rules)), key=lambda i: first[i].mean)
+    figure = Figure((9, 1.4 + 0.32 * len(rules)), layout="constrained")
+    axes = figure.subplots()
+    for k, name in enumerate(shown):
+        for y, i in enumerate(order):
+            mean, low, high, _ = scores[name][i]
+            at, colour = y + 0.16 * (0.5 - k), f"C{k}"
+            axes.plot((low, high), (at, at), color=colour, lw=1.5)
+            axes.plot(mean, at, "os"[k], color=colour, ms=5, label=None if y else name)
+    axes.axvline(0, color="0.6", lw=1)
+    axes.set_yticks(range(len(rules)), [rules[i] for i in order], family="monospace", fontsize=8)
+    axes.set_xlabel("speed against tuned Adam, in doublings: 0 is Adam, 1 is twice as fast")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def run(arguments: Arguments, console: Console) -> None:
+    """Train the rules, print the table and write the results."""
+    select_devices("cpu")
+    encode_rules(arguments.rules)  # a mistake is said before anything is trained
+    load_suite(arguments.tasks)
+    name = f"suite_rules_{arguments.scale}"
+    config = {
+        k: v for k, v in dataclasses.asdict(arguments).items() if k not in ("scale", "results")
+    } | {"jax": jax.__version__}
+    records = Records(arguments.results / f"{name}.jsonl", config)
+    scores = {k: score(x) for k, x in columns(measure(arguments, records, console)).items()}
+    title = (
+        f"Speed against tuned Adam in doublings, mean [95 % interval] of {arguments.seeds} fresh "
+        "seeds; + and -: better and worse than Adam by Holm's procedure over the column"
+    )
+    table = results_table(arguments.rules, scores, title)
+    console.print(table)
+    content = {
+        "arguments": config,
+        "seconds": records.seconds,
+        "scores": {
+            k: {r: s._asdict() for r, s in zip(arguments.rules, column, strict=True)}
+            for k, column in scores.items()
+        },
+    }
+    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}")
+    draw(arguments.rules, scores, arguments.results / f"{name}.png")
+
+
+if __name__ == "__main__":
+    command_line.main(run, PRESETS)
