@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from sklearn.datasets import load_breast_cancer
 
 from nos_optax.population.task import Task
 from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
@@ -12,6 +11,8 @@ TRAIN_EXAMPLES = 400
 
 def table() -> Task:
     """Return a perceptron 30-32-2 that tells malignant tumours from benign ones."""
+    from sklearn.datasets import load_breast_cancer  # takes a second to import
+
     data = load_breast_cancer()
     rows = np.random.default_rng(0).permutation(len(data.target))
     x, y = data.data[rows], data.target[rows].astype(np.int32)
