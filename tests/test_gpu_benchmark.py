@@ -26,6 +26,7 @@ sys.path.insert(0, str(FOLDER))
 import pack_cifar10  # noqa: E402
 import run  # noqa: E402
 import sections as image_sections  # noqa: E402
+import suite_sections  # noqa: E402
 from child_step import by_xla, compile_gradient, on_paper  # noqa: E402
 from peaks import PRECISIONS  # noqa: E402
 
@@ -73,6 +74,34 @@ def test_every_section_on_images_has_findings(tmp_path):
     assert "rank_correlation" in sections["precision"]["float32 with another seed"]
     assert {"g", "surviving", "step_without_a_rule"} < set(sections["interpreter"])
     assert {"left out", "eager"} & set(sections["pytorch"])
+
+
+@pytest.mark.slow
+def test_every_section_on_the_suite_has_findings(tmp_path):
+    command = [sys.executable, str(FOLDER / "run.py"), "--tiny", "--out", str(tmp_path)]
+    command += ["--sections", *suite_sections.SECTIONS, "search:1"]
+    subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    sections = json.loads((tmp_path / "gpu_cpu_tiny.json").read_text())["sections"]
+    assert list(sections) == [*suite_sections.SECTIONS, "search:1"]
+    for name, findings in sections.items():
+        assert "failed" not in findings, f"{name}: {findings}"
+        assert {"headline", "left out"} & set(findings), name
+        assert all(math.isfinite(number) for _, number in numbers(findings)), name
+    assert max(sections["sanity"]["digits-mlp"].values()) < 1e-5
+    assert not sections["sanity"]["the kernel works"]
+    row = sections["suite_throughput"]["selects"]
+    assert (
+        0 < row["random"]["learned"] < row["learning"]["learned"] <= row["learning"]["candidates"]
+    )
+    profile = sections["suite_profile"]["digits-mlp"]
+    assert 0 < profile["rule_share"]["selects"] < 1
+    assert profile["on_paper"]["parameters"] == 2410
+    assert sections["suite_precision"]["default"]["rank_correlation"]["all"] == pytest.approx(1)
+    for name, strategy in (("search", "Evolution"), ("search:1", "PPO")):
+        assert sections[name]["strategy"]["name"] == strategy
+        assert sections[name]["search"]["samples"] == 16
+        adam = [row for row in sections[name]["finals"] if row["name"] == "Adam"]
+        assert adam[0]["rewards"] == [0, 0]
 
 
 def test_a_section_that_fails_is_recorded_and_the_rest_go_on(tmp_path, monkeypatch):

@@ -10,9 +10,15 @@ from nos_optax.population.environments import low_precision as low_precision
 from nos_optax.population.grid import Children as Children
 from nos_optax.population.grid import Epoch as Epoch
 from nos_optax.population.grid import TrainingGrid as TrainingGrid
+from nos_optax.population.loop import Losses as Losses
+from nos_optax.population.loop import TaskLoop as TaskLoop
 from nos_optax.population.protocol import STATUSES as STATUSES
 from nos_optax.population.protocol import Evaluation as Evaluation
 from nos_optax.population.protocol import Protocol as Protocol
+from nos_optax.population.reference import Reference as Reference
+from nos_optax.population.suite import SuiteTrainer as SuiteTrainer
+from nos_optax.population.suite import Workload as Workload
+from nos_optax.population.suite import load_suite as load_suite
 from nos_optax.population.task import Task as Task
 from nos_optax.population.task import image_task as image_task
 from nos_optax.population.task import paper_child as paper_child
