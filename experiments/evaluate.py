@@ -1,8 +1,10 @@
 """Train the paper's child with update rules of your own, under the search's protocol.
 
 Command:  python experiments/evaluate.py "exp(sign(g) * sign(m)) * g" adam
+          python experiments/evaluate.py "ld * (sign(g) + sign(m))" --dataset suite
           python experiments/evaluate.py "m * ld" --dataset cifar10 --data-dir DIR --seeds 1
-Time:     seconds for digits; on 2 cores a minute or two a rule and seed for all of CIFAR-10.
+Time:     seconds for digits, a minute for the suite; on 2 cores a minute or two a rule and seed
+          for all of CIFAR-10.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from nos_optax.search import (
     results_table,
     train_again,
 )
+from nos_optax.search.results import score_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +46,12 @@ def run(arguments: Arguments, console: Console) -> None:
     engine = LocalEngine(arguments, max(len(p.iterations) for p in programs.values()))
     start = time.perf_counter()
     seeds = range(FRESH_SEEDS, FRESH_SEEDS + arguments.seeds)
-    console.print(results_table(train_again(engine, programs, seeds)))
     facts = engine.facts
-    steps = f"{facts['sweep_steps']} steps a rate, {facts['train_steps']} with the best"
+    console.print(results_table(train_again(engine, programs, seeds), score_name(facts)))
+    if "horizons" in facts:
+        steps = f"{', '.join(map(str, facts['horizons']))} steps on {', '.join(facts['tasks'])}"
+    else:
+        steps = f"{facts['sweep_steps']} steps a rate, {facts['train_steps']} with the best"
     console.print(f"{steps}; {time.perf_counter() - start:.1f} s, compiling included")
 
 

@@ -21,7 +21,8 @@ from timing import peak_memory, summary
 from nos_optax.grammar import RuleError, SearchSpace, encode, rules
 from nos_optax.grammar.vocabulary import OPERANDS, UNARY
 from nos_optax.population import loop as population_loop
-from nos_optax.population.loop import TaskLoop, kernel_works
+from nos_optax.population.kernel import kernel_works
+from nos_optax.population.loop import TaskLoop
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.reference import LONGEST, steps_of
 from nos_optax.population.suite import (

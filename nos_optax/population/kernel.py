@@ -14,7 +14,6 @@ from nos_optax.grammar import (
     init_program_state,
     program_streams,
 )
-from nos_optax.grammar.fused import fused_update
 
 
 @lru_cache
@@ -43,6 +42,8 @@ def kernel_works(device: jax.Device) -> bool:
         state = ProgramState(jnp.zeros([], jnp.int32), zeros, zeros, zeros)
         keys = jnp.broadcast_to(key, (len(rows),))
         try:
+            from nos_optax.grammar.fused import fused_update
+
             found, _ = jax.jit(fused_update)(programs, streams, state, g, w, rates, steps, keys)
             reason = f"they differ by {float(jnp.max(jnp.abs(found - expected))):g}"
             works = bool(jnp.allclose(found, expected, rtol=1e-4, atol=1e-5))

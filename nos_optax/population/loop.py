@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import ProgramState, apply_program, program_streams
-from nos_optax.grammar.fused import fused_update
 from nos_optax.population.kernel import kernel_works
 from nos_optax.population.task import Batch, Task
 from nos_optax.population.task_check import check_task
@@ -36,7 +35,7 @@ class Losses(NamedTuple):
         np.ndarray | jax.Array
     )  # float32[N]: mean over the steps of a minibatch's loss before the step
     late: np.ndarray | jax.Array  # float32[N]: the same over the second half of the steps
-    validation: np.ndarray | jax.Array  # float32[N]: after the last step
+    validation: np.ndarray | jax.Array  # float32[N]: the task's loss there, after the last step
     initial: np.ndarray | jax.Array  # float32[N]: validation loss of the untrained weights
 
 
@@ -101,8 +100,10 @@ class TaskLoop:
         """Return the lanes of a device that was not told."""
         if device.platform == "cpu":
             return 1
-        limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-        fitting = int(MEMORY * limit / child_bytes(self.task, self.minibatch_size)) or LANES
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if limit is None:
+            return LANES
+        fitting = max(1, int(MEMORY * limit / child_bytes(self.task, self.minibatch_size)))
         return min(LANES, 2 ** (fitting.bit_length() - 1))
 
     def _compiled(self):
@@ -144,8 +145,10 @@ class TaskLoop:
             steps: the length of the training, T of the decays too.
 
         Raises:
-            ValueError: there are more steps than `max_steps`, or none.
+            ValueError: there are more steps than `max_steps`, or none, or there are no children.
         """
+        if not len(programs):
+            raise ValueError("there is no child to train: give at least one program")
         if not 1 <= steps <= self.max_steps:
             raise ValueError(f"steps must be from 1 to max_steps={self.max_steps}, got {steps}")
         rates = np.asarray(learning_rates, np.float32)
@@ -276,7 +279,9 @@ class TaskLoop:
 
     def _update(self, child: Child, programs, streams, rates, g, steps, key) -> Child:
         """Return the children after the update of their rules."""
-        if self.fused:
+        if self.fused and self.lanes > 1:
+            from nos_optax.grammar.fused import fused_update  # Pallas is not everywhere
+
             keys = jnp.broadcast_to(key, (self.lanes,))
             params, rule = fused_update(
                 programs, streams, child.rule, g, child.params, rates, steps, keys

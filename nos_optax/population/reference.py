@@ -9,12 +9,14 @@ on the way there, because the first alone is noisy and the second alone rewards 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from nos_optax import __version__
 from nos_optax.grammar import encode
 from nos_optax.population.loop import Losses, TaskLoop
 from nos_optax.population.task_check import task_digest
@@ -25,8 +27,11 @@ SWEEP = 1 / 4  # the part of the horizon after which rates are chosen; one of LE
 LONGEST = max(LENGTHS)
 COARSE = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))
 FINE = tuple(float(factor) for factor in 10 ** np.array([-0.25, 0.0, 0.25]))
-TUNING_SEEDS = range(2_000_000, 2_000_004)
-CURVE_SEEDS = range(2_000_100, 2_000_108)  # seeds that chose the rate never judge it
+LAST_SEED = 2**31  # those of searches and of fresh trainings lie far below
+TUNING_SEEDS = range(LAST_SEED - 4, LAST_SEED)
+CURVE_SEEDS = range(LAST_SEED - 12, LAST_SEED - 4)  # seeds that chose the rate never judge it
+
+CURVES = ("train", "validation", "late")  # the fields of a reference that have a number a length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +101,13 @@ def measure_reference(loop: TaskLoop, horizon: int) -> Reference:
         losses = [
             _adam(loop, np.array([rate]), seed, steps_of(length, horizon)) for seed in CURVE_SEEDS
         ]
-        means.append([float(np.mean([getattr(x, name) for x in losses])) for name in _CURVES])
+        means.append([float(np.mean([getattr(x, name) for x in losses])) for name in CURVES])
         if length == 1 and not means[-1][1] < np.mean([x.initial for x in losses]):
             raise ValueError(
                 f"{loop.task.name}: {horizon} steps of Adam do not lower the validation loss; "
                 "give more steps, or look at the loss"
             )
     return Reference(rate, *(tuple(curve) for curve in zip(*means, strict=True)))
-
-
-_CURVES = ("train", "validation", "late")
 
 
 def steps_of(length: float, horizon: int) -> int:
@@ -122,6 +124,18 @@ def _tune(loop: TaskLoop, rates: np.ndarray, horizon: int) -> np.ndarray:
 def _adam(loop: TaskLoop, rates: np.ndarray, seed: int, steps: int) -> Losses:
     program = encode("adam", loop.iterations).array
     return loop.train(np.stack([program] * len(rates)), rates, seed, steps)
+
+
+def from_fields(fields: Mapping) -> Reference:
+    """Return a reference from what `dataclasses.asdict` made of it, as JSON has kept it.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError: what should be numbers is not.
+        ValueError: likewise.
+    """
+    curves = (tuple(map(float, fields[name])) for name in CURVES)
+    return Reference(float(fields["learning_rate"]), *curves)
 
 
 def cached_reference(
@@ -142,10 +156,7 @@ def cached_reference(
         return measure(loop, horizon)
     file = store / f"adam_{_digest(loop, horizon)}.json"
     try:
-        fields = json.loads(file.read_text())
-        return Reference(
-            float(fields["learning_rate"]), *(tuple(map(float, fields[name])) for name in _CURVES)
-        )
+        return from_fields(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
         reference = measure(loop, horizon)
     try:
@@ -161,8 +172,11 @@ def cached_reference(
 def _digest(loop: TaskLoop, horizon: int) -> str:
     """Return a hash of all that a reference depends on: the task, its data, and what runs it."""
     digest = hashlib.sha256(task_digest(loop.task, loop.minibatch_size).encode())
-    facts = (horizon, loop.minibatch_size, LENGTHS, COARSE, FINE, TUNING_SEEDS, CURVE_SEEDS)
-    digest.update(repr((*facts, jax.__version__, loop.task.shuffle)).encode())
+    facts = (horizon, loop.minibatch_size, loop.task.shuffle, loop.task.max_grad_norm)
+    how = (LENGTHS, COARSE, FINE, TUNING_SEEDS, CURVE_SEEDS)
+    flags = (jax.config.values[name] for name in ("jax_enable_x64", "jax_default_matmul_precision"))
+    where = (__version__, jax.__version__, platform.machine(), *flags)
+    digest.update(repr((*facts, *how, *where)).encode())
     for x in jax.tree.leaves((loop.task.train, loop.task.validation)):
         digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ chance; the losses along the way, on tasks that differ, do not.
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import jax
@@ -103,6 +103,7 @@ class SuiteTrainer:
         lanes: as for `TaskLoop`.
         store: a folder that keeps what Adam does on the tasks; None keeps nothing.
         fused: as for `TaskLoop`.
+        references: what Adam does on the tasks, where it is known; measured where None.
 
     Example:
         >>> from nos_optax.grammar import encode
@@ -121,6 +122,7 @@ class SuiteTrainer:
         lanes: int | None = None,
         store: Path | None = None,
         fused: bool | None = None,
+        references: Sequence[Reference] | None = None,
     ):
         self.workloads, self.iterations = tuple(workloads), iterations
         self.devices = devices or jax.local_devices()
@@ -143,7 +145,7 @@ class SuiteTrainer:
             [w.horizon for w in workloads],
             self.devices[0],
         )
-        self._references: list[Reference] | None = None
+        self._references = None if references is None else list(references)
         self._adam = lru_cache(maxsize=64)(self._adam_speeds)
 
     chance = LEAST  # the reward of a rule that never learns
@@ -182,15 +184,20 @@ class SuiteTrainer:
             sizes.result()
         self.references  # noqa: B018
 
+    @cached_property
+    def _adam_sizes(self) -> np.ndarray:
+        return self._sizes(encode("adam", self.iterations).array[None])
+
     def rates(self, programs: np.ndarray) -> np.ndarray:
         """Return the rates that each rule is tried with on each task, `float32[P, tasks, 7]`.
 
         They are nan where the rule's updates are not finite, or all zero.
         """
-        adam = encode("adam", self.iterations).array[None]
-        size = self._sizes(programs)
+        return self._rates(self._sizes(programs))
+
+    def _rates(self, sizes: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = self._sizes(adam) / size
+            relative = self._adam_sizes / sizes
         relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
         centres = np.array([r.learning_rate for r in self.references]) * relative
         return (centres[..., None] * np.array(RATES)).astype(np.float32)
@@ -210,11 +217,19 @@ class SuiteTrainer:
             epochs: None, as trainings are as long as the workloads' horizons.
             hurdles: None, as there are none.
 
+        Raises:
+            ValueError: epochs or hurdles are given.
+
         Returns:
             The evaluation of each program, in order. `learning_rate` is the geometric mean over the
             tasks of the best rates, `sweep` the best rate on each task, and `curve` the reward on
             each task with each seed, task by task.
         """
+        if epochs is not None or hurdles is not None:
+            raise ValueError(
+                f"epochs={epochs}, hurdles={hurdles}: the suite's trainings are as long as its "
+                "workloads' horizons, and have no hurdles; leave both out"
+            )
         programs = pad_programs(as_population(programs), self.iterations)
         finite, alive, best, speeds = self._speeds(programs, seed)
         rewards = speeds - self._adam(seed)
@@ -240,9 +255,9 @@ class SuiteTrainer:
         Beside these, the best rates `[P, tasks]` and the speeds there `[P, tasks, SEEDS]`.
         """
         count, tasks = len(programs), len(self.workloads)
-        rates = self.rates(programs)
-        finite = np.asarray(np.isfinite(rates).all(axis=(1, 2)))
-        alive = finite.copy()
+        sizes = self._sizes(programs)
+        rates, finite = self._rates(sizes), np.asarray(np.isfinite(sizes).all(axis=1))
+        alive = np.asarray(np.isfinite(rates).all(axis=(1, 2)))
         speeds = np.full((count, tasks, SEEDS), LEAST, np.float32)
         best = np.full((count, tasks), np.nan, np.float32)
         for i in range(tasks):

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from nos_optax.grammar import ProgramState, apply_program, init_program_state
-from nos_optax.grammar.fused import fused_update
 from nos_optax.population.task import Batch, Params, State, Task
 
 
@@ -121,6 +120,8 @@ def fused_step(
     loss_key: jax.Array,
 ) -> Child:
     """Return children, side by side, after the same step as `step`'s, by the kernel for rules."""
+    from nos_optax.grammar.fused import fused_update  # Pallas is not everywhere
+
     value, state, g = jax.vmap(partial(gradient, task), (0, None, None))(children, batch, loss_key)
     program, streams, rate = candidates
     keys = jnp.broadcast_to(rule_key, rate.shape)

@@ -19,7 +19,7 @@ GIVEN = "given"  # the dataset or strategy of a search that was given it from Py
 # Settings of the paper's protocol, which the suite's tasks do not follow.
 SUITE_DECIDES = (
     *("data_dir", "train_examples", "sweep_examples", "epochs", "minibatch_size"),
-    *("hurdle_epochs", "final_epochs"),
+    *("hurdle_epochs", "hurdle_quantile", "final_epochs"),
 )
 _SPACE = SearchSpace()
 # Seeds of the final training begin here, apart from those of searches.

@@ -5,6 +5,7 @@ engine it has, nor in which order the parts come back.
 """
 
 import dataclasses
+import json
 import math
 import platform
 import zlib
@@ -27,6 +28,7 @@ from nos_optax.population import (
     paper_child,
 )
 from nos_optax.population.lanes import choose_lanes
+from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer, load_suite
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, task_digest
@@ -196,7 +198,9 @@ def make_trainer(
     cache = jax.config.values["jax_compilation_cache_dir"]
     if task is None and config.dataset == SUITE:
         store = Path(cache) / "references" if cache else None
-        return SuiteTrainer(load_suite(), iterations, devices, config.lanes, store)
+        return SuiteTrainer(
+            load_suite(), iterations, devices, config.lanes, store, references=_begun(config)
+        )
     task = task or load_task(config, devices[0])
     return PopulationTrainer(
         task,
@@ -206,6 +210,18 @@ def make_trainer(
         devices=devices,
         max_epochs=config.max_epochs,
     )
+
+
+def _begun(config: TaskConfig) -> list[Reference] | None:
+    """Return what Adam does on the suite, as a run to go on with was begun; None of a new run.
+
+    Measured again, on another machine or by another version, it would differ in the last digits.
+    """
+    file = isinstance(config, SearchConfig) and config.resume and config.out
+    if not file or not (file / "config.json").exists():
+        return None
+    facts = json.loads((file / "config.json").read_text(encoding="utf-8"))
+    return [from_fields(row) for row in facts.get("adam", ())] or None
 
 
 def _lanes(

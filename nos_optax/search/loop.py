@@ -152,7 +152,7 @@ def run_search(
             with timed("final"):
                 results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
             folder.history.store_seconds()
-            write_best(folder, results, str(facts["dataset"]))
+            write_best(folder, results, facts)
             folder.write_candidates(candidates)
     finally:
         if engine is None:

@@ -21,13 +21,14 @@ import numpy as np
 
 from nos_optax.grammar.program import as_population
 from nos_optax.population import Evaluation, PopulationTrainer
+from nos_optax.population.loop import LANES as SUITE_LANES
 from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.accelerator import (
     AcceleratorError,
     enable_compilation_cache,
     select_devices,
 )
-from nos_optax.search.config import DATASETS, TaskConfig
+from nos_optax.search.config import DATASETS, SUITE, TaskConfig
 from nos_optax.search.engine import make_trainer, trainer_facts
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
@@ -67,7 +68,7 @@ class RayEngine:
         try:
             self.accelerator = _accelerator(config.accelerator)
             self.task = (_for_workers(config, self.accelerator), iterations)
-            self.lanes, self.task_size = config.lanes or LANES, task_size
+            self.lanes, self.task_size = config.lanes or _default_lanes(config), task_size
             self._evaluate = _remote(_evaluate, self.accelerator)
             self.chance, self.facts = _result(
                 _remote(_describe, self.accelerator).remote(self.task)
@@ -117,6 +118,11 @@ class RayEngine:
 
             ray.shutdown()
             self._joined = False
+
+
+def _default_lanes(config: TaskConfig) -> int:
+    """Return the lanes of an accelerator that was not told."""
+    return SUITE_LANES if config.dataset == SUITE else LANES
 
 
 def task_size(population: int, workers: int, lanes: int | None) -> int:
@@ -213,7 +219,8 @@ def _accelerator(wanted: str) -> str:
 def _for_workers(config: TaskConfig, accelerator: str) -> TaskConfig:
     """Return the task as every node understands it, whatever its working directory."""
     folder = config.data_dir and config.data_dir.expanduser().absolute()
-    lanes = config.lanes if accelerator == "cpu" else config.lanes or LANES
+    chosen = accelerator == "cpu" or config.dataset == SUITE  # the suite's loops choose theirs
+    lanes = config.lanes if chosen else config.lanes or LANES
     return dataclasses.replace(config, accelerator=accelerator, data_dir=folder, lanes=lanes)
 
 

@@ -101,6 +101,11 @@ def nothing_learned(results: Sequence[Result], facts: Mapping[str, Any]) -> str 
             f"Nothing learned: no standard optimizer comes to more than the task's chance, "
             f"{chance:.6g}, and no reward counts for less. Give the score that a blind guess has."
         )
+    if "threshold" not in facts:  # the suite, on which Adam was tuned before
+        return (
+            "Nothing learned, not even a standard optimizer, though Adam did when the suite was "
+            "measured: start a new run"
+        )
     return (
         "Nothing learned, not even a standard optimizer: none had a score above "
         f"{facts.get('threshold', float('nan')):.6g} in a sweep of {facts.get('sweep_steps', '?')} "
@@ -141,8 +146,9 @@ def results_table(results: Sequence[Result], score: str = "validation score") ->
     return table
 
 
-def write_best(folder: RunFolder, results: Sequence[Result], task: str) -> None:
+def write_best(folder: RunFolder, results: Sequence[Result], facts: Mapping[str, Any]) -> None:
     """Write `results.json`, and each found rule as a standalone Python module in `best/`."""
+    task, unit = " ".join(str(facts["dataset"]).split()), score_name(facts)
     ranked = sorted(results, key=lambda r: -r.mean)
     rows = [
         result._asdict()
@@ -162,9 +168,9 @@ def write_best(folder: RunFolder, results: Sequence[Result], task: str) -> None:
             source = parse(result.rule).to_python(f"scale_by_{name}", result.usual_rate or "0.01")
             scores = ", ".join(f"{reward:.4f}" for reward in result.rewards)
             rates = ", ".join("none" if r is None else f"{r:g}" for r in result.learning_rates)
-            facts = (
-                f"# Found by a search on {' '.join(task.split())}.\n"
-                f"# There it scored {scores} with fresh seeds,\n"
+            header = (
+                f"# Found by a search on {task}.\n"
+                f"# There its {unit} was {scores} with fresh seeds,\n"
                 f"# at the learning rates {rates}; another model will want another.\n"
             )
-            folder.write_text(f"best/{name}.py", facts + source)
+            folder.write_text(f"best/{name}.py", header + source)
