@@ -125,6 +125,7 @@ def test_steps_seeds_and_numbers_of_children_compile_once(loop):
     assert loop._train._cache_size() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_lanes_side_by_side_equal_children_one_after_another(loop, fused):
     rates = np.full(len(RULES), 0.05, np.float32)
@@ -175,6 +176,7 @@ def test_steps_outside_their_range_are_refused(loop, steps):
         loop.train(programs("g"), np.array([0.1]), 0, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_lanes_are_halved_where_the_memory_does_not_suffice(loop, fused):
     lanes = TaskLoop(loop.task, 8, 30, ITERATIONS, lanes=4, fused=fused)
@@ -228,6 +230,7 @@ def here():
     kernel_works.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_kernel_is_for_a_gpu_that_runs_it(here):
     assert not kernel_works(jax.devices("cpu")[0])
     with mock.patch(KERNEL, partial(fused_update, interpret=True)):
@@ -239,6 +242,7 @@ def test_a_kernel_that_fails_gives_way_with_a_warning(here):
         assert not kernel_works(Card())
 
 
+@pytest.mark.slow
 def test_a_kernel_with_other_numbers_gives_way_with_a_warning(here):
     def wrong(*args):
         w, state = fused_update(*args, interpret=True)
