@@ -17,7 +17,7 @@ from nos_optax.population.training import clip
 STEPS = 8
 CHUNKS = {"cpu": 64}  # programs in one call of the compiled function
 CHUNK = 1024  # elsewhere: there they run side by side
-SEED = 2**31 - 13  # beside those of `reference`
+SEED: int = 2**31 - 13  # beside those of `reference`
 
 
 class UpdateSizes:
