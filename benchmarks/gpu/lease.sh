@@ -21,19 +21,18 @@
 sections() {
   case $1 in
     1) cat <<'END'
-sanity              60   losses equal the CPU's to rounding; a child that diverges stays alone
-suite_throughput   110   candidates a second on the suite
-suite_profile       70   where a step's time goes
-search             150   a search on the suite: as many trainings as the limit lets it do
-lanes+throughput   130   CIFAR-10, the full protocol: candidates an hour
+sanity              55   losses equal the CPU's to rounding; a child that diverges stays alone
+suite_throughput   115   candidates a second on the suite
+suite_profile       50   where a step's time goes
+search             140   a search on the suite: as many trainings as the limit lets it do
+lanes+throughput   170   CIFAR-10, the full protocol: candidates an hour
 END
     ;;
     2) cat <<'END'
 suite_precision     45   do cheaper products rank rules alike on the suite?
-suite_pytorch       30   against one PyTorch child at a time, eager and compiled
-pytorch             45   the same on CIFAR-10
-interpreter+floor+precision 100 CIFAR-10: the rule's share, the card's limit, cheaper products
-search:1            90   a search by the controller
+suite_pytorch       60   against one PyTorch child at a time, eager and compiled
+pytorch             75   the same on CIFAR-10
+interpreter+floor+precision 60 CIFAR-10: the rule's share, the card's limit, cheaper products
 END
     ;;
   esac

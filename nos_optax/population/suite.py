@@ -111,8 +111,10 @@ class SuiteTrainer:
         >>> trainer = SuiteTrainer(load_suite(["digits-mlp"]), iterations=2)  # doctest: +SKIP
         >>> rules = [encode(rule, 2).array for rule in ("adam", "g")]  # doctest: +SKIP
         >>> trainer.evaluate(rules).reward  # doctest: +SKIP
-        array([ 0.03, -1.2 ], dtype=float32)
+        array([ 0.  , -0.37], dtype=float32)
     """
+
+    chance = LEAST  # the reward of a rule that never learns
 
     def __init__(
         self,
@@ -147,8 +149,6 @@ class SuiteTrainer:
         )
         self._references = None if references is None else list(references)
         self._adam = lru_cache(maxsize=64)(self._adam_speeds)
-
-    chance = LEAST  # the reward of a rule that never learns
 
     @property
     def lanes(self) -> int:
