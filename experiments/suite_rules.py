@@ -21,6 +21,7 @@ Writes:   experiments/results/suite_rules_SCALE.json, .jsonl (what a killed run 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,6 +36,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
@@ -177,6 +179,28 @@ def columns(rewards: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return means | dict(rewards)
 
 
+def signal(rewards: np.ndarray) -> dict[str, float]:
+    """Return how well rewards `[seeds, P]` tell rules apart.
+
+    Returns:
+        The standard deviation of the rules' means over the median one of a rule's seeds, and the
+        mean rank correlation of the means over one half of the seeds and over the other.
+    """
+    seeds = len(rewards)
+    spread = rewards.std(axis=0, ddof=1)
+    halves = [
+        (list(half), [i for i in range(seeds) if i not in half])
+        for half in itertools.combinations(range(seeds), seeds // 2)
+    ]
+    correlations = [
+        spearmanr(rewards[a].mean(axis=0), rewards[b].mean(axis=0)).statistic for a, b in halves
+    ]
+    return {
+        "signal_to_noise": float(rewards.mean(axis=0).std(ddof=1) / np.median(spread[spread > 0])),
+        "halves_rank_correlation": float(np.mean(correlations)),
+    }
+
+
 def results_table(rules: tuple[str, ...], scores: Mapping[str, list[Score]], title: str) -> Table:
     """Return all scores, the rules in the order of the first column."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
@@ -225,22 +249,41 @@ def run(arguments: Arguments, console: Console) -> None:
         k: v for k, v in dataclasses.asdict(arguments).items() if k not in ("scale", "results")
     } | {"jax": jax.__version__}
     records = Records(arguments.results / f"{name}.jsonl", config)
-    scores = {k: score(x) for k, x in columns(measure(arguments, records, console)).items()}
+    rewards = columns(measure(arguments, records, console))
+    scores = {k: score(x) for k, x in rewards.items()}
+    first = next(iter(rewards.values()))
+    # How each column ranks the rules beside the first, which is the suite where that is measured.
+    agreement = {
+        k: float(spearmanr(first.mean(axis=0), x.mean(axis=0)).statistic)
+        for k, x in rewards.items()
+    }
+    signals = {k: signal(x) for k, x in rewards.items()}
     title = (
         f"Speed against tuned Adam in doublings, mean [95 % interval] of {arguments.seeds} fresh "
         "seeds; + and -: better and worse than Adam by Holm's procedure over the column"
     )
     table = results_table(arguments.rules, scores, title)
     console.print(table)
+    begin, *others = agreement
+    said = (
+        f"{begin}: signal to noise {signals[begin]['signal_to_noise']:.1f}, rank correlation of "
+        f"halves of the seeds {signals[begin]['halves_rank_correlation']:.3f}"
+    )
+    if others:
+        ranks = ", ".join(f"{k} {agreement[k]:.2f}" for k in others)
+        said += f"; rank correlation with it: {ranks}"
+    console.print(said)
     content = {
         "arguments": config,
         "seconds": records.seconds,
+        "signal": signals,
+        "rank_correlation_with_the_first": agreement,
         "scores": {
             k: {r: s._asdict() for r, s in zip(arguments.rules, column, strict=True)}
             for k, column in scores.items()
         },
     }
-    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}")
+    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}\n{said}\n")
     draw(arguments.rules, scores, arguments.results / f"{name}.png")
 
 
