@@ -40,14 +40,14 @@ class Size:
 
 
 TINY = Size(
-    lanes=(1, 2),
+    lanes=(1,),
     random=32,
     survivors=8,
     repeats=2,
     rounds=2,
     steps=3,
     peer_candidates=1,
-    precisions=("float32", "default", "tf32"),  # the last of which a CPU lacks
+    precisions=("float32", "tf32"),  # the last of which a CPU lacks
     matrix=256,
     copied_bytes=2**22,
     protocol=Protocol(batch_size=20, sweep_examples=400, epochs=2, margin=3),
