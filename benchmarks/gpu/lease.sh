@@ -11,7 +11,7 @@
 #           --tiny tries it on any device. --cifar takes what pack_cifar10.py packs, --data-dir
 #           TFDS's folder. --wheels takes a folder of wheels that the Python lacks.
 #           PYTHON names the Python; .venv's where there is one, else python3.
-# Time:     at most 9 minutes for part 1 and 4 for part 2; --tiny 6 minutes for both on two cores.
+# Time:     at most 9 minutes for part 1 and 4 for part 2; --tiny 3 minutes for both on two cores.
 # Writes:   to DIR ($OUT where set, else benchmarks/results): gpu_DEVICE.json, and of each part
 #           gpu_partN.log and gpu_partN_runs.tar.gz, the searches' run folders.
 # Exits:    with 1 if a section failed or ran out of time.
@@ -48,17 +48,17 @@ python=${PYTHON:-$python}
 
 main() {
   local parts="1 2" wheels="" part status=0
-  out=${OUT:-$root/benchmarks/results} cifar="" options=(--cache)
+  out=${OUT:-$root/benchmarks/results} cifar="" unpacked="" few=() options=(--cache)
   while [ $# -gt 0 ]; do
     case $1 in
-      --tiny) options+=(--tiny) ;;
+      --tiny) options+=(--tiny) few=(--train-examples 400) ;;
       --part | --out | --wheels | --cifar | --data-dir)
         [ $# -gt 1 ] || usage "$1 takes a value"
         case $1 in
           --part) parts=$2 ;;
           --out) out=$2 ;;
           --wheels) wheels=$2 ;;
-          --cifar) cifar=$2 options+=(--cifar "$work/cifar10.npz") ;;
+          --cifar) cifar=$2 ;;
           --data-dir) options+=(--data-dir "$2") ;;
         esac
         shift
@@ -69,6 +69,10 @@ main() {
   done
   case $parts in 1 | 2 | "1 2") ;; *) usage "--part takes 1 or 2" ;; esac
 
+  if [ -n "$cifar" ]; then
+    unpacked=$work/cifar10${few[1]:+_${few[1]}}.npz # another file for a trial's few images
+    options+=(--cifar "$unpacked")
+  fi
   mkdir -p "$out" "$work"
   export PYTHONPATH=$root PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR=$work/compiled
   export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 # small programs add up over the processes
@@ -185,8 +189,8 @@ describe_machine() {
 
 # Decode the packed images once for all sections.
 unpack() {
-  if [ -n "$cifar" ] && [ ! "$work/cifar10.npz" -nt "$cifar" ]; then
-    "$python" "$here/pack_cifar10.py" "$cifar" "$work/cifar10.npz"
+  if [ -n "$cifar" ] && [ ! "$unpacked" -nt "$cifar" ]; then
+    "$python" "$here/pack_cifar10.py" "$cifar" "$unpacked" "${few[@]}"
   fi
 }
 

@@ -44,12 +44,14 @@ def pack(data_dir: Path, archive: Path) -> None:
         )
 
 
-def load_packed(archive: Path, validation_examples: int = 5000) -> Dataset:
+def load_packed(
+    archive: Path, validation_examples: int = 5000, train_examples: int | None = None
+) -> Dataset:
     """Return what `load_cifar10` returns for the folder that was packed."""
     with lzma.open(archive) as file, np.load(io.BytesIO(file.read())) as arrays:
         images, sizes, labels = arrays["images"], arrays["sizes"], arrays["labels"]
     ends = np.cumsum(sizes)
-    train, validation = split_indices(len(labels), None, validation_examples, seed=0)
+    train, validation = split_indices(len(labels), train_examples, validation_examples, seed=0)
 
     def decode(rows: np.ndarray) -> np.ndarray:
         decoded = np.empty((len(rows), *IMAGE_SHAPE), np.uint8)
@@ -64,9 +66,11 @@ def load_packed(archive: Path, validation_examples: int = 5000) -> Dataset:
     )
 
 
-def unpack(archive: Path, file: Path, validation_examples: int = 5000) -> None:
-    """Decode an archive once for all."""
-    dataset = load_packed(archive, validation_examples)
+def unpack(
+    archive: Path, file: Path, validation_examples: int = 5000, train_examples: int | None = None
+) -> None:
+    """Decode an archive, or its first training examples, once for all."""
+    dataset = load_packed(archive, validation_examples, train_examples)
     new = file.with_suffix(".new.npz")
     np.savez(new, **{name: getattr(dataset, name) for name in ARRAYS})
     new.replace(file)
@@ -84,6 +88,10 @@ if __name__ == "__main__":
         "source", type=Path, help="the TFDS folder that holds cifar10/3.0.2, or an archive"
     )
     parser.add_argument("target", type=Path)
+    parser.add_argument("--train-examples", type=int, help="to unpack (default: all)")
     args = parser.parse_args()
-    (pack if args.source.is_dir() else unpack)(args.source, args.target)
+    if args.source.is_dir():
+        pack(args.source, args.target)
+    else:
+        unpack(args.source, args.target, train_examples=args.train_examples)
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
