@@ -185,8 +185,16 @@ def test_a_second_population_compiles_nothing(trainer, programs, evaluation):
 def test_lanes_change_rounding_only(programs, evaluation):
     wide = make_trainer(lanes=5).evaluate(programs, seed=3)
     np.testing.assert_array_equal(wide.status, evaluation.status)
-    np.testing.assert_allclose(wide.sweep, evaluation.sweep, atol=0.05)
     np.testing.assert_allclose(wide.reward, evaluation.reward, atol=0.05)
+    # At the other rates, and where rules descend nowhere, a rounding decides what they learn.
+    trained = evaluation.status == STATUSES.index("trained")
+    np.testing.assert_array_equal(wide.learning_rate[trained], evaluation.learning_rate[trained])
+    chosen = np.argmax(evaluation.sweep[trained], axis=1)[:, None]
+    np.testing.assert_allclose(
+        np.take_along_axis(wide.sweep[trained], chosen, 1),
+        np.take_along_axis(evaluation.sweep[trained], chosen, 1),
+        atol=0.05,
+    )
 
 
 _ON_DEVICES = """

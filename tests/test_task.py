@@ -184,7 +184,7 @@ def test_a_task_is_named_on_the_command_line(own, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": "imagenet"}, "one of digits, cifar10, or module:name, got 'imagenet'"),
+        ({"dataset": "imagenet"}, "one of digits, cifar10, suite, or module:name, got 'imagenet'"),
         ({"dataset": "own_task:nothing"}, "own_task has no 'nothing'; it has"),
         ({"dataset": "own_task:number"}, "is a int; give a nos_optax.population.Task"),
         ({"dataset": "own_task:few", "train_examples": 61}, "is 61; line has 60"),
