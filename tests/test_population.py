@@ -189,7 +189,7 @@ def test_lanes_change_rounding_only(programs, evaluation):
     # At the other rates, and where rules descend nowhere, a rounding decides what they learn.
     trained = evaluation.status == STATUSES.index("trained")
     np.testing.assert_array_equal(wide.learning_rate[trained], evaluation.learning_rate[trained])
-    chosen = np.argmax(evaluation.sweep[trained], axis=1)[:, None]
+    chosen = np.nanargmax(evaluation.sweep[trained], axis=1)[:, None]
     np.testing.assert_allclose(
         np.take_along_axis(wide.sweep[trained], chosen, 1),
         np.take_along_axis(evaluation.sweep[trained], chosen, 1),
