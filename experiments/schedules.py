@@ -1,14 +1,22 @@
-"""What do the paper's decays look like? The schedules of section 5.2, checked and drawn.
+"""What do the paper's decays look like? Those of sections 4.1 and 5.2, checked and drawn.
 
-Claim:    the search found two decays of the learning rate, linear cosine and noisy linear cosine,
-          which stand beside linear, cosine and cosine with restarts; the sign term of PowerSign and
-          AddSign has decays of its own: ld, cd, rd10 and rd20 (pictures, without numbers).
+Claim:    section 4.1 gives the search three decays: linear (ld), cosine (cd) and with restarts
+          (rd). Section 5.2 names two decays of the learning rate that the search made of them:
+          linear cosine, ld * cd, and noisy linear cosine, (ld + eps) * cd + 0.001, which the paper
+          also calls noisy linear. It says that both allow a larger initial rate and converge faster
+          than cosine; decays.py measures that, and this file only shows what they are. The
+          announcement of the paper draws linear cosine, stepwise and cosine decay in one graph; so
+          does the first picture here. Section 6.2 tried stepwise and cosine decay for the common
+          optimizers. PowerSign and AddSign multiply their sign term by ld, cd, rd10 or rd20
+          (section 5.1, table 1).
 Method:   all values are from the functions that `nos_optax` and Optax offer, at every step, and
           are compared with the formulas as NumPy has them in double precision; linear cosine also
           with TensorFlow's numbers, where they are beside the project. Of the noisy one the
           formula is compared for its share without noise, and what is left, divided by its own
-          standard deviation, must be standard normal. The number of restarts in the picture, 4, is
-          our choice, as is the horizon.
+          standard deviation, must be standard normal. The paper does not say where its stepwise
+          decay steps; the one here divides by 5 after 30, 60 and 80 % of the training, as Zagoruyko
+          and Komodakis (2016) trained the wide residual network that the paper takes from them. The
+          number of restarts in the picture, 4, is our choice, as is the horizon.
 Command:  python experiments/schedules.py
           python experiments/schedules.py --scale smoke
 Time:     seconds. --scale small and --scale paper are the same.
@@ -17,6 +25,7 @@ Writes:   experiments/results/schedules_SCALE.json, .md and .png
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,6 +44,8 @@ import nos_optax
 
 TOLERANCE = 2e-6  # of the values, which are at most 1 in size: float32 rounds to 6e-8
 RESTARTS = 4
+TOGETHER = ("linear cosine", "stepwise", "cosine")  # in one graph
+STEPS_AT = (0.3, 0.6, 0.8)  # of the horizon: where the stepwise decay steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +91,11 @@ def rate_decays(T: int) -> dict[str, Decay]:
     return {
         "linear": Decay(optax.linear_schedule(1.0, 0.0, T), ld, "$1 - t/T$"),
         "cosine": Decay(nos_optax.cyclical_cosine(1.0, T), cd, r"$\frac{1}{2}(1 + \cos\,\pi t/T)$"),
+        "stepwise": Decay(
+            optax.piecewise_constant_schedule(1.0, {math.ceil(s * T): 0.2 for s in STEPS_AT}),
+            stepwise,
+            "divided by 5 at " + ", ".join(f"{s:g}" for s in STEPS_AT),
+        ),
         "restarts": Decay(
             nos_optax.restart_cosine(1.0, T, num_periods=RESTARTS),
             lambda s: rd(s, RESTARTS),
@@ -125,6 +141,11 @@ def ld(s: np.ndarray) -> np.ndarray:
 def cd(s: np.ndarray) -> np.ndarray:
     """Return the cosine decay, half a period."""
     return (1 + np.cos(np.pi * s)) / 2
+
+
+def stepwise(s: np.ndarray) -> np.ndarray:
+    """Return the decay that is divided by 5 at three places."""
+    return 0.2 ** np.sum([s >= step for step in STEPS_AT], axis=0)
 
 
 def rd(s: np.ndarray, n: int) -> np.ndarray:
@@ -241,15 +262,30 @@ def draw(arguments: Arguments, path: Path) -> None:
     for subfigure, title in zip((top, bottom), titles, strict=True):
         subfigure.suptitle(title, weight="bold")
     rate, sign = rate_decays(T), sign_decays(T)
-    upper, lower = top.subplots(1, 5), bottom.subplots(1, 5)
-    for i, (axes, (name, decay)) in enumerate(zip(upper, rate.items(), strict=True)):
-        draw_decay(axes, name, decay, T, f"C{i}")
-    upper[0].set_ylabel("rate / initial rate")
+    together, *upper = top.subplots(1, 4, width_ratios=(2, 1, 1, 1))
+    lower = bottom.subplots(1, 5)
+    draw_together(together, {name: rate[name] for name in TOGETHER}, T)
+    together.set_ylabel("rate / initial rate")
+    others = [name for name in rate if name not in TOGETHER]
+    for i, (axes, name) in enumerate(zip(upper, others, strict=True), len(TOGETHER)):
+        draw_decay(axes, name, rate[name], T, f"C{i}")
     for axes, (name, decay) in zip(lower, sign.items(), strict=False):
         draw_decay(axes, name, decay, T, "0.2")
     lower[0].set_ylabel("f(t)")
     draw_multipliers(lower[-1], sign["ld"], T)
     figure.savefig(path, dpi=150)
+
+
+def draw_together(axes, decays: Mapping[str, Decay], T: int) -> None:
+    """Draw several decays in one graph, with their formulas in the legend."""
+    counts = np.arange(T + 1)
+    for name, decay in decays.items():
+        values = decay.schedule(jnp.asarray(counts))
+        axes.plot(counts / T, values, label=f"{name}: {decay.latex}")
+    axes.set_title("the three of the graph in the paper's announcement", fontsize="medium")
+    axes.set(xlabel="t / T", xlim=(0, 1), xticks=(0, 0.5, 1), ylim=(-0.05, 1.05))
+    axes.axhline(0, color="0.7", lw=0.6, zorder=0)
+    axes.legend(frameon=False, fontsize="small")
 
 
 def draw_decay(axes, name: str, decay: Decay, T: int, colour: str) -> None:

@@ -9,6 +9,10 @@ the horizon :math:`T` (``decay_steps``):
     \mathrm{ld} = 1 - t/T \qquad
     \mathrm{cd}_n = \tfrac{1}{2} \left(1 + \cos(2 \pi n t / T)\right) \qquad
     \mathrm{rd}_n = \tfrac{1}{2} \left(1 + \cos(\pi\, ((t n) \bmod T) / T)\right)
+
+These three are operands of the paper's language (section 4.1), where they decay the signs of
+PowerSign and AddSign; their products with the learning rate are in section 5.2. That :math:`t` is 0
+at the first step, and stays at :math:`T` afterwards, is TensorFlow's reading.
 """
 
 import math
@@ -78,7 +82,7 @@ def linear_cosine(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5.2
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods, alpha=alpha, beta=beta)
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
@@ -101,12 +105,15 @@ def noisy_linear_cosine(
     variance_decay: float | jax.Array = 0.55,
     key: jax.Array | int | None = None,
 ) -> optax.Schedule:
-    r"""Build the linear cosine decay with annealed Gaussian noise.
+    r"""Build the noisy linear cosine decay: the linear cosine one with annealed Gaussian noise.
 
     .. math::
 
         \eta_t = \eta_0 \left((\alpha + \mathrm{ld} + \varepsilon_t)\, \mathrm{cd}_n + \beta\right),
         \qquad \varepsilon_t \sim \mathcal{N}\left(0, \sigma^2_0 / (1 + t)^{\gamma}\right)
+
+    The paper's :math:`(\mathrm{ld} + \varepsilon_t)\, \mathrm{cd} + 0.001` has the defaults; it is
+    called both "noisy linear decay" and "noisy linear cosine decay" there.
 
     The noise is a pure function of the key and the count, so a resumed run sees the values of an
     unbroken one. The value is not clipped: it is negative where the noise is.
@@ -140,7 +147,7 @@ def noisy_linear_cosine(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5.2
     """
     _arguments.check_numbers(
         init_value=init_value,
@@ -167,7 +174,7 @@ def cyclical_cosine(
     init_value: float | jax.Array,
     decay_steps: int | jax.Array,
     num_periods: float | jax.Array = 0.5,
-    zero_after: int | jax.Array | None = None,
+    zero_after: float | jax.Array | None = None,
 ) -> optax.Schedule:
     r"""Build the cyclical cosine decay, which goes back up as smoothly as it came down.
 
@@ -179,7 +186,9 @@ def cyclical_cosine(
         init_value: The value :math:`\eta_0` at count 0.
         decay_steps: The horizon :math:`T`, in counts. The value no longer changes after it.
         num_periods: The full periods :math:`n` in ``decay_steps``; one half is a single descent.
-        zero_after: From this count on, inclusive, the value is 0. None: never.
+        zero_after: The number of full periods after which the value is 0: from the first count with
+            :math:`n t / T \ge` ``zero_after`` on, as in TensorFlow's ``get_cosine_decay_fn``. More
+            than ``num_periods`` are never reached. None: never.
 
     Returns:
         A schedule: a count of shape ``()`` to a value of shape ``()``.
@@ -187,26 +196,31 @@ def cyclical_cosine(
     Raises:
         TypeError: If an argument is no number.
         ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
-            is not finite.
+            is not finite, or ``zero_after`` is negative or nan.
 
     Examples:
         >>> import nos_optax
         >>> schedule = nos_optax.cyclical_cosine(1.0, decay_steps=100, num_periods=2)
         >>> print(*(f"{schedule(count):.1f}" for count in (0, 25, 50, 75, 100)))
         1.0 0.0 1.0 0.0 1.0
+        >>> schedule = nos_optax.cyclical_cosine(1.0, 100, num_periods=2, zero_after=1)
+        >>> print(*(f"{schedule(count):.1f}" for count in (0, 25, 49, 50, 75, 100)))
+        1.0 0.0 1.0 0.0 0.0 0.0
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 4.1
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None:
-        _arguments.check_number("zero_after", zero_after, "a number", lambda x: not math.isnan(x))
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
+    _check_zero_after(zero_after)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         value = init_value * cyclical_decay(count, decay_steps, num_periods)
-        return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
+        if zero_after is None:
+            return value
+        over = _periods_are_over(count, decay_steps, num_periods, zero_after)
+        return jnp.where(over, 0.0, value)
 
     return schedule
 
@@ -215,7 +229,7 @@ def restart_cosine(
     init_value: float | jax.Array,
     decay_steps: int | jax.Array,
     num_periods: float | jax.Array = 1,
-    zero_after: int | jax.Array | None = None,
+    zero_after: float | jax.Array | None = None,
 ) -> optax.Schedule:
     r"""Build the cosine decay with warm restarts, which jumps back up after each descent.
 
@@ -228,7 +242,9 @@ def restart_cosine(
         decay_steps: The horizon :math:`T`, in counts. The value no longer changes after it.
         num_periods: The descents :math:`n` in ``decay_steps``. For whole numbers the horizon itself
             is a restart: from there on the value is ``init_value``, unless ``zero_after`` is given.
-        zero_after: From this count on, inclusive, the value is 0. None: never.
+        zero_after: The number of descents after which the value is 0: from the first count with
+            :math:`n t / T \ge` ``zero_after`` on, as in TensorFlow's ``get_restart_decay_fn``. With
+            ``num_periods`` the value at the horizon is 0; more are never reached. None: never.
 
     Returns:
         A schedule: a count of shape ``()`` to a value of shape ``()``.
@@ -236,7 +252,7 @@ def restart_cosine(
     Raises:
         TypeError: If an argument is no number.
         ValueError: If ``decay_steps`` is not a whole number between 1 and 2**30, or another number
-            is not finite.
+            is not finite, or ``zero_after`` is negative or nan.
 
     Examples:
         >>> import nos_optax
@@ -246,16 +262,18 @@ def restart_cosine(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 4.1
     """
     _arguments.check_numbers(init_value=init_value, num_periods=num_periods)
-    if zero_after is not None:
-        _arguments.check_number("zero_after", zero_after, "a number", lambda x: not math.isnan(x))
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
+    _check_zero_after(zero_after)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         value = init_value * restart_decay(count, decay_steps, num_periods)
-        return value if zero_after is None else jnp.where(jnp.less(count, zero_after), value, 0.0)
+        if zero_after is None:
+            return value
+        over = _periods_are_over(count, decay_steps, num_periods, zero_after)
+        return jnp.where(over, 0.0, value)
 
     return schedule
 
@@ -273,6 +291,43 @@ def _cycle_fraction(
     # 2T, as the float quotient is off by one at most.
     remainder = (whole * t - quotient * T + jnp.floor(rest).astype(jnp.int32)) % T
     return (_as_float(remainder) + rest % 1) / _as_float(T)
+
+
+def _check_zero_after(zero_after: object) -> None:
+    """Raise if this is neither None nor a number of periods."""
+    if zero_after is None:
+        return
+    must = "None, or a number of periods, 0 or more (it does not count steps)"
+    _arguments.check_number("zero_after", zero_after, must, lambda x: x >= 0)
+    if jnp.issubdtype(jnp.result_type(zero_after), jnp.bool_):
+        raise TypeError(f"zero_after is {zero_after}, but must be {must}.")
+
+
+def _periods_are_over(
+    t: jax.typing.ArrayLike,
+    T: jax.typing.ArrayLike,
+    n: jax.typing.ArrayLike,
+    periods: jax.typing.ArrayLike,
+) -> jax.Array:
+    """Return whether n t/T, with t at most T, has reached this number of periods."""
+    t = jnp.minimum(t, T)
+    if isinstance(T, int) and isinstance(n, int | float) and isinstance(periods, int | float):
+        return jnp.greater_equal(t, _first_count(T, n, periods))
+    # One is an array, perhaps a tracer, and float32 has to do. The slack is more than the rounding
+    # of both products, so that equal ones count as reached; below a million, no two counts are as
+    # near to each other.
+    slack = 4 * jnp.finfo(jnp.result_type(n, periods, jnp.float32)).eps
+    return jnp.greater_equal(n * _as_float(t), periods * _as_float(T) * (1 - slack))
+
+
+def _first_count(T: int, n: float, periods: float) -> int:
+    """Return the least whole t with n t/T >= periods; T + 1 if it would be beyond T."""
+    if periods == 0:
+        return 0
+    if not n > 0:
+        return T + 1
+    # The slack is more than the rounding here, and less than one count in 2**30.
+    return math.ceil(min(periods / n * T * (1 - 1e-12), T + 1))
 
 
 def _standard_normal(key: jax.Array | int | None, count: jax.typing.ArrayLike) -> jax.Array:

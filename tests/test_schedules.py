@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 from fractions import Fraction
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +79,107 @@ def test_values():
     np.testing.assert_allclose(restart_cosine(2.0, 100, 2)(counts), [2, 1, 2, 1, 2, 2], atol=1e-6)
 
 
-@pytest.mark.parametrize("factory", [cyclical_cosine, restart_cosine])
-def test_zero_after_includes_its_count(factory):
-    schedule, cut = factory(1.0, 100, 4), factory(1.0, 100, 4, zero_after=40)
-    assert cut(39) == schedule(39) != 0
-    assert [float(cut(count)) for count in (40, 41, 1000)] == [0, 0, 0]
+# zero_after: the decays of the sign term that TensorFlow 1 had in contrib/opt.
+
+
+def tensorflow_decay(factory, counts, T, n, zero_after):
+    """Return get_cosine_decay_fn or get_restart_decay_fn, by its formulas, and where it is cut.
+
+    In double precision, and the comparison in exact fractions of the decimal numbers: TensorFlow
+    compares in float32, which may miss a boundary by a rounding.
+    """
+    t = np.minimum(counts, T)
+    phase = 2 * n * (t / T) if factory is cyclical_cosine else n * t % T / T
+    over = [Fraction(str(n)) * int(t) / T >= Fraction(str(zero_after)) for t in t]
+    return np.where(over, 0.0, 0.5 * (1 + np.cos(np.pi * phase))), np.array(over)
+
+
+each_cut = pytest.mark.parametrize("factory", [cyclical_cosine, restart_cosine])
+each_boundary = pytest.mark.parametrize(
+    ("T", "n", "zero_after"),
+    [
+        (1000, 0.5, 0.25),  # at count 500
+        (1000, 5, 2),  # at 400, as in TensorFlow's own test
+        (1000, 0.1, 0.05),  # at 500; in binary, neither number is what it says
+        (1000, 0.3, 0.09),  # at 300; 0.09 / 0.3 * 1000 is 300.00000000000006 in double precision
+        (100, 20, 7),  # at 35
+        (7, 3, 3),  # at the horizon
+        (7, 3, 1.5),  # between 3 and 4
+        (7, 2.5, 0.7),  # between 1 and 2
+        (50, 4, 4.01),  # beyond the horizon: never
+        (50, 0.5, 0),  # from the first count on
+        (50, 0, 1),  # never, as no period passes
+    ],
+)
+
+
+COUNTS = np.arange(1006)  # one shape: one compile
+
+
+@partial(jax.jit, static_argnames="factory")
+def traced_cut(factory, counts, T, n, zero_after):
+    return factory(2.0, T, n, zero_after=zero_after)(counts)
+
+
+@each_cut
+@each_boundary
+def test_zero_after_counts_periods_as_tensorflow_does(factory, T, n, zero_after):
+    expected, over = tensorflow_decay(factory, COUNTS, T, n, zero_after)
+    for values in (
+        factory(2.0, T, n, zero_after=zero_after)(COUNTS),
+        traced_cut(factory, COUNTS, T, float(n), float(zero_after)),
+    ):
+        np.testing.assert_allclose(values, 2 * expected, atol=2e-6)
+        assert (values[over] == 0).all()
+
+
+@each_cut
+def test_zero_after_under_vmap(factory):
+    after = jnp.array([0, 0.25, 2, jnp.inf])
+    values = jax.vmap(lambda x: factory(2.0, 1000, 5, zero_after=x)(COUNTS))(after)
+    for row, x in zip(values, after, strict=True):
+        np.testing.assert_array_equal(row, factory(2.0, 1000, 5, zero_after=float(x))(COUNTS))
+
+
+@each_cut
+@pytest.mark.parametrize(("T", "n"), [(7, 3), (49, 0.1), (999, 17.7), (12_345, 0.5), (12_345, 3)])
+def test_no_boundary_is_missed_by_a_rounding(factory, T, n):
+    """Zero from the count on at which the periods are over, and not one count before."""
+    whole = factory(2.0, T, n)
+    for t in np.unique(np.linspace(1, T, 12).astype(int)):
+        periods = float(Fraction(str(n)) * int(t) / T)
+        counts = np.array([t - 1, t])
+        expected = [whole(counts)[0], 0]
+        np.testing.assert_array_equal(factory(2.0, T, n, zero_after=periods)(counts), expected)
+        traced = traced_cut(factory, counts, T, float(n), periods)
+        np.testing.assert_allclose(traced, expected, atol=2e-6)
+        assert traced[1] == 0
+
+
+@each_cut
+def test_zero_after_is_exact_for_long_horizons(factory):
+    T = 2**30
+    cut, whole = factory(1.0, T, 3, zero_after=1 / 3), factory(1.0, T, 3)
+    boundary = math.ceil(T / 9)  # float32 has steps of 8 there
+    assert cut(boundary) == 0 != cut(boundary - 1) == whole(boundary - 1)
+
+
+@each_cut
+@pytest.mark.parametrize("zero_after", [-1, -0.5, float("nan"), np.float32("nan")])
+def test_other_numbers_of_periods_are_refused(factory, zero_after):
+    with pytest.raises(
+        ValueError, match=r"zero_after is .* a number of periods, .* not count steps"
+    ):
+        factory(0.5, 10, zero_after=zero_after)
+
+
+@each_cut
+@pytest.mark.parametrize("zero_after", [True, np.bool_(False), jnp.array(True), "2"])
+def test_other_things_than_periods_are_refused(factory, zero_after):
+    with pytest.raises(
+        TypeError, match=r"zero_after is .* a number of periods, .* not count steps"
+    ):
+        factory(0.5, 10, zero_after=zero_after)
 
 
 @each_factory

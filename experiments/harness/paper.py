@@ -11,7 +11,7 @@ class TestAccuracy(NamedTuple):
     """Test accuracies of a row, in per cent, means over 5 runs.
 
     Attributes:
-        best: "Best Test", at the epoch of the best validation accuracy.
+        best: "Best Test": at the epoch of the best validation accuracy, as Table 6 explains it.
         final: "Final Test", after the last epoch.
     """
 

@@ -105,7 +105,7 @@ def lstm_policy(config: PolicyConfig, mask_fn: MaskFn | None = None) -> Policy:
 
     References:
       Bello et al., `Neural Optimizer Search with Reinforcement Learning
-      <https://arxiv.org/abs/1709.07417>`_, 2017, section 4.1
+      <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.2, 4.1 (the constraints) and 4.2
     """
     lstm = _LSTM(config, mask_fn or (lambda tokens, step: jnp.ones(max(config.num_choices), bool)))
 

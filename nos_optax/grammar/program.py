@@ -2,8 +2,8 @@
 
 An iteration is `op1 op2 u1 u2 b` and means `b(u1(op1), u2(op2))`. Its result joins the operand
 bank: token `len(OPERANDS) + k` is the result of iteration k, counted from 0, and is written `r1`,
-`r2`, ... The program's value is the result of its last iteration (Bello et al., 2017, section 3.1,
-figure 2).
+`r2`, ... The program's value is the result of its last iteration (Bello et al., 2017, section 3.1;
+figure 3 shows the five tokens).
 """
 
 import dataclasses

@@ -157,9 +157,10 @@ class UpdateRule:
 
 
 class Accuracy(NamedTuple):
-    """CIFAR-10 accuracy of a Wide ResNet, in per cent (Table 6).
+    """CIFAR-10 accuracies of a Wide ResNet, in per cent, as Table 6 gives them.
 
-    After 300 epochs, with the best of seven learning rates.
+    The network trained for 300 epochs at a constant learning rate, the best of seven by the
+    validation accuracy.
 
     Attributes:
         final_validation: On validation images, after the last epoch.
@@ -180,7 +181,8 @@ class PaperRule(NamedTuple):
     Attributes:
         name: The key in `rules`.
         rule: The update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
-        section: Where the paper has it.
+        section: Where the paper has it: `Table 6` (even if section 5.1 has it too), `section 5.1`
+            or `Table 1`.
         accuracy: What Table 6 gives for it; None for rules that are not in that table.
     """
 
@@ -218,7 +220,7 @@ def parse(text: str) -> UpdateRule:
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3.1
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3.1 for the language, 4.1 for its words
     """
     return UpdateRule(parse_expression(text))
 

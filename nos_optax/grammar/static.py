@@ -160,7 +160,7 @@ def scale_by_rule(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
+        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.1, 4.1 and 4.2
     """
     rule = as_rule(rule)
     total_steps = _checked_total_steps(rule, total_steps)
@@ -269,7 +269,7 @@ def from_rule(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, section 3
+        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.1, 4.1 and 4.2
     """
     _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     without_decay = isinstance(weight_decay, int | float) and weight_decay == 0

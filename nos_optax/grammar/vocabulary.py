@@ -1,6 +1,9 @@
 """The words of the search language: an index in a table is the controller's token.
 
-Bello et al. (2017), section 3.1, plus the decays of section 5.2 and the sigmoid that Table 6 needs.
+The operands, the functions and the decay operands are those of Bello et al. (2017), section 4.1; of
+the periods n of a decay, those that Table 1 has. One word is added: the sigmoid, which the section
+does not list and a rule of Table 6 needs.
+
 Every operand's name is itself a rule in infix form, so `g^2` the token and `g^2` the text are one
 thing.
 """

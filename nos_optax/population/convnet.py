@@ -1,7 +1,8 @@
 """The child network of the paper (section 4.2), written for populations.
 
-Two 3x3 convolutions with 32 filters, batch normalisation and ReLU after each, and a linear layer
-on top. The paper does not state the pooling; here it is 2x2 max pooling after each convolution.
+Two 3x3 convolutions with 32 filters, batch normalisation and ReLU after each. The paper says no
+more of it. Here 2x2 max pooling follows each convolution, a linear layer stands on top, and the
+convolutions start with He's variances.
 
 Parameters are one flat vector, so that an update rule is one elementwise expression per child.
 """

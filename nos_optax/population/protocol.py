@@ -27,10 +27,10 @@ class Protocol:
         epochs: how long the best learning rate trains.
         margin: a child leaves chance if a learning rate of the sweep is better than the commonest
             class by this many standard errors of the validation accuracy. One that does not is
-            dead: it isn't trained. (Three would do for blind guesses, but the random features of an
-            untrained network already see more than that.)
+            dead: it isn't trained. The paper has no such margin. (Three would do for blind guesses,
+            but the random features of an untrained network already see more than that.)
         hurdle_epochs: epochs of the training after which a child must have reached a given
-            accuracy to go on; none in the paper.
+            accuracy to go on; none in the paper's search.
 
     Raises:
         ValueError: a number is out of range.

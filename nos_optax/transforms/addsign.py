@@ -96,7 +96,8 @@ def addsign(
         learning_rate: The step size :math:`\eta_t`: a number, or a schedule of the count. With the
             default the updates already point downhill, ready for ``optax.scale_by_schedule``.
         b1: Decay rate :math:`\beta_1` of the moving average of the gradient, in [0, 1).
-        alpha: The constant part :math:`\alpha` of the multiplier; 1 in the paper.
+        alpha: The constant part :math:`\alpha` of the multiplier. The paper calls the rule AddSign
+            where it is 1.
         sign_decay: The decay :math:`f(t)` of the signs: a number, or a schedule of the count before
             the step, which is 0 at the first update.
         mu_dtype: dtype of the moving average; that of the parameters if None.
@@ -134,7 +135,8 @@ def addsign(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5.1; 4.1 for the decays and 8.1 for the
+        choice of a learning rate
     """
     _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     return optax.chain(

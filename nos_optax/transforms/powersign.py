@@ -97,7 +97,8 @@ def powersign(
         learning_rate: The step size :math:`\eta_t`: a number, or a schedule of the count. With the
             default the updates already point downhill, ready for ``optax.scale_by_schedule``.
         b1: Decay rate :math:`\beta_1` of the moving average of the gradient, in [0, 1).
-        base: The base :math:`b`, positive; e in the paper.
+        base: The base :math:`b`, positive; the paper writes :math:`\alpha`, and calls the rule
+            PowerSign where it is e.
         sign_decay: The decay :math:`f(t)` of the exponent: a number, or a schedule of the count
             before the step, which is 0 at the first update.
         mu_dtype: dtype of the moving average; that of the parameters if None.
@@ -137,7 +138,8 @@ def powersign(
 
     References:
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
-        <https://arxiv.org/abs/1709.07417>`_, 2017, sections 5.1 and 5.2
+        <https://arxiv.org/abs/1709.07417>`_, 2017, section 5.1; 4.1 for the decays and 8.1 for the
+        choice of a learning rate
     """
     _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     return optax.chain(
