@@ -252,7 +252,8 @@ VALUES: dict[str, tuple] = {
     "unary": (("x",), ("x", "exp"), (), ("sin",)),
     "binary": (("+",), ("*", "left"), (), ("%",)),
     **dict.fromkeys(("reuse", "reject", "resume"), (True, False)),
-    **dict.fromkeys(("distinct_operands", "final_addition", "reuse_results"), (True, False)),
+    **dict.fromkeys(("distinct_operands", "final_addition"), (True, False)),
+    **dict.fromkeys(("reuse_results", "live_results"), (True, False)),
 }
 FIELDS = tuple(field.name for field in dataclasses.fields(SearchConfig))
 

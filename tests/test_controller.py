@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from liveness_checks import all_matter
 
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
 from nos_optax.controller.ppo import REINFORCE_PRESETS
+from nos_optax.grammar import SearchSpace
 
 RULE_SIZES = (22, 22, 13, 13, 6, 23, 23, 13, 13, 6)  # two iterations of op1 op2 u1 u2 b
 
@@ -69,6 +71,59 @@ def test_masks_are_never_violated():
     assert (tokens >= 0).all() and (tokens < RULE_SIZES).all()
     assert (tokens.max(axis=0) == np.array(RULE_SIZES) - 1).all()  # and every choice is reached
     assert_finite(samples)
+
+
+@pytest.mark.parametrize(
+    "iterations", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3)), 4]
+)
+def test_a_policy_under_the_mask_of_live_results(iterations):
+    """Every program it writes matters throughout, at the probability that it says."""
+    space = SearchSpace(iterations, live_results=True)
+    policy = lstm_policy(PolicyConfig(space.num_choices, 8, init_scale=1.0), space.mask)
+    params = policy.init(jax.random.key(0))
+    tokens, log_prob, entropy = policy.sample(params, jax.random.key(1), batch_size=2048)
+    assert space.allows(np.asarray(tokens)).all() and all_matter(tokens)
+    assert len(np.unique(tokens, axis=0)) > 1000
+
+    # Other programs of the same words have no probability, and do no harm.
+    others = jax.random.randint(jax.random.key(2), tokens.shape, 0, jnp.array(space.num_choices))
+    scores = policy.score(params, jnp.concatenate([tokens, others]))
+    np.testing.assert_allclose(scores.log_prob[:2048], log_prob, atol=1e-4)
+    np.testing.assert_allclose(scores.entropy[:2048], entropy, atol=1e-4)
+    allowed = space.allows(np.asarray(others))
+    assert not allowed.all()
+    np.testing.assert_array_equal(np.isfinite(scores.log_prob[2048:]), allowed)
+    assert not np.isnan(scores.log_prob).any()
+
+
+def test_gradients_are_finite_under_the_mask_of_live_results():
+    space = SearchSpace(2, live_results=True)
+    policy = lstm_policy(PolicyConfig(space.num_choices, 8), space.mask)
+    params, tokens = policy.init(jax.random.key(0)), space.sample(jax.random.key(1), 8)
+    grads = jax.grad(lambda p: sum(x.sum() for x in policy.score(p, tokens)))(params)
+    assert_finite(grads)
+
+
+def test_probabilities_under_the_mask_of_live_results_sum_to_one():
+    space = SearchSpace(2, ("g", "m"), ("x", "exp"), ("+", "*", "left"), live_results=True)
+    sizes = space.num_choices
+    words = [
+        [0, 3],
+        [0, 3],
+        [0, 2],
+        [0, 2],
+        [0, 2, 5],
+        [0, 3, 22],
+        [0, 3, 22],
+        [0, 2],
+        [0, 2],
+        [2, 5],
+    ]
+    sequences = np.array(list(itertools.product(*words)), np.int32)
+    policy = lstm_policy(PolicyConfig(sizes, 8, init_scale=1.0), space.mask)
+    log_prob = policy.score(policy.init(jax.random.key(0)), sequences).log_prob
+    assert np.isfinite(log_prob).sum() == space.size
+    np.testing.assert_allclose(np.exp(log_prob).sum(), 1.0, rtol=1e-4)
 
 
 def test_probabilities_sum_to_one_and_match_frequencies():

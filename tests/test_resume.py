@@ -388,6 +388,14 @@ def test_a_configuration_with_a_wrong_value_is_refused(left, config):
     assert_refused(left, ValueError, "config.json is damaged", "start a new run")
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on_as_it_was(left, unbroken):
+    content = json.loads((left / "config.json").read_text())
+    del content["config"]["live_results"]
+    (left / "config.json").write_text(json.dumps(content))
+    assert_refused(left, ValueError, "--live-results was False, is True", live_results=True)
+    assert begin(left, "ppo", samples=80) == unbroken["ppo"][:80]
+
+
 def test_a_lost_configuration_is_missed(left):
     (left / "config.json").unlink()
     shutil.rmtree(left / "checkpoints")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from liveness_checks import all_matter
 
 from nos_optax.grammar import Program, SearchSpace
 from nos_optax.search import SearchConfig, make_strategy
@@ -22,6 +23,9 @@ SPACES = {
     "whole": SearchSpace(1),
     "three iterations": SearchSpace(
         3, operands=("g", "adam"), unary=("x", "-x"), binary=("+", "/", "left")
+    ),
+    "live results": SearchSpace(
+        3, operands=("g", "adam"), unary=("x", "-x"), binary=("+", "/", "left"), live_results=True
     ),
     "no neighbours": SearchSpace(1, operands=("g", "m"), unary=("x",), binary=("*",)),
     "one program": SearchSpace(
@@ -64,9 +68,25 @@ def test_programs_are_in_the_space(name, space):
     assert space.allows(np.concatenate(tokens)).all()
 
 
-@pytest.mark.parametrize("space", ["whole", "three iterations", "no neighbours"])
+@pytest.mark.parametrize("space", ["whole", "three iterations", "live results", "no neighbours"])
 def test_programs_of_an_untaught_controller_are_in_the_space(space):
     assert SPACES[space].allows(make("ppo", SPACES[space]).ask(BATCH)).all()
+
+
+@pytest.mark.parametrize("name", ["random", "evolution"])
+def test_every_iteration_of_a_live_program_matters(name):
+    """Evolution mutates within the space, so its children do too, and it has some."""
+    space = SearchSpace(4, live_results=True)
+    tokens = rounds(make(name, space), count=6)
+    assert all_matter(tokens.reshape(-1, 20))
+    assert len(np.unique(tokens.reshape(-1, 20), axis=0)) > 100
+
+
+def test_live_results_is_a_setting_of_the_search():
+    assert SearchConfig().space() == SearchSpace() and not SearchSpace().live_results
+    assert SearchConfig(live_results=True).space() == SearchSpace(live_results=True)
+    with pytest.raises(ValueError, match="--live-results is 'yes'; expected bool"):
+        dataclasses.replace(SearchConfig(), live_results="yes")
 
 
 @pytest.mark.slow

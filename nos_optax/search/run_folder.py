@@ -178,7 +178,7 @@ def read_config(path: Path) -> SearchConfig:
     """
     try:
         content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        version, fields = content["version"], dict(content["config"])
+        version, fields = content["version"], YOUNGER | content["config"]
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -214,6 +214,8 @@ def _check_same(config: SearchConfig, begun: SearchConfig) -> None:
         )
 
 
+# Settings that the configurations of older runs do not name, as they were then.
+YOUNGER = {"live_results": False}
 # What may change between the parts of a run: it decides how long and where, not what is sampled.
 FREE = (
     "accelerator",
