@@ -12,8 +12,8 @@ from typing import Annotated
 
 import tyro
 
+from nos_optax._command import one_message
 from nos_optax.search.reports import write_comparison, write_report
-from nos_optax.search.terminal import one_message
 
 
 def report(

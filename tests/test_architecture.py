@@ -22,9 +22,11 @@ ALLOWED = {
     "controller": set(),
     "grammar": {"schedules"},
     "population": {"schedules", "grammar"},
-    "search": {"grammar", "controller", "population"},
-    "rule": {"grammar", "population", "search", ""},
-    "report": {"search", "grammar", "population"},
+    "_command": {"population"},
+    "compare": {"grammar", "population", "_command", ""},
+    "search": {"grammar", "controller", "population", "_command"},
+    "rule": {"grammar", "population", "search", "_command", ""},
+    "report": {"search", "grammar", "population", "_command"},
 }
 PACKAGES = [
     "nos_optax",
@@ -32,6 +34,7 @@ PACKAGES = [
     "nos_optax.grammar",
     "nos_optax.controller",
     "nos_optax.population",
+    "nos_optax.compare",
     "nos_optax.search",
     "nos_optax.search.reports",
     "nos_optax.rule",

@@ -53,17 +53,23 @@ def loop() -> TaskLoop:
     return TaskLoop(line_task(), 8, max_steps=30, iterations=ITERATIONS)
 
 
-def by_optax(task: Task, loop: TaskLoop, rule: str, rate: float, seed: int, steps: int):
-    """Return the losses of one child by a plain Optax loop on flat parameters."""
+def by_optax(loop: TaskLoop, make, seed: int, steps: int):
+    """Return one child's losses and parameters by a plain Optax loop.
+
+    `make` takes the key of the rule's random numbers and returns the optimizer, and whether it has
+    the parameters as one flat vector, as rules do.
+    """
+    task = loop.task
     init_key, rule_key, loss_key = jax.random.split(jax.random.key(seed), 3)
-    params, state = task.init_flat(init_key)
-    tx = from_rule(rule, rate, total_steps=steps, key=rule_key)
-    opt_state, order, losses = tx.init(params), np.asarray(loop._order(seed)), []
+    tx, flat = make(rule_key)
+    params, state = (task.init_flat if flat else task.init)(init_key)
+    tree = task.unflatten if flat else lambda params: params
+    opt_state, order, losses = tx.init(params), loop._draw_order(seed), []
 
     @jax.jit
     def step(params, state, opt_state, batch, key):
         def loss(params):
-            return task.loss(task.unflatten(params), state, batch, key)
+            return task.loss(tree(params), state, batch, key)
 
         (value, state), g = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = tx.update(g, opt_state, params)
@@ -74,19 +80,68 @@ def by_optax(task: Task, loop: TaskLoop, rule: str, rate: float, seed: int, step
         key = jax.random.fold_in(loss_key, i)
         params, state, opt_state, value = step(params, state, opt_state, batch, key)
         losses.append(float(value))
-    final = task.loss(task.unflatten(params), state, task.validation, loss_key)[0]
-    return np.array(losses), float(final)
+    final = task.loss(tree(params), state, task.validation, loss_key)[0]
+    return np.array(losses), float(final), (tree(params), state)
 
 
 @pytest.mark.parametrize("rule", ["adam", "drop(m, 0.3) + noise", "cd * rmsprop"])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_losses_are_those_of_a_plain_optax_loop(loop, rule, steps):
     found = loop.train(programs(rule), np.array([0.05]), seed=3, steps=steps)
-    losses, final = by_optax(loop.task, loop, rule, 0.05, 3, steps)
+    losses, final, _ = by_optax(
+        loop, lambda key: (from_rule(rule, 0.05, total_steps=steps, key=key), True), 3, steps
+    )
     capped = np.minimum(losses, found.initial)
     np.testing.assert_allclose(found.train[0], capped.mean(), rtol=1e-5)
     np.testing.assert_allclose(found.late[0], capped[steps // 2 :].mean(), rtol=1e-5)
     np.testing.assert_allclose(found.validation[0], min(final, found.initial[0]), rtol=1e-5)
+
+
+def by_rows(rate) -> optax.GradientTransformation:
+    """Return an optimizer that sees the shapes of the parameters, and needs the loss."""
+
+    def update(updates, state, params=None, *, value, **extra):
+        scale = rate * jnp.minimum(value, 1)
+        return jax.tree.map(lambda g: -scale * g / (1 + jnp.linalg.norm(g)), updates), state + 1
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros([], int), update)
+
+
+@pytest.mark.parametrize("factory", [optax.lion, optax.nadam, optax.lamb])
+def test_optimizers_that_are_no_rules_train_as_in_a_plain_loop(factory):
+    task = line_task(test=(np.ones((5, 6), np.float32), np.zeros(5, np.float32)))
+    loop = TaskLoop(task, 8, 30, ITERATIONS, scores=True)
+    found = loop.train(factory, np.array([0.05, 0.01]), seed=3, steps=7)
+    losses, final, (params, state) = by_optax(loop, lambda _: (factory(0.01), False), 3, 7)
+    capped = np.minimum(losses, found.initial[1])
+    np.testing.assert_allclose(found.train[1], capped.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found.validation[1], min(final, found.initial[1]), rtol=1e-5)
+    for name, batch in (("validation_score", task.validation), ("test_score", task.test)):
+        score = task.metric(params, state, batch).mean()
+        np.testing.assert_allclose(getattr(found, name)[1], score, rtol=1e-5)
+
+
+def test_optimizers_may_need_the_loss_and_the_shapes(loop):
+    found = loop.train(by_rows, np.array([0.1]), seed=0, steps=20)
+    assert found.validation[0] < found.initial[0]
+
+
+def test_seeds_on_their_own_devices_have_the_same_losses(loop):
+    rules, rates = programs(*RULES), np.full(len(RULES), 0.05, np.float32)
+    for seeds in ((4,), (4, 7), (1, 2, 3)):
+        found = loop.train_seeds(rules, rates, seeds, 9)
+        for i, seed in enumerate(seeds):
+            for a, b in zip(found, loop.train(rules, rates, seed, 9), strict=True):
+                np.testing.assert_array_equal(a[:, i], b)
+
+
+@pytest.mark.parametrize("factory", [None, optax.adam])
+def test_a_child_that_diverges_scores_by_chance(factory):
+    loop = TaskLoop(line_task(), 8, 30, ITERATIONS, scores=True)
+    rules = factory or programs("adam", "log(g - g)")
+    found = loop.train(rules, np.array([0.1, np.nan]), 0, 10)
+    assert found.validation_score[0] > -9 and found.validation_score[1] == -9
+    assert np.isnan(found.test_score).all()
 
 
 def test_a_child_depends_on_nothing_but_itself(loop):
@@ -95,7 +150,7 @@ def test_a_child_depends_on_nothing_but_itself(loop):
     for i, rule in enumerate(RULES):
         alone = loop.train(programs(rule), rates[:1], 1, 9)
         for a, b in zip(together, alone, strict=True):
-            assert a[i] == b[0], rule
+            np.testing.assert_array_equal(a[i], b[0], rule)
     order = [3, 4, 0, 2, 1]
     shuffled = loop.train(programs(*RULES)[order], rates, 1, 9)
     for a, b in zip(together, shuffled, strict=True):
@@ -117,12 +172,12 @@ def test_a_rate_that_is_nan_trains_nothing(loop):
 
 def test_steps_seeds_and_numbers_of_children_compile_once(loop):
     loop.train(programs("g"), np.array([0.1]), 0, 1)
-    before = loop._train._cache_size()
+    before = loop._program(None)._cache_size()
     for count, seed, steps in ((1, 1, 30), (5, 2, 3), (loop.capacity + 3, 0, 2)):
         rules = np.resize(programs("g", "adam"), (count, ITERATIONS, 5))
         found = loop.train(rules, np.full(count, 0.01), seed, steps)
         assert found.train.shape == (count,)
-    assert loop._train._cache_size() == before
+    assert loop._program(None)._cache_size() == before
 
 
 @pytest.mark.slow
@@ -146,7 +201,7 @@ def test_gradients_are_clipped(loop):
 
 def test_a_task_in_order_is_trained_in_order():
     task = line_task(shuffle=False)
-    order = np.asarray(TaskLoop(task, 8, 7, 1)._order(0))
+    order = TaskLoop(task, 8, 7, 1)._draw_order(0)
     np.testing.assert_array_equal(order.ravel(), np.arange(7 * 8) % 40)
 
 

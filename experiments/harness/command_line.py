@@ -8,8 +8,8 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
+from nos_optax._command import make_console, one_message
 from nos_optax.search import enable_compilation_cache
-from nos_optax.search.terminal import make_console, one_message
 
 Config = TypeVar("Config")
 Name = TypeVar("Name")

@@ -1,28 +1,40 @@
 """One loop that trains children of a task, each by its own rule, and says what losses they had.
 
 What is done with the losses (which rates are tried, which are kept, what a rule earns) is decided
-on the host, in `nos_optax.population.suite`. Children are data: their number, their rules, their
-rates and the length of their training may change from call to call and nothing compiles again.
+on the host, in `nos_optax.population.suite` and `nos_optax.compare`. Children are data: their
+number, their rules, their rates and the length of their training may change from call to call and
+nothing compiles again. Optimizers that are no rules, such as `optax.lion`, train in the same loop,
+with one program for each of them.
 """
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import ProgramState, apply_program, program_streams
 from nos_optax.population.kernel import kernel_works
 from nos_optax.population.task import Batch, Task
 from nos_optax.population.task_check import check_task
-from nos_optax.population.training import Child, gradient, new_child
+from nos_optax.population.training import Child, Chunks, cut, gradient, mean_score, new_child
 
 CHILDREN_ON_CPU = 256  # of one device in one call of the compiled program
 LANES = 1024  # side by side on an accelerator, where the memory suffices
 MEMORY = 0.7  # the part of an accelerator's memory that the children may take, as estimated
+
+Factory = Callable[[jax.Array], optax.GradientTransformation]
+"""From a learning rate, which is a tracer, to an optimizer: `optax.lion`, for example."""
+Update = Callable[[Child, jax.Array, jax.Array], Child]
+"""From children, the losses before the step and the gradients to the children after it."""
+Hand = tuple[np.ndarray, int]
+"""The children of one device in one call: their rows, and which seed they have."""
 
 
 class Losses(NamedTuple):
@@ -37,6 +49,10 @@ class Losses(NamedTuple):
     late: np.ndarray | jax.Array  # float32[N]: the same over the second half of the steps
     validation: np.ndarray | jax.Array  # float32[N]: the task's loss there, after the last step
     initial: np.ndarray | jax.Array  # float32[N]: validation loss of the untrained weights
+    # float32[N]: mean scores after the last step, of a loop that was asked for them; else nan. That
+    # of a child that diverged is chance.
+    validation_score: np.ndarray | jax.Array = np.asarray(np.nan)
+    test_score: np.ndarray | jax.Array = np.asarray(np.nan)
 
 
 class TaskLoop:
@@ -56,6 +72,7 @@ class TaskLoop:
             rule's switches are real branches; elsewhere 1024, or as many as fit into the memory by
             an estimate. Halved, with a warning, while they do not fit.
         fused: whether a rule's step is one kernel; where None, if `kernel_works` on the device.
+        scores: whether to score the children by the task's metric too.
 
     Raises:
         ValueError: the task has fewer training examples than a minibatch, its functions do not fit
@@ -71,6 +88,7 @@ class TaskLoop:
         devices: list[jax.Device] | None = None,
         lanes: int | None = None,
         fused: bool | None = None,
+        scores: bool = False,
     ):
         devices = devices or jax.local_devices()
         examples = task.num_examples(task.train)
@@ -86,15 +104,22 @@ class TaskLoop:
             )
         check_task(task, minibatch_size)
         self.task, self.minibatch_size, self.max_steps = task, minibatch_size, max_steps
-        self.iterations = iterations
+        self.iterations, self.scores = iterations, scores
         self.fused = kernel_works(devices[0]) if fused is None else fused
         self.lanes = self._most_lanes(devices[0]) if lanes is None else lanes
         self._mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self._mesh, PartitionSpec())
         size = min(task.evaluation_batch, task.num_examples(task.validation))
-        self.data = jax.device_put((task.train, _equal_parts(task.validation, size)), replicated)
-        self._order = lru_cache(maxsize=8)(self._draw_order)
-        self._train = self._compiled()
+        scored = [
+            cut(x, task.evaluation_batch)
+            for x in (task.validation, task.test)
+            if scores and x is not None
+        ]
+        self.data = jax.device_put(
+            (task.train, _equal_parts(task.validation, size), tuple(scored)), replicated
+        )
+        self._orders = lru_cache(maxsize=8)(self._draw_orders)
+        self._compiled: dict[Factory | None, Callable] = {}
 
     def _most_lanes(self, device: jax.Device) -> int:
         """Return the lanes of a device that was not told."""
@@ -106,22 +131,28 @@ class TaskLoop:
         fitting = max(1, int(MEMORY * limit / child_bytes(self.task, self.minibatch_size)))
         return min(LANES, 2 ** (fitting.bit_length() - 1))
 
-    def _compiled(self):
-        """Return the one program, jitted for the present number of lanes."""
-        self._share = CHILDREN_ON_CPU if self.lanes == 1 else self.lanes
-        split, whole = PartitionSpec("device"), PartitionSpec()
-        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
-        return jax.jit(
-            jax.shard_map(
-                self._train_share,
-                mesh=self._mesh,
-                in_specs=(split, split, split, whole, whole, whole, whole),
-                out_specs=split,
-                check_vma=False,
-            ),
-            # A device is a core: to split its products among more changes how they are rounded.
-            compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
-        )
+    def _program(self, factory: Factory | None) -> Callable:
+        """Return the one program for rules, or that of an optimizer, for the present lanes."""
+        if factory not in self._compiled:
+            split, whole = PartitionSpec("device"), PartitionSpec()
+            on_cpu = self._mesh.devices.flat[0].platform == "cpu"
+            self._compiled[factory] = jax.jit(
+                jax.shard_map(
+                    partial(self._train_share, factory),
+                    mesh=self._mesh,
+                    in_specs=(split, split, split, split, whole, split, whole),
+                    out_specs=split,
+                    check_vma=False,
+                ),
+                # A device is a core: to split its products among more changes how they are rounded.
+                compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
+            )
+        return self._compiled[factory]
+
+    @property
+    def _share(self) -> int:
+        """Children of one device in a call of the compiled program."""
+        return CHILDREN_ON_CPU if self.lanes == 1 else self.lanes
 
     @property
     def capacity(self) -> int:
@@ -134,12 +165,17 @@ class TaskLoop:
         self.train(program, np.zeros(1, np.float32), 0, 1)
 
     def train(
-        self, programs: np.ndarray, learning_rates: np.ndarray, seed: int, steps: int
+        self,
+        programs: np.ndarray | Factory,
+        learning_rates: np.ndarray,
+        seed: int,
+        steps: int,
     ) -> Losses:
         """Train N children and return their losses.
 
         Args:
-            programs: `int32[N, G, 5]`, of `iterations` each.
+            programs: `int32[N, G, 5]`, of `iterations` each; or an optimizer that is no rule, which
+                trains all N.
             learning_rates: `float32[N]`; a child whose rate is nan never learns.
             seed: of the initial weights, the minibatches and all random numbers.
             steps: the length of the training, T of the decays too.
@@ -147,14 +183,35 @@ class TaskLoop:
         Raises:
             ValueError: there are more steps than `max_steps`, or none, or there are no children.
         """
-        if not len(programs):
-            raise ValueError("there is no child to train: give at least one program")
+        return Losses(
+            *(x[:, 0] for x in self.train_seeds(programs, learning_rates, (seed,), steps))
+        )
+
+    def train_seeds(
+        self,
+        programs: np.ndarray | Factory,
+        learning_rates: np.ndarray,
+        seeds: Sequence[int],
+        steps: int,
+    ) -> Losses:
+        """Train N children with each of S seeds, and return losses `[N, S]`.
+
+        The numbers are those of `train` with each seed; but the devices have seeds of their own, so
+        that a few children keep all devices busy.
+
+        Raises:
+            ValueError: as `train`.
+        """
+        if not len(learning_rates) or not len(seeds):
+            raise ValueError("there is no child to train: give at least one program and seed")
         if not 1 <= steps <= self.max_steps:
             raise ValueError(f"steps must be from 1 to max_steps={self.max_steps}, got {steps}")
-        rates = np.asarray(learning_rates, np.float32)
+        rates, factory = np.asarray(learning_rates, np.float32), None
+        if not isinstance(programs, np.ndarray):
+            factory, programs = programs, np.zeros((len(rates), 1, 5), np.int32)
         while True:
             try:
-                return self._train_all(programs, rates, seed, steps)
+                return self._train_all(factory, programs, rates, seeds, steps)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
                     raise
@@ -162,43 +219,69 @@ class TaskLoop:
             warnings.warn(
                 f"{self.task.name}: out of memory: going on with {self.lanes} lanes", stacklevel=2
             )
-            self._train = self._compiled()
+            self._compiled.clear()
 
-    def _train_all(self, programs, rates, seed: int, steps: int) -> Losses:
-        """Train all children, `capacity` in a call; no call waits for the one before."""
-        order, key = self._order(seed), jax.random.key(seed)
-        results = []
-        for first in range(0, len(rates), self.capacity):
-            part = slice(first, first + self.capacity)
-            results.append(self._dispatch(programs[part], rates[part], order, steps, key))
-        return Losses(*map(np.concatenate, zip(*(wait() for wait in results), strict=True)))
+    def _train_all(self, factory, programs, rates, seeds: Sequence[int], steps: int) -> Losses:
+        """Train all children with all seeds; no call waits for the one before."""
+        calls = [
+            (hand, self._dispatch(factory, programs, rates, hand, seeds, steps))
+            for hand in self._deal(len(rates), len(seeds))
+        ]
+        found = np.empty((len(Losses._fields), len(rates), len(seeds)), np.float32)
+        for hands, wait in calls:
+            for (rows, column), losses in zip(hands, wait(), strict=True):
+                found[:, rows, column] = losses
+        return Losses(*found)
 
-    def _dispatch(self, programs, rates, order, steps, key):
-        """Start at most `capacity` trainings; return a function that waits for their losses."""
-        size, devices = len(rates), self._mesh.size
-        # Dealt out to the devices like cards; the last child's copies fill the seats left.
-        seats = np.arange(self.capacity).reshape(self._share, devices).T.ravel()
-        counts = np.array([len(range(d, size, devices)) for d in range(devices)], np.int32)
-        child = np.minimum(seats, size - 1)
-        result = self._train(
-            programs[child], rates[child], counts, order, np.int32(steps), key, self.data
+    def _deal(self, count: int, seeds: int) -> Iterator[list[Hand]]:
+        """Yield the hands of all devices, call by call; the devices of a seed take turns."""
+        devices = self._mesh.size
+        for first in range(0, seeds, devices):
+            columns = range(first, min(first + devices, seeds))
+            each = devices // len(columns)  # devices of a seed
+            for start in range(0, count, self._share * each):
+                rows = np.arange(start, min(start + self._share * each, count))
+                hands = [(rows[d::each], column) for column in columns for d in range(each)]
+                yield hands + [(rows[:0], first)] * (devices - len(hands))
+
+    def _dispatch(self, factory, programs, rates, hands: list[Hand], seeds, steps: int):
+        """Start one call's trainings; return a function that waits for each device's losses."""
+        # Copies of a child fill the seats that are left; they do not train.
+        seats = [np.r_[rows, np.zeros(self._share - len(rows), int)] for rows, _ in hands]
+        child = np.concatenate(seats).astype(int)
+        counts = np.array([len(rows) for rows, _ in hands], np.int32)
+        order, keys = self._orders(tuple(seeds[column] for _, column in hands))
+        result = self._program(factory)(
+            programs[child], rates[child], counts, order, np.int32(steps), keys, self.data
         )
-        place = np.argsort(seats)[:size]
-        return lambda: [np.asarray(x)[place] for x in result]
 
-    def _draw_order(self, seed: int) -> jax.Array:
-        """Return the examples of each minibatch, `int32[max_steps, B]`, on the devices."""
+        def wait():
+            found = np.stack([np.asarray(x).reshape(len(hands), -1) for x in result])
+            return [found[:, d, :count] for d, count in enumerate(counts)]
+
+        return wait
+
+    def _draw_orders(self, seeds: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """Return, for the seed of each device, `int32[max_steps, B]` and a key, on that device.
+
+        The numbers are the examples of each minibatch.
+        """
+        order = np.stack([self._draw_order(seed) for seed in seeds])
+        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+        split = jax.NamedSharding(self._mesh, PartitionSpec("device"))
+        return jax.device_put(order, split), jax.device_put(keys, split)
+
+    def _draw_order(self, seed: int) -> np.ndarray:
         examples, size = self.task.num_examples(self.task.train), self.minibatch_size
         epochs = -(-self.max_steps // (examples // size))
         rng = np.random.default_rng(seed)
         draw = rng.permutation if self.task.shuffle else np.arange
         rows = [draw(examples)[: examples // size * size] for _ in range(epochs)]
-        order = np.concatenate(rows).reshape(-1, size)[: self.max_steps].astype(np.int32)
-        return jax.device_put(order, jax.NamedSharding(self._mesh, PartitionSpec()))
+        return np.concatenate(rows).reshape(-1, size)[: self.max_steps].astype(np.int32)
 
-    def _train_share(self, programs, rates, counts, order, steps, key, data) -> Losses:
+    def _train_share(self, factory, programs, rates, counts, order, steps, keys, data) -> Losses:
         """Train one device's children `[n]`, of which the first `counts[0]` are real."""
-        init_key, rule_key, loss_key = jax.random.split(key, 3)
+        init_key, rule_key, loss_key = jax.random.split(keys[0], 3)
         start = new_child(self.task, init_key)
         validation = data[1]
         initial = self._validation_loss(start, validation, loss_key)
@@ -206,7 +289,16 @@ class TaskLoop:
         def group(i, losses):
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
             result = self._train_lanes(
-                start, initial, programs[rows], rates[rows], order, steps, rule_key, loss_key, data
+                factory,
+                start,
+                initial,
+                programs[rows],
+                rates[rows],
+                order[0],
+                steps,
+                rule_key,
+                loss_key,
+                data,
             )
             return jax.tree.map(lambda all_, new: all_.at[rows].set(new), losses, result)
 
@@ -214,18 +306,19 @@ class TaskLoop:
         return jax.lax.fori_loop(0, -(-counts[0] // self.lanes), group, nothing)
 
     def _train_lanes(
-        self, start, initial, programs, rates, order, steps, rule_key, loss_key, data
+        self, factory, start, initial, programs, rates, order, steps, rule_key, loss_key, data
     ) -> Losses:
         """Train `lanes` children side by side from one start.
 
         Programs, rates and results have a leading axis of lanes; with one lane there is no axis and
         no `vmap`.
         """
-        train, validation = data
-        streams = self._each(program_streams)(programs)
+        train, validation, scored = data
         child = self._each(lambda rate: start._replace(running=jnp.isfinite(rate)))(rates)
-        # One for all lanes, as a scalar: the step is theirs in common.
-        child = child._replace(rule=child.rule._replace(count=jnp.zeros([], jnp.int32)))
+        if factory is None:
+            child, update = self._rules(child, programs, rates, steps, rule_key)
+        else:
+            child, update = self._optimizer(child, factory, rates)
 
         def unfinished(carry):
             i, child, _, _ = carry
@@ -235,7 +328,7 @@ class TaskLoop:
             i, child, total, late = carry
             batch = jax.tree.map(lambda x: x[order[i]], train)
             value, child, g = self._gradients(child, batch, jax.random.fold_in(loss_key, i))
-            child = self._update(child, programs, streams, rates, g, steps, rule_key)
+            child = update(child, value, g)
             capped = jnp.where(child.running, jnp.minimum(value, initial), initial)
             late += jnp.where(i >= steps // 2, capped, 0.0)
             return i + 1, child, total + capped, late
@@ -249,7 +342,11 @@ class TaskLoop:
         value = self._each(lambda child: self._validation_loss(child, validation, loss_key))(child)
         finite = child.running & jnp.isfinite(value)
         value = jnp.where(finite, jnp.minimum(value, initial), initial)
-        return Losses(total / steps, late / half, value, jnp.broadcast_to(initial, value.shape))
+        scores = [self._score(child, finite, chunks) for chunks in scored]
+        scores += [jnp.full_like(value, jnp.nan)] * (2 - len(scores))
+        return Losses(
+            total / steps, late / half, value, jnp.broadcast_to(initial, value.shape), *scores
+        )
 
     def _each(self, function):
         """Return a function of one child as one of the lanes."""
@@ -257,12 +354,15 @@ class TaskLoop:
             return function
         lane: Any = 0
         common: Any = None
-        axes = Child(lane, lane, ProgramState(common, lane, lane, lane), lane)
+        program_state = ProgramState(common, lane, lane, lane)
 
-        def of_lanes(*args):
-            return jax.vmap(function, [axes if isinstance(x, Child) else 0 for x in args])(*args)
+        def axes(x):
+            if not isinstance(x, Child):
+                return lane
+            rule = program_state if isinstance(x.rule, ProgramState) else lane
+            return Child(lane, lane, rule, lane)
 
-        return of_lanes
+        return lambda *args: jax.vmap(function, [axes(x) for x in args])(*args)
 
     def _gradients(self, child: Child, batch: Batch, key) -> tuple[jax.Array, Child, jax.Array]:
         """Return the losses `[lanes]`, the children with their next states, the gradients.
@@ -277,9 +377,13 @@ class TaskLoop:
         running = child.running & jnp.isfinite(value)
         return value, child._replace(state=state, running=running), g
 
-    def _update(self, child: Child, programs, streams, rates, g, steps, key) -> Child:
-        """Return the children after the update of their rules."""
-        if self.fused and self.lanes > 1:
+    def _rules(self, child: Child, programs, rates, steps, key) -> tuple[Child, Update]:
+        """Return children before the first step of their rules, and what such a step does."""
+        streams = self._each(program_streams)(programs)
+        # One for all lanes, as a scalar: the step is theirs in common.
+        child = child._replace(rule=child.rule._replace(count=jnp.zeros([], jnp.int32)))
+
+        def fused(child, value, g):
             from nos_optax.grammar.fused import fused_update  # Pallas is not everywhere
 
             keys = jnp.broadcast_to(key, (self.lanes,))
@@ -288,15 +392,42 @@ class TaskLoop:
             )
             return child._replace(params=params, rule=rule)
 
-        def of_one(program, streams, rate, g, params, mu, nu, gamma):
-            rule = ProgramState(child.rule.count, mu, nu, gamma)
-            update, rule = apply_program(program, streams, rule, g, params, steps, key)
-            return params - rate * update, *rule[1:]
+        def update(child, value, g):
+            def of_one(program, streams, rate, g, params, mu, nu, gamma):
+                rule = ProgramState(child.rule.count, mu, nu, gamma)
+                update, rule = apply_program(program, streams, rule, g, params, steps, key)
+                return params - rate * update, *rule[1:]
 
-        params, *averages = self._each(of_one)(
-            programs, streams, rates, g, child.params, *child.rule[1:]
-        )
-        return child._replace(params=params, rule=ProgramState(child.rule.count + 1, *averages))
+            params, *averages = self._each(of_one)(
+                programs, streams, rates, g, child.params, *child.rule[1:]
+            )
+            rule = ProgramState(child.rule.count + 1, *averages)
+            return child._replace(params=params, rule=rule)
+
+        return child, fused if self.fused and self.lanes > 1 else update
+
+    def _optimizer(self, child: Child, factory: Factory, rates) -> tuple[Child, Update]:
+        """Return the same for an optimizer, which has the parameters as the tree that they are."""
+        tree = self.task.unflatten
+
+        def init(rate, params):
+            return factory(rate).init(tree(params))
+
+        def of_one(rate, value, g, params, state):
+            optimizer = optax.with_extra_args_support(factory(rate))
+            update, state = optimizer.update(tree(g), state, tree(params), value=value)
+            return params + ravel_pytree(update)[0], state
+
+        def update(child, value, g):
+            params, state = self._each(of_one)(rates, value, g, child.params, child.rule)
+            return child._replace(params=params, rule=state)
+
+        return child._replace(rule=self._each(init)(rates, child.params)), update
+
+    def _score(self, child: Child, finite: jax.Array, chunks: Chunks) -> jax.Array:
+        """Return the mean score of the children on a set of examples."""
+        score = self._each(lambda child: mean_score(self.task, child, chunks))(child)
+        return jnp.where(finite & jnp.isfinite(score), score, self.task.chance)
 
     def _validation_loss(self, child: Child, parts: Batch, key: jax.Array) -> jax.Array:
         """Return the mean loss of one child on the validation set, whose parts `[K, M, ...]`."""

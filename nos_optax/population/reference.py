@@ -170,13 +170,21 @@ def cached_reference(
 
 
 def _digest(loop: TaskLoop, horizon: int) -> str:
-    """Return a hash of all that a reference depends on: the task, its data, and what runs it."""
-    digest = hashlib.sha256(task_digest(loop.task, loop.minibatch_size).encode())
-    facts = (horizon, loop.minibatch_size, loop.task.shuffle, loop.task.max_grad_norm)
+    """Return a hash of all that a reference depends on."""
     how = (LENGTHS, COARSE, FINE, TUNING_SEEDS, CURVE_SEEDS)
+    return hashlib.sha256((training_digest(loop, horizon) + repr(how)).encode()).hexdigest()[:16]
+
+
+def training_digest(loop: TaskLoop, steps: int) -> str:
+    """Return a hash of all that decides a training's losses, but its optimizer, rate and seed.
+
+    That is the task, its data, the minibatches and the steps, and what runs them.
+    """
+    digest = hashlib.sha256(task_digest(loop.task, loop.minibatch_size).encode())
+    facts = (steps, loop.minibatch_size, loop.task.shuffle, loop.task.max_grad_norm)
     flags = (jax.config.values[name] for name in ("jax_enable_x64", "jax_default_matmul_precision"))
     where = (__version__, jax.__version__, platform.machine(), *flags)
-    digest.update(repr((*facts, *how, *where)).encode())
-    for x in jax.tree.leaves((loop.task.train, loop.task.validation)):
+    digest.update(repr((*facts, *where)).encode())
+    for x in jax.tree.leaves((loop.task.train, loop.task.validation, loop.task.test)):
         digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nos_optax
+from nos_optax._command import make_console, one_message
 from nos_optax.grammar import RuleError, UpdateRule
 from nos_optax.rule.facts import Facts, describe
 from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
@@ -24,7 +25,6 @@ from nos_optax.rule.sweep import Sweep, sweep
 from nos_optax.rule.trajectories import FUNCTIONS, STEPS, Trajectory, best_trajectory
 from nos_optax.search import TaskConfig, enable_compilation_cache, load_task, select_devices
 from nos_optax.search.results import STANDARD
-from nos_optax.search.terminal import make_console, one_message
 
 RIVALS = {name: STANDARD[name] for name in ("SGD", "Adam", "PowerSign")}
 

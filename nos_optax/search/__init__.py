@@ -11,9 +11,9 @@ if _absent:
     )
 
 # ruff: noqa: E402  (the imports below need what was looked for above)
-from nos_optax.search.accelerator import AcceleratorError as AcceleratorError
-from nos_optax.search.accelerator import enable_compilation_cache as enable_compilation_cache
-from nos_optax.search.accelerator import select_devices as select_devices
+from nos_optax.population.accelerator import AcceleratorError as AcceleratorError
+from nos_optax.population.accelerator import enable_compilation_cache as enable_compilation_cache
+from nos_optax.population.accelerator import select_devices as select_devices
 from nos_optax.search.api import search as search
 from nos_optax.search.config import FRESH_SEEDS as FRESH_SEEDS
 from nos_optax.search.config import SearchConfig as SearchConfig

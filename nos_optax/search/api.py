@@ -10,14 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
+from nos_optax._command import make_console
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import Dataset, Task
-from nos_optax.search.accelerator import enable_compilation_cache, select_devices
+from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
 from nos_optax.search.loop import SearchResult, run_search
 from nos_optax.search.results import nothing_learned
 from nos_optax.search.run_folder import CONFIG, default_path, read_config
-from nos_optax.search.terminal import live_progress, make_console
+from nos_optax.search.terminal import live_progress
 
 
 def search(

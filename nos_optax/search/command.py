@@ -11,13 +11,14 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from nos_optax.search.accelerator import enable_compilation_cache
+from nos_optax._command import make_console, one_message
+from nos_optax.population.accelerator import enable_compilation_cache
 from nos_optax.search.api import try_to_report
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.loop import run_search
 from nos_optax.search.results import nothing_learned, results_table, score_name
 from nos_optax.search.run_folder import default_path, read_candidates, read_config
-from nos_optax.search.terminal import live_progress, make_console, one_message
+from nos_optax.search.terminal import live_progress
 
 PROGRAM = "python -m nos_optax.search"
 

@@ -10,7 +10,7 @@ import tyro
 from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
-from nos_optax.search.own import import_own
+from nos_optax.population.own import import_own
 from nos_optax.search.strategies import STRATEGIES, find_strategy
 
 SUITE = "suite"
@@ -115,6 +115,8 @@ class SearchConfig(TaskConfig):
     """The last binary function may be +."""
     reuse_results: bool = _SPACE.reuse_results
     """Every iteration after the first must use an earlier result."""
+    live_results: bool = _SPACE.live_results
+    """The rule must depend on the result of every iteration, and be no sum through left either."""
     strategy: Annotated[
         str, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
     ] = "ppo"

@@ -27,14 +27,14 @@ from nos_optax.population import (
     load_digits,
     paper_child,
 )
+from nos_optax.population.accelerator import select_devices
 from nos_optax.population.lanes import choose_lanes
+from nos_optax.population.own import import_own
 from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer, load_suite
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, task_digest
-from nos_optax.search.accelerator import select_devices
 from nos_optax.search.config import DATASETS, GIVEN, SUITE, SearchConfig, TaskConfig
-from nos_optax.search.own import import_own
 
 
 class Engine(Protocol):

@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nos_optax._command import one_message
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.run_folder import open_history, write_whole
-from nos_optax.search.terminal import one_message
 
 NUMBERS = ("reward", "learning_rate", "seconds")
 LISTS = ("sweep", "curve")

@@ -21,13 +21,13 @@ import numpy as np
 
 from nos_optax.grammar.program import as_population
 from nos_optax.population import Evaluation, PopulationTrainer
-from nos_optax.population.loop import LANES as SUITE_LANES
-from nos_optax.population.suite import SuiteTrainer
-from nos_optax.search.accelerator import (
+from nos_optax.population.accelerator import (
     AcceleratorError,
     enable_compilation_cache,
     select_devices,
 )
+from nos_optax.population.loop import LANES as SUITE_LANES
+from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.config import DATASETS, SUITE, TaskConfig
 from nos_optax.search.engine import make_trainer, trainer_facts
 

@@ -15,7 +15,7 @@ from nos_optax._arguments import as_key
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
 from nos_optax.controller.ppo import REINFORCE_PRESETS, Controller, PPOState
 from nos_optax.grammar import SearchSpace
-from nos_optax.search.own import import_own
+from nos_optax.population.own import import_own
 
 
 class Strategy(Protocol):

@@ -1,31 +1,14 @@
-"""What a command says: errors in one line, tables that fit, progress."""
+"""How far a search is."""
 
 import contextlib
 import importlib.util
-import sys
 from collections.abc import Generator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nos_optax.search.accelerator import AcceleratorError
 from nos_optax.search.history import Candidate
 from nos_optax.search.loop import OnBatch, OnStage
-
-
-@contextlib.contextmanager
-def one_message() -> Generator[None]:
-    """Turn what a user can mend into `error: ...` and exit code 1, without a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
-
-
-def make_console() -> Console:
-    """Return the terminal, or where the output goes instead, which has no width of its own."""
-    console = Console()
-    return console if console.is_terminal or console.is_jupyter else Console(width=160)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,231 @@
+"""The comparison: from names to files."""
+
+import dataclasses
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nos_optax import __version__
+from nos_optax._command import make_console
+from nos_optax.compare.picture import draw
+from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.results import Comparison, Row, markdown, rows_of, table
+from nos_optax.compare.rivals import Rival, as_rival
+from nos_optax.compare.trials import Budget, Trials
+from nos_optax.compare.workloads import load_workload
+from nos_optax.grammar import UpdateRule
+from nos_optax.population import Task, TaskLoop, Workload
+from nos_optax.population.accelerator import enable_compilation_cache, select_devices
+from nos_optax.population.reference import LONGEST, cached_reference, steps_of, training_digest
+
+OUT = Path("runs/compare")
+
+
+def compare(
+    rivals: "Sequence[str | UpdateRule | Rival]",
+    tasks: "Sequence[str | Task | Workload] | str | Task | Workload",
+    *,
+    budget: Budget | None = None,
+    baseline: str | None = None,
+    epochs: int | None = None,
+    minibatch_size: int | None = None,
+    out: Path | str = OUT,
+    accelerator: str = "auto",
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare optimizers on tasks: equal tuning, fresh seeds, paired differences.
+
+    Every training is kept in the folder, so the same call goes on where a killed one stopped, and
+    one with another rival trains only that.
+
+    Args:
+        rivals: what is compared, as for `as_rival`.
+        tasks: what they train, as for `load_workload`.
+        budget: learning rates, seeds and measure.
+        baseline: name of the rival that the differences are to; the first where None.
+        epochs: of a training; where None the task's own length, or 5.
+        minibatch_size: examples in a minibatch; where None the task's own, or 32.
+        out: folder for `results.json`, `results.md`, `results.svg` and the trainings.
+        accelerator: `cpu`, `gpu`, `tpu`, or `auto` for the best that is present.
+        data_dir: TensorFlow Datasets folder of the task `cifar10`.
+        progress: whether to show a progress bar in a terminal.
+
+    Returns:
+        The rows of all tasks, the best first, with their verdicts.
+
+    Raises:
+        ValueError: a rival or a task is none, or cannot train; two have one name; a number is out
+            of range.
+        OSError: the folder cannot be written, or is in use.
+
+    Example:
+        >>> from nos_optax.compare import compare
+        >>> found = compare(["adam", "optax.lion"], "digits-mlp", out="runs/x")  # doctest: +SKIP
+        >>> print(found.sentence("digits-mlp"))  # doctest: +SKIP
+    """
+    enable_compilation_cache()
+    devices = select_devices(accelerator)
+    budget, out = budget or Budget(), Path(out).expanduser()
+    tasks = [tasks] if isinstance(tasks, str | Task | Workload) else list(tasks)
+    named = _distinct("rivals", [as_rival(rival) for rival in rivals], lambda rival: rival.name)
+    workloads = _distinct(
+        "tasks",
+        [load_workload(task, minibatch_size, epochs, data_dir) for task in tasks],
+        lambda workload: workload.task.name,
+    )
+    first = next(iter(named)) if baseline is None else baseline
+    if len(named) < 2 or first not in named:
+        raise ValueError(
+            f"give at least two rivals, the baseline among them; got {', '.join(named)} and the "
+            f"baseline {first}"
+        )
+    for workload in workloads.values():
+        for rival in named.values():
+            rival.check(workload.task)
+    out.mkdir(parents=True, exist_ok=True)
+
+    rows: list[Row] = []
+    settings: dict[str, dict] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = make_console()
+    quiet = not progress or not (console.is_terminal or console.is_jupyter)
+    with Progress(*columns, console=console, disable=quiet) as bar:
+        for name, workload in workloads.items():
+            trials, settings[name] = _trials(workload, named, budget, devices, out, bar)
+            outcomes = []
+            for rival in named.values():
+                bar.update(bar.task_ids[-1], description=f"{name}: {rival.name}"[:60])
+                outcomes.append(trials.run(rival))
+            rows += rows_of(name, outcomes, first, budget.measure)
+    facts = {
+        "tasks": settings,
+        **{k: v for k, v in dataclasses.asdict(budget).items() if k != "measure"},
+        "devices": [str(device) for device in devices],
+        "device_kind": devices[0].device_kind,
+        "versions": {
+            "nos_optax": __version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    found = Comparison(budget.measure, first, tuple(rows), facts)
+    write(found, out)
+    return found
+
+
+def _distinct(kind: str, given: list, name: Callable) -> dict:
+    """Return what was given, by name.
+
+    Raises:
+        ValueError: there is none, or two have one name.
+    """
+    names = [name(each) for each in given]
+    twice = sorted({each for each in names if names.count(each) > 1})
+    if not given or twice:
+        raise ValueError(
+            f"{kind} need different names; given more than once: {', '.join(twice)}"
+            if given
+            else f"there are no {kind}: name at least one"
+        )
+    return dict(zip(names, given, strict=True))
+
+
+def _trials(
+    workload: Workload,
+    rivals: dict[str, Rival],
+    budget: Budget,
+    devices: list[jax.Device],
+    out: Path,
+    bar: Progress,
+) -> tuple[Trials, dict]:
+    """Return what trains rivals on a task, and its setting."""
+    task, steps = workload.task, workload.horizon
+    programs = [p for rival in rivals.values() if (p := rival.program()) is not None]
+    longest = steps_of(LONGEST, steps) if budget.measure == "speed" else steps
+    loop = TaskLoop(
+        task,
+        workload.minibatch_size,
+        longest,
+        max((len(program) for program in programs), default=1),
+        devices,
+        scores=True,
+    )
+    setting = {
+        "steps": steps,
+        "minibatch_size": workload.minibatch_size,
+        "parameters": task.num_params,
+        "scored_on": "the validation set" if task.test is None else "the test set",
+        "digest": training_digest(loop, steps),
+    }
+    reference = None
+    if budget.measure == "speed":
+        bar.add_task(f"{task.name}: tuning Adam", total=None)
+        cache = jax.config.values["jax_compilation_cache_dir"]
+        reference = cached_reference(loop, steps, Path(cache) / "references" if cache else None)
+        bar.remove_task(bar.task_ids[-1])
+        setting["adam"] = dataclasses.asdict(reference)
+    each = len(budget.rates) * budget.tuning_seeds + budget.seeds
+    shown = bar.add_task(task.name, total=each * len(rivals))
+
+    def advance(count: int) -> None:
+        bar.advance(shown, count)
+        done, total = bar.tasks[-1].completed, bar.tasks[-1].total or 0
+        bar.update(shown, total=max(total, done))  # rates beyond the ends were not foreseen
+
+    slug = "".join(c if c.isalnum() else "-" for c in task.name)[:40]
+    path = out / "trainings" / f"{slug}_{setting['digest']}.jsonl"
+    records = Records(path, {"task": task.name, "digest": setting["digest"]})
+    return Trials(loop, steps, budget, records, reference, advance), setting
+
+
+def write(comparison: Comparison, out: Path) -> None:
+    """Write `results.json`, `results.md` and `results.svg`."""
+    content = {
+        "measure": comparison.measure,
+        "baseline": comparison.baseline,
+        "facts": comparison.facts,
+        "tasks": {
+            task: {
+                "sentence": comparison.sentence(task),
+                "rivals": [_plain(row) for row in comparison.of(task)],
+            }
+            for task in comparison.tasks
+        },
+        "notes": comparison.notes(),
+    }
+    write_results(out, "results", content, markdown(comparison))
+    draw(comparison, out / "results.svg")
+
+
+def _plain(row: Row) -> dict:
+    """Return a row as JSON has it, its difference and the interval under names of their own."""
+    fields = {k: v for k, v in dataclasses.asdict(row).items() if k not in ("task", "difference")}
+    change = row.difference
+    if change is None:
+        return fields | {"difference": None, "interval": None, "p": None}
+    return fields | {
+        "difference": change.mean,
+        "interval": [change.low, change.high],
+        "p": change.p,
+    }
+
+
+def show(comparison: Comparison, out: Path, console: Console) -> None:
+    """Print the tables, what they say, and where they are."""
+    for task in comparison.tasks:
+        console.print(table(comparison, task))
+        console.print(comparison.sentence(task), markup=False, highlight=False)
+        console.print()
+    for note in comparison.notes():
+        console.print(note, markup=False, highlight=False)
+    print(f"Wrote {out / 'results.md'}, results.json and results.svg")

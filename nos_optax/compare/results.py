@@ -1,0 +1,241 @@
+"""What a comparison came to: rows, verdicts, a table, a file."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
+from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
+
+BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A rival on a task.
+
+    Attributes:
+        task: its name.
+        name: of the rival.
+        what: the rule, or where the optimizer is found.
+        rate: the best learning rate.
+        rates: all that were tried.
+        inside: whether the best rate has tried neighbours on both sides.
+        scores: of the fresh seeds, by the measure.
+        mean: of the scores.
+        deviation: standard deviation of the scores.
+        n: how many seeds.
+        learned: how many trainings ended with a lower validation loss than they began with.
+        validation_loss: mean of the fresh seeds.
+        training_loss: mean of the fresh seeds, over the whole of each training.
+        difference: to the baseline, paired by seed; None of the baseline.
+        p_holm: p of the difference by Holm's correction over the task's rivals; None of the
+            baseline.
+        verdict: `better`, `worse` or `undecided` by Holm's procedure at 5 %, or `baseline`.
+    """
+
+    task: str
+    name: str
+    what: str
+    rate: float
+    rates: tuple[float, ...]
+    inside: bool
+    scores: tuple[float, ...]
+    mean: float
+    deviation: float
+    n: int
+    learned: int
+    validation_loss: float
+    training_loss: float
+    difference: Difference | None
+    p_holm: float | None
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The rows of all tasks, each task's best mean first.
+
+    Attributes:
+        measure: what is compared.
+        baseline: name of the rival that the differences are to.
+        rows: task by task.
+        facts: how it was measured.
+    """
+
+    measure: str
+    baseline: str
+    rows: tuple[Row, ...]
+    facts: dict
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names, in order."""
+        return list(dict.fromkeys(row.task for row in self.rows))
+
+    def of(self, task: str) -> list[Row]:
+        """Return a task's rows, the best mean first."""
+        return [row for row in self.rows if row.task == task]
+
+    def sentence(self, task: str) -> str:
+        """Return what to take home from a task."""
+        rows = [row for row in self.of(task) if row.verdict != BASELINE]
+        said = []
+        for verdict in (BETTER, WORSE, UNDECIDED):
+            found = [row for row in rows if row.verdict == verdict]
+            if found:
+                names = ", ".join(f"{row.name} ({interval(row.difference)})" for row in found)
+                said.append(f"{verdict}: {names}")
+        family = f"Holm over {len(rows)} rivals" if len(rows) > 1 else "one rival"
+        return (
+            f"{task}: against {self.baseline}, in the {MEASURES[self.measure]}, {family}: "
+            f"{'; '.join(said)}."
+        )
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know before believing it."""
+        notes = []
+        if edge := [f"{r.name} on {r.task} ({r.rate:g})" for r in self.rows if not r.inside]:
+            notes.append(
+                f"The best learning rate is at an end of those tried: {', '.join(edge)}. Give more "
+                "--rates."
+            )
+        if lost := [
+            f"{r.name} on {r.task} ({r.n - r.learned} of {r.n})"
+            for r in self.rows
+            if r.learned < r.n
+        ]:
+            notes.append(f"Trainings that learned nothing, or diverged: {', '.join(lost)}.")
+        return notes
+
+
+def interval(change: Difference | None) -> str:
+    """Return a difference and its interval as text."""
+    if change is None:
+        return ""
+    digits = max(2, 2 - _magnitude(max(abs(change.low - change.mean), abs(change.mean) / 100)))
+    mean, low, high = (f"{x:+.{digits}f}" for x in change[:3])
+    return f"{mean} [{low}, {high}]"
+
+
+def _magnitude(x: float) -> int:
+    return math.floor(math.log10(x)) + 1 if x > 0 else 0
+
+
+def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str) -> list[Row]:
+    """Return a task's rows, the best mean first.
+
+    Raises:
+        ValueError: the baseline is none of the rivals.
+    """
+    named = {outcome.rival.name: outcome for outcome in outcomes}
+    if baseline not in named:
+        raise ValueError(f"the baseline {baseline!r} is none of the rivals {', '.join(named)}")
+    others = [name for name in named if name != baseline]
+    changes = {name: difference(named[name].values, named[baseline].values) for name in others}
+    adjusted = dict(zip(others, holm([changes[name].p for name in others]), strict=True))
+    sign = 1 if HIGHER_IS_BETTER[measure] else -1
+
+    def verdict(name: str) -> str:
+        if name == baseline:
+            return BASELINE
+        if adjusted[name] > SIGNIFICANCE:
+            return UNDECIDED
+        return BETTER if sign * changes[name].mean > 0 else WORSE
+
+    rows = [
+        Row(
+            task,
+            name,
+            outcome.rival.what,
+            outcome.rate,
+            outcome.rates,
+            outcome.inside,
+            outcome.values,
+            *mean_and_deviation(outcome.values),
+            len(outcome.values),
+            sum(run.learned for run in outcome.runs),
+            _mean([run.loss for run in outcome.runs]),
+            _mean([run.training_loss for run in outcome.runs]),
+            changes.get(name),
+            adjusted.get(name),
+            verdict(name),
+        )
+        for name, outcome in named.items()
+    ]
+    return sorted(rows, key=lambda row: -sign * row.mean)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of values and their standard deviation, of a sample."""
+    mean = _mean(values)
+    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1))
+
+
+def table(comparison: Comparison, task: str) -> Table:
+    """Return a task's table."""
+    found = Table(title=task, title_justify="left", box=box.SIMPLE)
+    found.add_column("rival", overflow="fold")
+    headings = ("rate", comparison.measure, "sd", "training loss", "difference [95 %]", "verdict")
+    for heading in headings:
+        found.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=True)
+    for row in comparison.of(task):
+        found.add_row(
+            row.name,
+            f"{row.rate:.2g}" + ("" if row.inside else " !"),
+            f"{row.mean:.4g}",
+            f"{row.deviation:.2g}",
+            f"{row.training_loss:.4g}",
+            interval(row.difference),
+            row.verdict,
+        )
+    return found
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return everything as Markdown: what was measured, a table and a sentence for each task."""
+    facts = comparison.facts
+    lines = [
+        "# Optimizers compared",
+        "",
+        f"Measure: {MEASURES[comparison.measure]}. Each learning rate was tried with "
+        f"{facts['tuning_seeds']} seed{'s' * (facts['tuning_seeds'] > 1)}; the best one trained "
+        f"again with {facts['seeds']} others, and these are compared. Differences are to "
+        f"{comparison.baseline}, paired by seed, with t intervals of 95 %; verdicts are by Holm's "
+        "procedure at 5 % over the rivals of a task. The intervals do not cover the choice of the "
+        "rate.",
+    ]
+    for task in comparison.tasks:
+        setting = facts["tasks"][task]
+        lines += [
+            "",
+            f"## {task}",
+            "",
+            f"{setting['steps']} steps with {setting['minibatch_size']} examples each, "
+            f"{setting['parameters']:,} parameters, scored on {setting['scored_on']}.",
+            "",
+            f"| rival | what | rate | {comparison.measure} | sd | training loss | difference "
+            "[95 %] | verdict |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_cell(row.name)} | {_cell(row.what)} | {row.rate:.2g} | {row.mean:.4g} | "
+            f"{row.deviation:.2g} | {row.training_loss:.4g} | {interval(row.difference)} | "
+            f"{row.verdict} |"
+            for row in comparison.of(task)
+        ]
+        lines += ["", comparison.sentence(task)]
+    lines += [text for note in comparison.notes() for text in ("", note)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot end a cell of a Markdown table or become markup there."""
+    return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"

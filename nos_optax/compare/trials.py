@@ -1,0 +1,210 @@
+"""The trainings of a comparison: every rival has the same budget on every task.
+
+Each learning rate trains to the end with the tuning seeds; the best one trains again with fresh
+seeds, and only these are compared. What is in the records is not trained again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nos_optax.compare.records import Records
+from nos_optax.compare.rivals import Rival
+from nos_optax.grammar.program import pad_programs
+from nos_optax.population import Losses, Reference, TaskLoop
+from nos_optax.population.loop import Factory
+
+RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
+TOGETHER = 16  # rates that are trained in one go
+EXTENSIONS = 4  # rates that are tried beyond either end while the best one is there
+MEASURES = {
+    "score": "score by the task's metric",
+    "loss": "validation loss",
+    "training-loss": "mean loss of the minibatches on the way",
+    "speed": "speed against tuned Adam, in doublings",
+}
+HIGHER_IS_BETTER = {"score": True, "loss": False, "training-loss": False, "speed": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What each rival may spend on a task.
+
+    Attributes:
+        rates: learning rates, rising; where the best is the first or the last, more are tried
+            beyond it, at the same distance.
+        tuning_seeds: with which each rate is tried.
+        seeds: others, with which the best rate is trained again; at least 2.
+        measure: what is compared, and what the best rate is best by: `score`, `loss`,
+            `training-loss` or `speed`.
+
+    Raises:
+        ValueError: a number is out of range, the rates do not rise, or there is no such measure.
+    """
+
+    rates: tuple[float, ...] = RATES
+    tuning_seeds: int = 1
+    seeds: int = 8
+    measure: str = "score"
+
+    def __post_init__(self):
+        if not self.rates or any(not 0 < rate < np.inf for rate in self.rates):
+            raise ValueError(f"learning rates must be positive numbers, got {self.rates}")
+        if any(a >= b for a, b in zip(self.rates, self.rates[1:], strict=False)):
+            raise ValueError(f"learning rates must rise, got {self.rates}")
+        if self.tuning_seeds < 1:
+            raise ValueError(f"tuning_seeds must be at least 1, got {self.tuning_seeds}")
+        if self.seeds < 2:
+            raise ValueError(f"seeds must be at least 2, to have an interval, got {self.seeds}")
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {self.measure!r}")
+
+
+class Training(NamedTuple):
+    """What became of one training, as `Losses` has it."""
+
+    training_loss: float
+    loss: float  # on the validation set
+    initial: float  # that of untrained weights
+    validation_score: float
+    test_score: float  # nan where there is no test set
+
+    @property
+    def learned(self) -> bool:
+        """Whether it ended with a lower loss than it began with; one that diverged did not."""
+        return self.loss < self.initial
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a rival on a task.
+
+    Attributes:
+        rival: who.
+        rate: the best learning rate.
+        rates: all that were tried, rising.
+        runs: one for each fresh seed, at the best rate.
+        values: of the runs, by the budget's measure.
+    """
+
+    rival: Rival
+    rate: float
+    rates: tuple[float, ...]
+    runs: tuple[Training, ...]
+    values: tuple[float, ...]
+
+    @property
+    def inside(self) -> bool:
+        """Whether the best rate has tried neighbours on both sides."""
+        return self.rates[0] < self.rate < self.rates[-1]
+
+
+class Trials:
+    """Trains rivals on one task.
+
+    Args:
+        loop: of the task, with scores.
+        steps: of a training.
+        budget: of each rival.
+        records: where each training is kept.
+        reference: what tuned Adam does on the task, where the measure is `speed`.
+        advance: called with the number of trainings that are done, as they are.
+    """
+
+    def __init__(
+        self,
+        loop: TaskLoop,
+        steps: int,
+        budget: Budget,
+        records: Records,
+        reference: Reference | None = None,
+        advance: Callable[[int], None] = lambda count: None,
+    ):
+        self.loop, self.steps, self.budget, self.records = loop, steps, budget, records
+        self.reference, self._advance = reference, advance
+        self._has_test = loop.task.test is not None
+        self._factories: dict[str, Factory] = {}  # one object each, as each object compiles
+
+    def run(self, rival: Rival) -> Outcome:
+        """Tune the rival's learning rate, then train with fresh seeds."""
+        tuning = range(self.budget.tuning_seeds)
+        fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
+        tried = dict(self._tried(rival, self.budget.rates, tuning))
+        for _ in range(EXTENSIONS if len(tried) > 1 else 0):
+            rates, best = sorted(tried), max(tried, key=tried.__getitem__)
+            if rates[0] < best < rates[-1]:
+                break
+            beyond = best**2 / (rates[1] if best == rates[0] else rates[-2])
+            tried |= self._tried(rival, [beyond], tuning)
+        rate = max(tried, key=tried.__getitem__)
+        runs = self._trainings(rival, [rate], fresh)[0]
+        return Outcome(rival, rate, tuple(sorted(tried)), runs, tuple(map(self._value, runs)))
+
+    def _tried(
+        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
+    ) -> dict[float, tuple[float, float]]:
+        """Return how good each rate is: the mean value, and where it ties, as accuracies do, loss.
+
+        The test set has no part in it.
+        """
+        sign = 1 if HIGHER_IS_BETTER[self.budget.measure] else -1
+        rows = self._trainings(rival, rates, seeds)
+        return {
+            rate: (
+                sign * float(np.mean([self._value(run, test=False) for run in runs])),
+                -float(np.mean([run.loss for run in runs])),
+            )
+            for rate, runs in zip(rates, rows, strict=True)
+        }
+
+    def _value(self, run: Training, test: bool = True) -> float:
+        """Return what the measure says of a training."""
+        match self.budget.measure:
+            case "score":
+                return run.test_score if test and self._has_test else run.validation_score
+            case "loss":
+                return run.loss
+            case "training-loss":
+                return run.training_loss
+        assert self.reference is not None
+        losses = Losses(*map(np.array, (run.training_loss, np.nan, run.loss, run.initial)))
+        return float(self.reference.speed(losses))
+
+    def _trainings(
+        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
+    ) -> list[tuple[Training, ...]]:
+        """Return the trainings at each rate, one for each seed; train those not in the records."""
+        key = rival.key()
+        keys = [[{"rival": key, "rate": rate, "seed": seed} for seed in seeds] for rate in rates]
+        missing = [i for i, row in enumerate(keys) if any(self.records.get(k) is None for k in row)]
+        self._advance((len(rates) - len(missing)) * len(seeds))
+        # One rate after another would leave devices idle, all of a large grid would lose much if
+        # killed.
+        for start in range(0, len(missing), TOGETHER):
+            rows = missing[start : start + TOGETHER]
+            losses = self._train(rival, np.array([rates[i] for i in rows]), seeds)
+            done = [
+                (keys[i][j], _training(losses, row, j)._asdict())
+                for row, i in enumerate(rows)
+                for j in range(len(seeds))
+                if self.records.get(keys[i][j]) is None
+            ]
+            self.records.extend(done)
+            self._advance(len(rows) * len(seeds))
+        return [tuple(Training(**(self.records.get(k) or {})) for k in row) for row in keys]
+
+    def _train(self, rival: Rival, rates: np.ndarray, seeds: Sequence[int]) -> Losses:
+        """Return losses `[rates, seeds]`."""
+        program = rival.program()
+        if program is None:
+            optimizer = self._factories.setdefault(rival.key(), rival.factory(self.steps))
+        else:
+            optimizer = np.stack([pad_programs(program, self.loop.iterations)] * len(rates))
+        return self.loop.train_seeds(optimizer, rates, seeds, self.steps)
+
+
+def _training(losses: Losses, row: int, column: int) -> Training:
+    train, _, validation, initial, *scores = (float(x[row, column]) for x in losses)
+    return Training(train, validation, initial, *scores)
