@@ -1,165 +1,156 @@
-"""Are the decays of the learning rate that the search found better than the usual ones?
+"""Do the decays of the learning rate that the search found converge faster than cosine decay?
 
-Claim:    the search also found decays of the learning rate, linear cosine and noisy linear cosine
-          (section 5.2), which do well beside the usual ones.
-Paper:    its numbers are not at hand. TensorFlow's documentation of linear cosine decay, which
-          cites the paper, says that larger initial learning rates can typically be used than with
-          cosine decay: see the best rates.
-Method:   Momentum, Adam, PowerSign and AddSign, each with a constant rate and five decays, on the
-          paper's child or, with --model wrn, on a wide ResNet. Every one of these tries the same
-          learning rates with one seed to the end; the rate with the best validation accuracy at the
-          end trains again with fresh seeds, and only these are reported. Differences are of the
-          test accuracy at the end, to the same optimizer at a constant rate; they are paired by
-          seed (initial weights, order of the images), with t intervals of 95 % that are not
-          corrected for their number and do not cover the choice of the images, nor that of the
-          rate. Better or worse is what paired t-tests say by Holm's procedure at 5 %, over all
-          decays of all optimizers. A diverged run counts as chance. A mean over the optimizers
-          has two intervals: over the seeds, for these four optimizers, and over the optimizers,
-          as if they were drawn from many.
-          Cosine with restarts has 10 periods. The noise of noisy linear cosine falls with the
-          number of steps, whatever their total: short trainings, as those of --scale small, have
-          much more of it than the paper's, and their rates can be below 0.
-          --scale small has few images, and rates half a decade apart, from 1e-3 to 1, instead of
-          the decades from 1e-5 to 10, which would hide that decays have different best rates. Its
-          wide ResNet is WRN-10-1, on CIFAR-10 with images at half their size.
-Command:  python experiments/decays.py
-          python experiments/decays.py --dataset cifar10 --data-dir DIR
-          python experiments/decays.py --model wrn --dataset cifar10 --data-dir DIR
-          python experiments/decays.py --scale smoke        (seconds; says nothing)
-          The same command goes on where an interrupted one stopped.
-Time:     on 2 cores, 6 minutes for digits, 5 for CIFAR-10 and 7 with the wide ResNet.
-          --scale paper is for accelerators.
+Claim:    linear cosine decay, ld * cd, and noisy linear cosine decay, (ld + noise) * cd + 0.001,
+          which the search found, "typically" allow a larger initial learning rate and converge
+          faster than cosine decay (section 5.2; section 6.2 says it again of the wide ResNet). The
+          paper does not claim a better final accuracy: in table 2, linear cosine is equal to
+          cosine or 0.1 to 0.2 below it at the end. Of the usual decays, it found cosine to be
+          consistently better than stepwise (section 6.2).
+Paper:    table 2's test accuracies stand beside ours. Of the best rates and of the speed it gives
+          a picture (figure 7), and no numbers.
+Method:   SGD, AddSign-ld and PowerSign-cd, each with a constant rate, stepwise (times 0.2 at 30, 60
+          and 80 % of the training, as in the wide residual networks' paper), cosine and linear
+          cosine decay; --schedules has others, noisy linear cosine among them. Rates are half a
+          decade apart. Each rival begins with three and goes on beyond an end of what it has tried
+          while its best one is that end; best is the mean validation accuracy after the last
+          epoch over the tuning seeds. The best rate trains again with fresh seeds.
+          Larger rate: the best rate of a grid of half decades cannot tell factors below 3 apart,
+          so the parabola through the best three accuracies is asked for its vertex, for each tuning
+          seed; ratios to cosine's are paired by seed, their intervals are of the logarithm.
+          Faster: epochs until the validation accuracy first reaches a level, interpolated between
+          epochs. The level is chosen before any run: the mean accuracy after the last epoch that
+          the same optimizer has at a constant rate. Differences to cosine are paired by seed.
+          A curve that fluctuates reaches a level early by luck, which favours schedules that keep
+          a large rate, not linear cosine.
+          Accuracy: of the test images after the last epoch, by seed.
+          Intervals are t intervals of 95 %, not corrected for their number; which differences are
+          not 0 is told by Holm's procedure at 5 %. No weight decay. A diverged run counts as
+          chance. The noise of noisy linear cosine falls with the number of steps, whatever their
+          total: short trainings have much more of it than the paper's, and rates below 0.
+          --scale small is WRN-10-1 with 10,000 images of half the size for 18 epochs, 3,600 steps:
+          enough for all decays to end above the constant rate, which shorter ones did not show.
+Command:  python experiments/decays.py --data-dir DIR
+          python experiments/decays.py --data-dir DIR --scale paper    (accelerators)
+          python experiments/decays.py --scale smoke                   (seconds; says nothing)
+          The same command goes on where an interrupted one stopped, with more schedules too.
 Writes:   experiments/results/decays_DATASET[_child]_SCALE.json, .md and .png
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import numpy as np
-from harness import rival_tables
+from harness import image_rivals, rival_tables
 from harness.command_line import main
 from harness.image_rivals import (
-    CIFAR10_SIZE,
-    DIGITS_SIZE,
     NOT_MEASURED,
     ImageConfig,
     check,
+    named_rival,
+    paper_figures,
     setting,
     train,
 )
+from harness.paper import TABLE_2
 from harness.records import write_results
-from harness.rival_tables import Result, claims, edge_note, interval_text
-from harness.statistics import Interval, mean_and_error, t_interval
+from harness.rival_tables import Result, claims, edge_note, interval_text, mean_text, rates_text
+from harness.statistics import (
+    Interval,
+    epochs_to_reach,
+    interval_if_finite,
+    mean_and_error,
+    peak,
+    t_interval,
+)
 from harness.tables import markdown
 from harness.tuning import SCHEDULES, Outcome, Rival
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from nos_optax import rules
-
-OPTIMIZERS = ("Momentum", "Adam", "PowerSign", "AddSign")
-CONSTANT = "constant"
+NAME = "decays"
+OPTIMIZERS = ("SGD", "AddSign-ld", "PowerSign-cd")
+CONSTANT, COSINE = "constant", "cosine"
+FOUND = ("linear cosine", "noisy linear cosine")  # by the paper's search
 DISPLAY = rival_tables.accuracy(classes=10)
 
 
 def rival_name(optimizer: str, schedule: str) -> str:
-    """Return what a rival is called."""
-    return f"{optimizer} + {schedule}"
-
-
-RIVALS = tuple(
-    Rival(rival_name(name, schedule), str(rules[name.lower()].rule), schedule)
-    for name in OPTIMIZERS
-    for schedule in SCHEDULES
-)
+    """Return what a rival is called, as in table 2."""
+    return f"{optimizer} ({schedule})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(ImageConfig):
     """Compare decays of the learning rate, each with its own best rate."""
 
+    schedules: tuple[str, ...] = (CONSTANT, "stepwise", COSINE, *FOUND)
+    """Constant, cosine and others of stepwise, linear, restarts, "linear cosine" and
+    "noisy linear cosine"."""
+    optimizers: tuple[str, ...] = OPTIMIZERS
+    """Of SGD, AddSign-ld and PowerSign-cd."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not {CONSTANT, COSINE} <= set(self.schedules) <= set(SCHEDULES):
+            raise ValueError(
+                f"--schedules must be {CONSTANT}, {COSINE} and others of {', '.join(SCHEDULES)}; "
+                f"got {', '.join(self.schedules)}"
+            )
+        if not self.optimizers or not set(self.optimizers) <= set(OPTIMIZERS):
+            raise ValueError(
+                f"--optimizers must be of {', '.join(OPTIMIZERS)}; got {', '.join(self.optimizers)}"
+            )
+
+    def rivals(self) -> list[Rival]:
+        """Return every optimizer with every schedule."""
+        return [
+            named_rival(rival_name(name, schedule))
+            for name in self.optimizers
+            for schedule in self.schedules
+        ]
+
     def name(self, experiment: str) -> str:
         """Return the name of all that is written."""
         return super().name(f"{experiment}_{self.dataset}")
 
 
-PAPER_WRN = Arguments()
-PAPER_CHILD = dataclasses.replace(PAPER_WRN, model="child", shift=0, batch_size=100, epochs=5)
-SMALL = Arguments(
-    scale="small",
-    model="child",
-    dataset="digits",
-    image_size=DIGITS_SIZE,
-    train_examples=1000,
-    validation_examples=400,
-    test_examples=397,
-    depth=10,
-    width=1,
-    shift=0,
-    batch_size=50,
-    epochs=20,
-    rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    seeds=20,
-    capacity=28,
-)
-SMALL_CIFAR10 = dataclasses.replace(
-    SMALL,
-    dataset="cifar10",
-    image_size=CIFAR10_SIZE,
-    train_examples=1500,
-    validation_examples=500,
-    test_examples=500,
-    epochs=3,
-    seeds=5,
-)
-SMOKE = dataclasses.replace(
-    SMALL,
-    scale="smoke",
-    train_examples=100,
-    validation_examples=100,
-    test_examples=100,
-    epochs=2,
-    rates=(1e-2, 1e-1),
-    seeds=2,
-)
-ON_DIGITS = {
-    "dataset": "digits",
-    "image_size": DIGITS_SIZE,
-    "train_examples": 1000,
-    "validation_examples": 400,
-    "test_examples": 397,
-    "shift": 0,
-}
+def preset(config: ImageConfig, **changes) -> Arguments:
+    """Return another experiment's setting for this one, which has no weight decay."""
+    none = {"weight_decays": (0.0,), "found_weight_decays": (0.0,)}
+    fields: dict[str, Any] = dataclasses.asdict(config) | none | changes
+    return Arguments(**fields)
+
+
 PRESETS = {
-    (p.model, p.dataset, p.scale): p
-    for p in (
-        SMALL,
-        SMOKE,
-        dataclasses.replace(PAPER_CHILD, **ON_DIGITS, epochs=100),
-        dataclasses.replace(SMOKE, dataset="cifar10"),
-        SMALL_CIFAR10,
-        PAPER_CHILD,
-        dataclasses.replace(SMOKE, model="wrn"),
-        dataclasses.replace(SMALL, model="wrn", epochs=10, seeds=5),
-        dataclasses.replace(PAPER_WRN, **ON_DIGITS),
-        dataclasses.replace(SMOKE, model="wrn", dataset="cifar10"),
-        dataclasses.replace(SMALL_CIFAR10, model="wrn", image_size=16),
-        PAPER_WRN,
-    )
+    "small": preset(
+        image_rivals.SMALL,
+        schedules=(CONSTANT, "stepwise", COSINE, "linear cosine"),
+    ),
+    "paper": preset(image_rivals.PAPER, found_rates=None, tuning_seeds=3),
+    "smoke": preset(image_rivals.SMOKE, tuning_seeds=2),
 }
 
 
 # What is measured.
 
 
+class Speed(NamedTuple):
+    """How a rival trains: one number a seed."""
+
+    level: float  # validation score that is to be reached
+    epochs: list[float]  # until then, of each fresh seed; inf where it is never reached
+    rates: list[float]  # the best rate, interpolated, of each tuning seed
+
+
 def by_optimizer(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Return the outcomes of each optimizer, in the order of the schedules."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault(outcome.rival.name.split(" + ")[0], []).append(outcome)
+        groups.setdefault(outcome.rival.name.split(" (")[0], []).append(outcome)
     return groups
 
 
@@ -171,97 +162,209 @@ def measure(groups: Mapping[str, Sequence[Outcome]]) -> dict[str, list[Result]]:
     }
 
 
-def mean_differences(
-    results: Mapping[str, Sequence[Result]], over: Literal["seeds", "optimizers"]
-) -> dict[str, Interval]:
-    """Return of each decay the mean difference to a constant rate.
-
-    Args:
-        results: from `measure`.
-        over: what the interval is over: the seeds, of which each has a mean over the optimizers,
-            or the optimizers, of which each has a mean over the seeds.
-    """
-    finals = {
-        (name, result.schedule): np.array(result.values["final_test"])
-        for name, group in results.items()
-        for result in group
+def measure_speed(group: Sequence[Outcome]) -> dict[str, Speed]:
+    """Return the speed of one optimizer with each schedule."""
+    curves = {
+        outcome.rival.schedule: [_whole(training.validation) for training in outcome.runs]
+        for outcome in group
     }
-    decays = [schedule for _, schedule in finals if schedule != CONSTANT]
-    axis = 0 if over == "seeds" else 1
+    level = float(np.mean([curve[-1] for curve in curves[CONSTANT]]))
     return {
-        decay: t_interval(
-            np.mean([finals[n, decay] - finals[n, CONSTANT] for n in results], axis=axis).tolist()
+        outcome.rival.schedule: Speed(
+            level,
+            [
+                epochs_to_reach(curve, level, DISPLAY.chance)
+                for curve in curves[outcome.rival.schedule]
+            ],
+            best_rates(outcome),
         )
-        for decay in dict.fromkeys(decays)
+        for outcome in group
     }
+
+
+def _whole(scores: Sequence[float]) -> list[float]:
+    """Return scores with chance where the training has diverged."""
+    return np.nan_to_num(scores, nan=DISPLAY.chance).tolist()
+
+
+def best_rates(outcome: Outcome) -> list[float]:
+    """Return the best rate of each tuning seed, interpolated."""
+    seeds: dict[int, dict[float, float]] = {}
+    for training in outcome.tuning:
+        seeds.setdefault(training.seed, {})[training.rate] = _whole(training.validation)[-1]
+    return [peak(scores) for scores in seeds.values()]
+
+
+class Comparison(NamedTuple):
+    """A found decay less cosine, of one optimizer; None where there is no interval."""
+
+    log_rate: Interval | None  # natural logarithm of the ratio of the best rates
+    epochs: Interval | None  # to the level
+    accuracy: Interval  # final test, %
+
+
+def comparison(log_rates: np.ndarray, epochs: np.ndarray, tests: np.ndarray) -> Comparison:
+    """Return the intervals of differences, one a seed."""
+    return Comparison(
+        interval_if_finite(log_rates), interval_if_finite(epochs), t_interval(tests.tolist())
+    )
+
+
+def compare_with_cosine(
+    results: Mapping[str, Sequence[Result]], speeds: Mapping[str, Mapping[str, Speed]]
+) -> dict[str, Comparison]:
+    """Return how each found decay differs from cosine, for each optimizer and for their mean.
+
+    The mean over the optimizers is taken of each seed.
+    """
+    compared = {}
+    for decay in FOUND:
+        differences = [
+            seed_differences(group, speeds[name], decay)
+            for name, group in results.items()
+            if decay in speeds[name]
+        ]
+        if not differences:
+            continue
+        for name, columns in zip(results, differences, strict=True):
+            compared[rival_name(name, decay)] = comparison(*columns)
+        means = (np.mean(column, axis=0) for column in zip(*differences, strict=True))
+        compared[rival_name("mean", decay)] = comparison(*means)
+    return compared
+
+
+def seed_differences(
+    group: Sequence[Result], speeds: Mapping[str, Speed], decay: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a decay less cosine: logarithms of the best rates, epochs, final test; by seed."""
+    tests = {result.schedule: np.array(result.values["final_test"]) for result in group}
+    rates = [np.log(speeds[schedule].rates) for schedule in (decay, COSINE)]
+    # Two that never get there do not differ by a number.
+    epochs = [np.array(speeds[schedule].epochs) for schedule in (decay, COSINE)]
+    reached = np.where(np.isfinite(epochs).all(axis=0), epochs, np.nan)
+    return rates[0] - rates[1], reached[0] - reached[1], tests[decay] - tests[COSINE]
 
 
 # What is shown.
 
 
-def differences_table(
-    results: Mapping[str, Sequence[Result]], means: Mapping[str, Mapping[str, Interval]]
+def speed_table(
+    results: Mapping[str, Sequence[Result]], speeds: Mapping[str, Mapping[str, Speed]]
 ) -> Table:
-    """Return the differences to a constant rate: decays by optimizers.
-
-    Args:
-        results: from `measure`.
-        means: from `mean_differences`, by what they are over.
-    """
+    """Return the table of every rival: best rates, epochs to the level, accuracies, the paper's."""
     table = Table(box=box.SIMPLE)
-    table.add_column("decay")
-    for column in (*results, *(f"mean, over {units}" for units in means)):
+    table.add_column("rival", no_wrap=True)
+    columns = ("best rate", "rates tried", "interpolated", "level", "epochs to it", "validation")
+    for column in (*columns, "test", "test - constant [95 %]", "paper: best / final test"):
         table.add_column(column, justify="right")
-    known = {(n, r.schedule): r.difference for n, group in results.items() for r in group}
-    for decay in next(iter(means.values())):
-        intervals = [known[name, decay] for name in results]
-        intervals += [column[decay] for column in means.values()]
-        table.add_row(decay, *(interval_text(interval, DISPLAY.digits) for interval in intervals))
+    digits, paper = DISPLAY.digits, paper_figures(TABLE_2)
+    for name, group in results.items():
+        for result in group:
+            speed = speeds[name][result.schedule]
+            table.add_row(
+                result.name,
+                f"{result.rate:g}",
+                rates_text(result.tried),
+                f"{np.exp(np.mean(np.log(speed.rates))):.2g}",
+                f"{DISPLAY.of(np.array(speed.level)):.{digits}f}",
+                epochs_text(speed.epochs),
+                *(mean_text(result.values[part], digits) for part in SHOWN),
+                interval_text(result.difference, digits),
+                paper.get(result.name, "no such row"),
+            )
     return table
+
+
+SHOWN = ("final_validation", "final_test")
+
+
+def epochs_text(epochs: Sequence[float]) -> str:
+    """Return the epochs to a level as text, with how many seeds never reach it."""
+    reached = [value for value in epochs if math.isfinite(value)]
+    never = len(epochs) - len(reached)
+    if len(reached) < 2:
+        return f"never in {never} of {len(epochs)}"
+    text = mean_text(reached, 2)
+    return f"{text}, never in {never} of {len(epochs)}" if never else text
+
+
+def comparison_table(compared: Mapping[str, Comparison]) -> Table:
+    """Return the table of the found decays against cosine."""
+    table = Table(box=box.SIMPLE)
+    for column in (
+        "less cosine",
+        "ratio of the best rates [95 %]",
+        "epochs to the level [95 %]",
+        "final test, % [95 %]",
+    ):
+        table.add_column(column)
+    for name, row in compared.items():
+        table.add_row(
+            name,
+            ratio_text(row.log_rate),
+            interval_text(row.epochs, 2) if row.epochs else "not reached by all, or one seed",
+            interval_text(row.accuracy, DISPLAY.digits),
+        )
+    return table
+
+
+def ratio_text(log_rate: Interval | None) -> str:
+    """Return a ratio and its interval as text."""
+    if log_rate is None:
+        return "one seed"
+    mean, low, high = np.exp(log_rate)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def verdict(
     results: Mapping[str, Sequence[Result]],
-    means: Mapping[str, Mapping[str, Interval]],
-    rates: Sequence[float],
-) -> str:
-    """Say which decays are better than a constant rate, and what to doubt."""
+    compared: Mapping[str, Comparison],
+    arguments: Arguments,
+) -> list[str]:
+    """Say what becomes of the paper's two claims, and of the accuracy."""
     every = [result for group in results.values() for result in group]
-    counts = {"seeds": len(every[0].values["final_test"]), "optimizers": len(results)}
-    return "\n\n".join(
-        [
-            rival_tables.verdict(every, "the same optimizer's constant rate", DISPLAY),
-            *(
-                f"Means of the differences, over {units}, {claims(column, counts[units])}"
-                for units, column in means.items()
-            ),
-            edge_note(every, rates),
-        ]
-    )
+    single = {name: row for name, row in compared.items() if not name.startswith("mean")}
+    notes = []
+    for title, part, count, lower in (
+        ("Initial rate, larger is better", "log_rate", arguments.tuning_seeds, False),
+        ("Epochs to the level, fewer are better", "epochs", arguments.seeds, True),
+        ("Final test, no claim of the paper", "accuracy", arguments.seeds, False),
+    ):
+        known = {name: getattr(row, part) for name, row in single.items()}
+        known = {name: interval for name, interval in known.items() if interval}
+        if known:
+            notes.append(f"Against cosine. {title}: {claims(known, count, lower)}")
+    notes.append(rival_tables.verdict(every, "the same optimizer's constant rate", DISPLAY))
+    notes.append(edge_note(every))
+    return notes
 
 
 def draw(
     groups: Mapping[str, Sequence[Outcome]],
-    results: Mapping[str, Sequence[Result]],
+    speeds: Mapping[str, Mapping[str, Speed]],
     title: str,
     path: Path,
 ) -> None:
-    """Draw of each optimizer the curves with every decay, and the differences at the end."""
+    """Draw of each optimizer the curves with every schedule, and its tuning."""
     from matplotlib.figure import Figure
 
     count = len(groups)
-    figure = Figure(figsize=(3.4 * count + 2, 7), layout="constrained")
-    above, below = figure.subplots(
-        2, count, squeeze=False, sharex="row", sharey="row", height_ratios=(1.5, 1)
-    )
+    figure = Figure(figsize=(4 * count + 1, 7), layout="constrained")
+    above, below = figure.subplots(2, count, squeeze=False, sharey="row", height_ratios=(1.5, 1))
     for axes, (name, group) in zip(above, groups.items(), strict=True):
         draw_curves(axes, group)
+        level = next(iter(speeds[name].values())).level
+        axes.axhline(DISPLAY.of(np.array(level)), color="0.3", lw=0.8, ls=":")
         axes.set(title=name, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes, group in zip(below, results.values(), strict=True):
-        draw_differences(axes, group)
+    for axes, group in zip(below, groups.values(), strict=True):
+        for i, outcome in enumerate(group):
+            by_rate = rival_tables.tuned(outcome, DISPLAY)
+            axes.plot(list(by_rate), list(by_rate.values()), marker=".", lw=1.2, color=f"C{i}")
+        axes.set(xlabel="learning rate", xscale="log")
     above[0].set_ylim(range_shown(groups))
     above[0].set_ylabel(f"validation {DISPLAY.title}")
+    below[0].set_ylabel("the same after the last epoch,\ntuning seeds")
     figure.legend(
         *above[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
     )
@@ -281,8 +384,7 @@ def range_shown(groups: Mapping[str, Sequence[Outcome]]) -> tuple[float, float]:
 
 def shown(outcome: Outcome) -> np.ndarray:
     """Return the validation accuracies `[seeds, epochs]` as shown, with chance where diverged."""
-    curves = [training.validation for training in outcome.runs]
-    return DISPLAY.of(np.nan_to_num(curves, nan=DISPLAY.chance))
+    return DISPLAY.of(np.array([_whole(training.validation) for training in outcome.runs]))
 
 
 def draw_curves(axes, outcomes: Sequence[Outcome]) -> None:
@@ -294,70 +396,52 @@ def draw_curves(axes, outcomes: Sequence[Outcome]) -> None:
         axes.fill_between(epochs, mean - error, mean + error, color=f"C{i}", alpha=0.15, lw=0)
 
 
-def draw_differences(axes, results: Sequence[Result]) -> None:
-    """Draw each decay's difference to a constant rate with its interval."""
-    for i, result in enumerate(results):
-        if result.difference:
-            mean, low, high = result.difference
-            axes.errorbar(
-                mean, -i, xerr=[[mean - low], [high - mean]], fmt="o", ms=4, lw=1.2, color=f"C{i}"
-            )
-    axes.axvline(0, color="0.3", lw=0.8, ls=":")
-    axes.set_yticks([-i for i, r in enumerate(results) if r.difference])
-    axes.set_yticklabels([r.schedule for r in results if r.difference])
-    axes.set_xlabel("final test accuracy - constant's, %,\nintervals of 95 %")
-
-
 def run(arguments: Arguments, console: Console) -> None:
     """Train everything, print the tables and write the results."""
     if arguments.check:
         check(arguments, console)
         return
-    outcomes, _, facts = train(arguments, "decays", RIVALS, console)
+    outcomes, _, facts = train(arguments, NAME, arguments.rivals(), console)
     groups = by_optimizer(outcomes)
     results = measure(groups)
-    units: Sequence[Literal["seeds", "optimizers"]] = ("seeds", "optimizers")
-    means = {over: mean_differences(results, over) for over in units}
+    speeds = {name: measure_speed(group) for name, group in groups.items()}
+    compared = compare_with_cosine(results, speeds)
 
-    title, text = setting(arguments, facts), verdict(results, means, arguments.rates)
+    title, notes = setting(arguments, facts), verdict(results, compared, arguments)
     tables = {
-        "Final test accuracy, differences to a constant rate [95 %]": differences_table(
-            results, means
-        )
-    } | {
-        name: rival_tables.results_table(group, rival_name(name, CONSTANT), DISPLAY, paper={})
-        for name, group in results.items()
+        "Best rates, epochs to the accuracy of the constant rate, accuracies": speed_table(
+            results, speeds
+        ),
+        "The found decays against cosine": comparison_table(compared),
     }
     console.print(title)
     for heading, table in tables.items():
         console.print(heading, table)
-    console.print(text, f"{facts['seconds']:.0f} s", sep="\n")
+    console.print(*notes, f"{facts['seconds']:.0f} s", sep="\n")
 
     given = dataclasses.asdict(arguments)
     content = {
         "arguments": {k: v for k, v in given.items() if k not in NOT_MEASURED},
         **facts,
-        "mean_differences": means["seeds"],
-        "mean_differences_over_optimizers": means["optimizers"],
+        "against_cosine": {name: row._asdict() for name, row in compared.items()},
+        "speeds": {
+            name: {schedule: speed._asdict() for schedule, speed in group.items()}
+            for name, group in speeds.items()
+        },
         "optimizers": {
             name: rival_tables.content(results[name], group) for name, group in groups.items()
         },
     }
-    name = arguments.name("decays")
+    name = arguments.name(NAME)
     sections = [f"{heading}:\n\n{markdown(table)}" for heading, table in tables.items()]
-    page = "\n".join([f"{title}\n", *sections, f"{text}\n"])
+    page = "\n".join([f"{title}\n", *sections, *(f"{note}\n" for note in notes)])
     write_results(arguments.results, name, content, page)
     network = "the paper's ConvNet"
     if arguments.model == "wrn":
         network = f"WRN-{arguments.depth}-{arguments.width}"
     heading = f"{network} on {arguments.dataset}: mean over {arguments.seeds} seeds"
-    draw(groups, results, heading, arguments.results / f"{name}.png")
+    draw(groups, speeds, heading, arguments.results / f"{name}.png")
 
 
 if __name__ == "__main__":
-    main(
-        run,
-        PRESETS,
-        key=lambda config: (config.model, config.dataset, config.scale),
-        interrupted="interrupted; the same command goes on from here",
-    )
+    main(run, PRESETS, interrupted="interrupted; the same command goes on from here")

@@ -1,30 +1,43 @@
 """Does the controller learn on the paper's child, and are its rules better there? (figure 4)
 
-Claim:    on the child, the paper's small ConvNet, the controller's reward rises with the number of
-          samples (figure 4), and among what it found are two families, PowerSign and AddSign, with
-          decays of the sign term (section 5.1), and the rules of table 6.
-Paper:    a picture of the reward, without numbers, on CIFAR-10. What it says of its rules on the
-          child is not at hand. Table 6 is of another network, a wide ResNet; its accuracies are
-          shown here as nos_optax.rules has them, transcribed without the paper and not checked.
+Claim:    (a) on the child, the small ConvNet that rules are searched on, the controller's reward
+          rises as more rules are sampled, and so does the best one (figure 4, section 5.1); it
+          finds many different rules that do well there.
+          (b) Among them are PowerSign and AddSign, with decays of the sign term, and the rules of
+          table 6, which is of another network, a wide ResNet. Of accuracies on the child the paper
+          gives none.
+          (c) Larger bases of PowerSign converge faster, typically, with a minor loss at the end;
+          and PowerSign and AddSign are robust to slight changes of their hyperparameters, the decay
+          rates of the averages among them (section 5.1).
+Paper:    of (a) a picture of the reward; of (c) no numbers.
 Method:   (a) Searches with PPO and with random sampling, seed by seed on the same children, with
-          equal samples. Shown are the mean reward of the last samples and the best reward so far,
-          means over the seeds in bands of 95 %. The best of many single rewards flatters.
-          (b) The usual optimizers, both families without and with the decays ld and cd, and the
-          five rules of table 6 with the best final validation accuracy as transcribed. Each tries
-          every learning rate with one seed to the end; the rate with the best validation accuracy
-          at the end trains again with fresh seeds, and only these are reported. Differences to
-          Adam are of the test accuracy at the end, as the validation images chose the rates; they
-          are paired by seed (initial weights, order of the images), with t intervals of 95 % that
-          are not corrected for their number and do not cover the choice of the images; which rules
-          are better or worse is told by Holm's procedure. A diverged run counts as chance.
-          --scale small has few images and samples: the paper's are 45,000 images. On CIFAR-10 it
-          has too few samples for a controller to learn from (see compare_strategies.py).
+          equal samples, for each of --depths, the rules' iterations. Shown are the mean reward of
+          the last samples and the best reward so far, means over the seeds in bands of 95 %, and
+          how many different rules and updates were seen. The best of many single rewards flatters.
+          --scale paper and small have the paper's controller, which is made for tens of thousands
+          of samples; --preset default learns in hundreds. --scale paper has depths 1 to 4, like the
+          paper's trees, and 14,400 samples of each.
+          (b) The common optimizers, both families without and with the decays ld and cd, and the
+          five rules of table 6 with the best final validation accuracy. Each tries every learning
+          rate with one seed to the end; the rate with the best validation accuracy at the end
+          trains again with fresh seeds, and only these are reported. Differences to Adam are of the
+          test accuracy at the end, as the validation images chose the rates; they are paired by
+          seed (initial weights, order of the images), with t intervals of 95 % that are not
+          corrected for their number and do not cover the choice of the images; which rules are
+          better or worse is told by Holm's procedure. A diverged run counts as chance.
+          (c) PowerSign with base 2, e, 4 and 10, and PowerSign and AddSign with b1, the decay rate
+          of the average, 0.8, 0.9, 0.95 and 0.99. Each begins with rates 0.03, 0.1 and 0.3 and goes
+          on half a decade beyond an end while its best one is that end. The level that is to be
+          reached is chosen before any run: 0.9 of the way from chance to the mean last validation
+          accuracy of the paper's hyperparameters, base e and b1 0.9. Steps to it are interpolated
+          between four evaluations an epoch. Differences and tests as in (b), to these
+          hyperparameters. Undecided is not equal: the intervals say how far apart they can be.
+          --scale small has few images: the paper's are 45,000 of CIFAR-10. On CIFAR-10 it has too
+          few samples for a controller to learn from (see compare_strategies.py).
 Command:  python experiments/figure4_child.py
           python experiments/figure4_child.py --dataset cifar10 --data-dir DIR
           python experiments/figure4_child.py --scale smoke        (seconds; says nothing)
           The same command goes on where an interrupted one stopped.
-Time:     about 3 minutes for digits and 6 for CIFAR-10 on 2 cores. --scale paper is for
-          accelerators.
 Writes:   experiments/results/figure4_child_DATASET_SCALE.json, .md, .png and .jsonl (the rewards
           of every search)
 """
@@ -36,22 +49,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import child_hyperparameters as child
 import compare_strategies
 import numpy as np
 from harness import command_line, rival_tables
 from harness.records import Records, write_results
-from harness.rival_tables import Result
+from harness.rival_tables import Result, mean_text
 from harness.statistics import t_interval
 from harness.tables import markdown
 from harness.tuning import Outcome, Rival, compare
 from harness.vision import Images, read_cifar10, read_digits
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 from strategy_measures import BASELINE, WINDOW, Run, moving_mean, summarise
 from strategy_tables import learning_table
 
 from nos_optax import rules
-from nos_optax.population import Dataset, TrainingGrid, image_task, paper_child
+from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
 from nos_optax.search import LocalEngine, TaskConfig, select_devices
 from nos_optax.search.results import STANDARD_ITERATIONS
 
@@ -86,6 +102,7 @@ PAPER_ACCURACIES = {
 }
 REFERENCE = "adam"
 DISPLAY = rival_tables.accuracy(classes=10)
+DEPTH_STYLES = ("-", "--", "-.", ":")
 TICKS = (1, 3, 10, 30, 100)  # of a difference in the picture
 AT_A_TIME = 32  # children of the comparison in memory together
 PATHS = ("data_dir", "out", "results")  # they say nothing about the results
@@ -103,10 +120,12 @@ class Arguments(TaskConfig):
     """Held-out images for the rewards and the choice of rates."""
     test_examples: int = 10_000
     """Other images, for what is reported of the rules."""
-    samples: int = 10_000
+    samples: int = 14_400
     """Candidates of each search."""
     searches: int = 5
-    """Searches with each strategy, at least 2."""
+    """Searches with each strategy and depth, at least 2."""
+    depths: tuple[int, ...] = (1, 2, 3, 4)
+    """Iterations of the rules, 1 to 4: searches of each depth."""
     batch_size: int = 32
     """Candidates per population."""
     preset: Literal["default", "paper"] = "paper"
@@ -133,6 +152,8 @@ class Arguments(TaskConfig):
                 raise ValueError(f"{flag} must be at least {number}, got {getattr(self, name)}")
         if not self.rates:
             raise ValueError("--rates is empty: give at least one learning rate")
+        if not self.depths or not set(self.depths) <= {1, 2, 3, 4}:
+            raise ValueError(f"--depths must be of 1, 2, 3 and 4, got {self.depths}")
         unknown = [name for name in self.rules if name not in RIVALS]
         if unknown or REFERENCE not in self.rules:
             raise ValueError(
@@ -150,8 +171,8 @@ class Arguments(TaskConfig):
         """Of the runs."""
         return self.out or Path("runs") / self.name
 
-    def searching(self) -> compare_strategies.Arguments:
-        """Return the configuration of the searches."""
+    def searching(self, depth: int) -> compare_strategies.Arguments:
+        """Return the configuration of the searches of a depth."""
         task = {f.name: getattr(self, f.name) for f in dataclasses.fields(TaskConfig)}
         return compare_strategies.Arguments(
             **task,
@@ -160,7 +181,8 @@ class Arguments(TaskConfig):
             seeds=self.searches,
             batch_size=self.batch_size,
             preset=self.preset,
-            out=self.folder / "searches",
+            iterations=depth,
+            out=self.folder / f"searches-{depth}",
         )
 
     def training(self) -> dict[str, object]:
@@ -179,6 +201,7 @@ SMOKE = Arguments(
     epochs=1,
     samples=8,
     searches=2,
+    depths=(1, 2),
     batch_size=4,
     preset="default",
     rules=("adam", "powersign", "g_plus_drop_momentum"),
@@ -194,9 +217,9 @@ PRESETS = {
         minibatch_size=50,
         validation_examples=400,
         test_examples=397,
-        samples=512,
-        searches=4,
-        preset="default",
+        samples=20_000,
+        searches=2,
+        depths=(2,),
         rule_epochs=10,
         rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0),
     ),
@@ -215,6 +238,7 @@ PRESETS = {
         minibatch_size=25,
         samples=64,
         searches=3,
+        depths=(2,),
         batch_size=16,
         preset="default",
         rule_epochs=3,
@@ -235,22 +259,31 @@ def read(arguments: Arguments) -> Images:
 
 def search(
     arguments: Arguments, dataset: Dataset, console: Console
-) -> tuple[list[Run], LocalEngine]:
-    """Run every search that is not done yet; return all, and where they were evaluated."""
-    config = arguments.searching()
-    iterations = max(config.iterations, STANDARD_ITERATIONS)
-    engine = LocalEngine(config.search_config(BASELINE, seed=0), iterations, dataset)
-    return compare_strategies.run_searches(config, engine, console), engine
+) -> tuple[dict[int, list[Run]], LocalEngine]:
+    """Run every search that is not done yet; return all by depth, and where they were evaluated."""
+    configs = {depth: arguments.searching(depth) for depth in arguments.depths}
+    iterations = max(*configs, STANDARD_ITERATIONS)
+    config = configs[max(configs)].search_config(BASELINE, seed=0)
+    engine = LocalEngine(config, iterations, dataset)
+    searches = {}
+    for depth, config in configs.items():
+        console.print(f"depth {depth}")
+        searches[depth] = compare_strategies.run_searches(config, engine, console)
+    return searches, engine
 
 
-def train_rules(
-    arguments: Arguments, images: Images, lanes: int, console: Console
-) -> list[Outcome]:
+def make_task(arguments: Arguments, images: Images) -> Task:
+    """Return the child's task, with the test images."""
+    device, *_ = select_devices(arguments.accelerator)
+    task = image_task(images.dataset, paper_child(images.dataset, device))
+    return dataclasses.replace(task, test=(images.test_images, images.test_labels))
+
+
+def train_rules(arguments: Arguments, task: Task, lanes: int, console: Console) -> list[Outcome]:
     """Return what became of every rule."""
     devices = select_devices(arguments.accelerator)
-    task = image_task(images.dataset, paper_child(images.dataset, devices[0]))
     grid = TrainingGrid(
-        dataclasses.replace(task, test=(images.test_images, images.test_labels)),
+        task,
         arguments.minibatch_size,
         max(AT_A_TIME, lanes * len(devices)),
         lanes=lanes,
@@ -266,6 +299,21 @@ def train_rules(
         )
 
 
+def train_variants(arguments: Arguments, task: Task, console: Console) -> list[child.Row]:
+    """Return what became of PowerSign and AddSign with other hyperparameters."""
+    devices = select_devices(arguments.accelerator)
+    platform = {"platform": devices[0].platform}
+    path = arguments.folder / "hyperparameters.jsonl"
+    records = Records(path, arguments.training() | platform)
+    seeds = range(1, arguments.rule_seeds + 1)
+    with Progress(console=console) as progress:
+        trainer = child.VariantTrainer(
+            task, arguments.minibatch_size, arguments.rule_epochs, records, progress
+        )
+        outcomes = child.compare_variants(trainer, seeds)
+    return child.measure(outcomes, DISPLAY, trainer.steps_between)
+
+
 # What is measured.
 
 
@@ -274,8 +322,17 @@ def measure_searches(runs: Sequence[Run], chance: float) -> dict[str, list[dict]
     measures: dict[str, list[dict]] = {run.strategy: [] for run in runs}
     for run in runs:
         row = {"seed": run.seed} | run.measure(chance) | {"best": max(run.rewards)}
-        measures[run.strategy].append(row)
+        measures[run.strategy].append(row | count_different(run))
     return measures
+
+
+def count_different(run: Run) -> dict[str, int]:
+    """Return how many different rules a search wrote, and different updates it trained."""
+    trained = [c for c in run.candidates if c.status == "trained"]
+    return {
+        "different_rules": len({c.digest for c in run.candidates}),
+        "different_updates": len({c.fingerprint for c in trained}),
+    }
 
 
 def rank(outcomes: Sequence[Outcome]) -> list[Result]:
@@ -287,34 +344,65 @@ def rank(outcomes: Sequence[Outcome]) -> list[Result]:
 # What is shown.
 
 
-def verdict(summary: Mapping[str, dict], results: Sequence[Result], rates: Sequence[float]) -> str:
-    """Say whether the controller learns, which rules are better than Adam, and what to doubt."""
-    mean, low, high = summary["ppo"]["minus_random"]["last_quarter"]
-    rise = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-    return (
-        f"In the last quarter, PPO's mean reward is {rise} random search's: "
-        f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]. "
-        f"{rival_tables.verdict(results, RIVALS[REFERENCE].name, DISPLAY)} "
-        f"{rival_tables.edge_note(results, rates)}"
-    )
+def different_table(measures: Mapping[str, Sequence[dict]]) -> Table:
+    """Return the table of what searches of a depth found."""
+    columns = {
+        "best reward": ("best", 3),
+        "different rules": ("different_rules", 0),
+        "different updates": ("different_updates", 0),
+        "rules as good as Adam": ("good_rules", 1),
+        "updates as good as Adam": ("good_updates", 1),
+    }
+    table = Table(box=box.SIMPLE)
+    table.add_column("strategy")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for strategy, rows in measures.items():
+        cells = (mean_text([row[key] for row in rows], n) for key, n in columns.values())
+        table.add_row(strategy, *cells)
+    return table
+
+
+def searches_verdict(summaries: Mapping[int, Mapping[str, dict]]) -> str:
+    """Say whether the controller learns, for each depth."""
+    said = []
+    for depth, summary in summaries.items():
+        mean, low, high = summary["ppo"]["minus_random"]["last_quarter"]
+        rise = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+        said.append(
+            f"Depth {depth}: in the last quarter, PPO's mean reward is {rise} random search's: "
+            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]."
+        )
+    return " ".join(said)
+
+
+def rules_verdict(results: Sequence[Result]) -> str:
+    """Say which rules are better than Adam, and what to doubt."""
+    compared = rival_tables.verdict(results, RIVALS[REFERENCE].name, DISPLAY)
+    return f"{compared} {rival_tables.edge_note(results)}"
 
 
 def draw(
-    runs: Sequence[Run], results: Sequence[Result], chance: float, title: str, path: Path
+    searches: Mapping[int, Sequence[Run]],
+    results: Sequence[Result],
+    chance: float,
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the rewards over the samples, and the rules' differences to Adam."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.8), layout="constrained")
     moving, best, differences = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
-    count = len(runs[0].rewards)
+    every = [run for runs in searches.values() for run in runs]
+    count = len(every[0].rewards)
     window = min(WINDOW, count // 4)
-    draw_rewards(moving, runs, lambda run: moving_mean(run.rewards, window))
+    draw_rewards(moving, searches, lambda run: moving_mean(run.rewards, window))
     moving.set_ylabel(f"mean reward of the last {window} samples")
-    draw_rewards(best, runs, lambda run: np.maximum.accumulate(run.rewards))
+    draw_rewards(best, searches, lambda run: np.maximum.accumulate(run.rewards))
     best.set_ylabel("best reward so far")
     moving.legend(frameon=False, loc="center left")
-    adam = float(np.mean([run.adam for run in runs]))
+    adam = float(np.mean([run.adam for run in every]))
     # Of few seeds, the bands reach much farther.
     highest = max(adam, *(np.max(line.get_ydata()) for axes in figure.axes for line in axes.lines))
     for axes in (moving, best):
@@ -327,15 +415,17 @@ def draw(
     figure.savefig(path, dpi=150)
 
 
-def draw_rewards(axes, runs: Sequence[Run], curve) -> None:
-    """Draw a curve of each strategy: the mean over its searches in a band of 95 %."""
-    count = len(runs[0].rewards)
-    for i, strategy in enumerate(STRATEGIES):
-        curves = np.array([curve(run) for run in runs if run.strategy == strategy])
-        mean, low, high = np.array([t_interval(column) for column in curves.T]).T
-        samples = np.arange(count - len(mean), count) + 1
-        axes.plot(samples, mean, color=f"C{i}", label=f"{strategy}, {len(curves)} searches")
-        axes.fill_between(samples, low, high, color=f"C{i}", alpha=0.2, lw=0)
+def draw_rewards(axes, searches: Mapping[int, Sequence[Run]], curve) -> None:
+    """Draw a curve of each strategy and depth: the mean over its searches in a band of 95 %."""
+    for style, (depth, runs) in zip(DEPTH_STYLES, searches.items(), strict=False):
+        count = len(runs[0].rewards)
+        for i, strategy in enumerate(STRATEGIES):
+            curves = np.array([curve(run) for run in runs if run.strategy == strategy])
+            mean, low, high = np.array([t_interval(column) for column in curves.T]).T
+            samples = np.arange(count - len(mean), count) + 1
+            label = f"{strategy}, depth {depth}, {len(curves)} searches"
+            axes.plot(samples, mean, style, color=f"C{i}", label=label)
+            axes.fill_between(samples, low, high, color=f"C{i}", alpha=0.2, lw=0)
 
 
 def draw_differences(axes, results: Sequence[Result]) -> None:
@@ -360,37 +450,27 @@ def run(arguments: Arguments, console: Console) -> None:
     start = time.perf_counter()
     select_devices(arguments.accelerator)
     images = read(arguments)
-    runs, engine = search(arguments, images.dataset, console)
+    searches, engine = search(arguments, images.dataset, console)
     searched = time.perf_counter() - start
-    outcomes = train_rules(arguments, images, engine.trainer.lanes, console)
+    task = make_task(arguments, images)
+    outcomes = train_rules(arguments, task, engine.trainer.lanes, console)
+    rows = train_variants(arguments, task, console)
     seconds = time.perf_counter() - start
 
-    measures = measure_searches(runs, engine.chance)
-    summary, results = summarise(measures), rank(outcomes)
+    measures = {depth: measure_searches(r, engine.chance) for depth, r in searches.items()}
+    summaries = {depth: summarise(of_depth) for depth, of_depth in measures.items()}
+    results = rank(outcomes)
+    tables = make_tables(arguments, measures, summaries, results, rows)
+    notes = [searches_verdict(summaries), rules_verdict(results), child.verdict(rows)]
     sizes = (
         f"{arguments.dataset}, {len(images.dataset.train_images):,} training, "
         f"{len(images.dataset.validation_images):,} validation, {len(images.test_images):,} test "
         "images"
     )
-    titles = (
-        f"{sizes}. (a) {arguments.samples} samples, {arguments.searches} seeds: mean reward ± "
-        "standard error; samples until its moving mean is a part of the way from chance to Adam "
-        "(and in how many searches)",
-        f"(b) {arguments.rule_epochs} epochs, {len(arguments.rates)} rates for each rule: "
-        f"{DISPLAY.title}, mean ± standard error over fresh seeds",
-    )
-    tables = (
-        learning_table(summary, titles[0]),
-        rival_tables.results_table(
-            results,
-            RIVALS[REFERENCE].name,
-            DISPLAY,
-            PAPER_ACCURACIES,
-            "table 6, wide ResNet, final validation",
-        ),
-    )
-    text = verdict(summary, results, arguments.rates)
-    console.print(tables[0], titles[1], tables[1], text)
+    console.print(sizes)
+    for title, table in tables.items():
+        console.print(title, table)
+    console.print(*notes, sep="\n")
     console.print(f"{searched:.0f} s searches, {seconds - searched:.0f} s rules")
 
     by_name = {outcome.rival.name: outcome for outcome in outcomes}
@@ -398,15 +478,55 @@ def run(arguments: Arguments, console: Console) -> None:
         "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k not in PATHS},
         **engine.facts,
         "seconds": {"searches": searched, "rules": seconds - searched},
-        "searches": {"summary": summary, "runs": measures},
+        "searches": {
+            depth: {"summary": summaries[depth], "runs": measures[depth]} for depth in searches
+        },
         "rules": rival_tables.content(results, [by_name[result.name] for result in results]),
+        "hyperparameters": [row._asdict() | {"result": row.result._asdict()} for row in rows],
     }
-    sections = [f"{t}\n\n{markdown(table)}" for t, table in zip(titles, tables, strict=True)]
-    write_results(arguments.results, arguments.name, content, "\n".join([*sections, f"{text}\n"]))
-    lines = ({"strategy": r.strategy, "seed": r.seed, "rewards": r.rewards} for r in runs)
+    sections = [f"{title}:\n\n{markdown(table)}" for title, table in tables.items()]
+    page = "\n".join([f"{sizes}.\n", *sections, *(f"{note}\n" for note in notes)])
+    write_results(arguments.results, arguments.name, content, page)
+    lines = (
+        {"depth": depth, "strategy": one.strategy, "seed": one.seed, "rewards": one.rewards}
+        for depth, runs in searches.items()
+        for one in runs
+    )
     stem = arguments.results / arguments.name
     stem.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw(runs, results, engine.chance, sizes, stem.with_suffix(".png"))
+    draw(searches, results, engine.chance, sizes, stem.with_suffix(".png"))
+
+
+def make_tables(
+    arguments: Arguments,
+    measures: Mapping[int, Mapping[str, Sequence[dict]]],
+    summaries: Mapping[int, Mapping[str, dict]],
+    results: Sequence[Result],
+    rows: Sequence[child.Row],
+) -> dict[str, Table]:
+    """Return all tables, by their titles."""
+    tables = {}
+    for depth, summary in summaries.items():
+        tables[
+            f"(a) Depth {depth}, {arguments.samples} samples, {arguments.searches} seeds: mean "
+            "reward ± standard error; samples until its moving mean is a part of the way from "
+            "chance to Adam (and in how many searches)"
+        ] = learning_table(summary, "")
+        tables[f"(a) Depth {depth}, what was found"] = different_table(measures[depth])
+    tables[
+        f"(b) {arguments.rule_epochs} epochs, {len(arguments.rates)} rates for each rule: "
+        f"{DISPLAY.title}, mean ± standard error over fresh seeds"
+    ] = rival_tables.results_table(
+        results,
+        RIVALS[REFERENCE].name,
+        DISPLAY,
+        PAPER_ACCURACIES,
+        "table 6, wide ResNet, final validation",
+    )
+    tables["(c) Bases and averages, steps to the level and accuracies, %"] = child.table(
+        rows, DISPLAY
+    )
+    return tables
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness.fit import DIVERGED
+from harness.paper import TABLE_3
 from harness.statistics import difference
 from imagenet_training import BASELINE
 from rich import box
@@ -40,12 +41,13 @@ class Outcome(NamedTuple):
 
 
 def results_table(outcomes: Mapping[str, Outcome], top5: bool) -> Table:
-    """Return the table of the fresh seeds."""
+    """Return the table of the fresh seeds, and beside it the paper's accuracies on ImageNet."""
     table = Table(box=box.SIMPLE)
     table.add_column("optimizer")
     tops = ("top-1", "top-5") if top5 else ("top-1",)
     minus = f"top-1 - {BASELINE}'s [95 %]"
-    for column in ("rate", "n", "training loss", "training accuracy", *tops, minus, "paper"):
+    paper = ("the paper's top-1", "the paper's top-5")
+    for column in ("rate", "n", "training loss", "training accuracy", *tops, minus, *paper):
         table.add_column(column, justify="right")
     baseline = [run.top1 for run in outcomes[BASELINE].runs]
     for name, outcome in outcomes.items():
@@ -62,20 +64,18 @@ def results_table(outcomes: Mapping[str, Outcome], top5: bool) -> Table:
             spread([run.accuracy[-1] for run in runs], percent),
             *accuracies,
             "" if name == BASELINE else f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            "not at hand",
+            *(f"{accuracy:.1f} %" for accuracy in TABLE_3[name]),
         )
     return table
 
 
 def tuning_table(outcomes: Mapping[str, Outcome]) -> Table:
-    """Return the table of the last training losses at each rate."""
-    rates = [run.rate for run in next(iter(outcomes.values())).tuning]
-    table = Table("optimizer", *(f"{rate:g}" for rate in rates), box=box.SIMPLE)
+    """Return the table of the last training losses, one row for each optimizer and rate."""
+    table = Table("optimizer", "rate", "training loss", box=box.SIMPLE)
     for name, outcome in outcomes.items():
-        losses = (
-            "diverged" if np.isinf(x := run.last_loss) else f"{x:.3f}" for run in outcome.tuning
-        )
-        table.add_row(name, *losses)
+        for run in outcome.tuning:
+            loss = "diverged" if np.isinf(run.last_loss) else f"{run.last_loss:.3f}"
+            table.add_row(name, f"{run.rate:g}", loss)
     return table
 
 

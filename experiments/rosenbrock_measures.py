@@ -1,11 +1,11 @@
 """What `rosenbrock.py` measures of its runs, and which setting of an optimizer is chosen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from harness.statistics import difference
-from rosenbrock_trajectories import BASELINE
+from rosenbrock_trajectories import SUBJECT
 
 SOLVED = 1e-3  # of f
 LAST = 500  # steps, of which the median of f is taken
@@ -58,18 +58,81 @@ def summarise(settings: Settings, points: np.ndarray, values: np.ndarray) -> Run
     )
 
 
-Score = Callable[[np.ndarray], np.ndarray]  # of f [K, S], one number a setting; less is better
+# From the paper's one start.
 
 
-def median(values: np.ndarray) -> np.ndarray:
-    """Return the median of f over the starts."""
-    return np.median(values, axis=1)
+def best_of_first(runs: Runs) -> int:
+    """Return the best setting of the paper's comparison; of equals, the quickest."""
+    return _best(runs, runs.settings.first)
 
 
-def choose(runs: Runs, among: np.ndarray, starts: slice, score: Score = median) -> int:
-    """Return the setting with the least score over some starts; of equals, the quickest."""
-    quick = median(runs.reached[among, starts])
-    return int(among[np.lexsort((quick, score(runs.values[among, starts])))[0]])
+def best_by_rate(runs: Runs, rates: Sequence[float]) -> list[int]:
+    """Return the best setting of the paper's comparison at each rate."""
+    first = runs.settings.first
+    has = [first[runs.settings.rates[first] == np.float32(rate)] for rate in rates]
+    return [_best(runs, among) for among in has]
+
+
+def _best(runs: Runs, among: np.ndarray) -> int:
+    return int(among[np.lexsort((runs.reached[among, 0], runs.values[among, 0]))[0]])
+
+
+# Over many rates.
+
+
+class Sweep(NamedTuple):
+    """One optimizer from the given start at many rates, each with the best of its epsilons."""
+
+    rates: np.ndarray  # [R], equally far apart in their logarithm
+    values: np.ndarray  # [R], f after the last step; infinite where it diverged
+
+    def describe(self) -> dict:
+        """Return the best rate, and how many others are good as well."""
+        best, solved = int(self.values.argmin()), self.rates[self.values < SOLVED]
+        kept = self.rates[np.isfinite(self.values)]
+        return {
+            "best_rate": float(f"{self.rates[best]:.3g}"),
+            "f": float(self.values[best]),
+            "solved": len(solved),
+            "solved_from_to": [float(f"{r:.3g}") for r in solved[[0, -1]]] if len(solved) else [],
+            "largest_rate_that_did_not_diverge": float(f"{kept.max():.3g}") if len(kept) else None,
+            "rates": self.rates,
+            "values": self.values,
+        }
+
+
+def sweep(rates: np.ndarray, epsilons: int, values: np.ndarray) -> Sweep:
+    """Return a sweep of f `[R * epsilons]`, of which every rate's epsilons follow each other."""
+    values = np.where(np.isfinite(values), values, np.inf)
+    return Sweep(rates, values.reshape(len(rates), epsilons).min(axis=1))
+
+
+def grids_ahead(sweeps: Mapping[str, Sweep], stride: int, count: int = 4) -> dict[str, dict]:
+    """Say how often `SUBJECT` would be ahead, had the rates been others.
+
+    Args:
+        sweeps: by optimizer, at the same rates.
+        stride: rates of a sweep from one rate of a grid to the next.
+        count: rates of a grid.
+
+    Returns:
+        For every rival how many grids there are, and in how many the subject's best f is lower.
+    """
+    length = len(next(iter(sweeps.values())).rates)
+    starts = range(length - stride * (count - 1))
+
+    def best(one: Sweep) -> np.ndarray:
+        return np.array([one.values[s : s + stride * count : stride].min() for s in starts])
+
+    subject = best(sweeps[SUBJECT])
+    return {
+        name: {"grids": len(starts), "ahead": int((subject < best(one)).sum())}
+        for name, one in sweeps.items()
+        if name != SUBJECT
+    }
+
+
+# From random starts.
 
 
 def log_values(values: np.ndarray, at_start: np.ndarray) -> np.ndarray:
@@ -77,22 +140,23 @@ def log_values(values: np.ndarray, at_start: np.ndarray) -> np.ndarray:
     return np.log10(np.maximum(np.where(np.isfinite(values), values, at_start), FLOOR))
 
 
-def measure(
-    runs: Mapping[str, Runs], at_start: np.ndarray, equal: bool, score: Score = median
-) -> dict[str, dict]:
+def measure(runs: Mapping[str, Runs], at_start: np.ndarray, equal: bool) -> dict[str, dict]:
     """Return each optimizer at the setting that the first half of the starts chose.
+
+    The setting has the least mean of log10 f. The median of f would choose, for PowerSign, a rate
+    with which nearly half of the runs diverge.
 
     Args:
         runs: All runs by optimizer.
         at_start: f of the random starts, ``[2 n]``.
         equal: Whether all have the same number of settings, or the paper's.
-        score: What the settings are chosen by.
     """
     half = len(at_start) // 2
     rows, logs = {}, {}
     for name, some in runs.items():
         among = np.arange(len(some.settings.rates)) if equal else some.settings.first
-        k = choose(some, among, slice(1, 1 + half), score)
+        choosing = log_values(some.values[among, 1 : 1 + half], at_start[:half])
+        k = int(among[choosing.mean(axis=1).argmin()])
         values, reached = some.values[k, 1 + half :], some.reached[k, 1 + half :]
         logs[name] = log_values(values, at_start[half:])
         rows[name] = {
@@ -107,17 +171,5 @@ def measure(
             "values": values,
         }
     for name, row in rows.items():
-        row["log10_minus_adam"] = difference(logs[name].tolist(), logs[BASELINE].tolist())
+        row["powersign_less_this"] = difference(logs[SUBJECT].tolist(), logs[name].tolist())
     return rows
-
-
-def best_of_first(runs: Runs) -> int:
-    """Return the best setting of the paper's comparison."""
-    return choose(runs, runs.settings.first, slice(0, 1))
-
-
-def best_by_rate(runs: Runs, rates: Sequence[float]) -> list[int]:
-    """Return the best setting of the paper's comparison at each rate."""
-    first = runs.settings.first
-    has = [first[runs.settings.rates[first] == np.float32(rate)] for rate in rates]
-    return [choose(runs, among, slice(0, 1)) for among in has]

@@ -1,49 +1,45 @@
-"""The picture of `rosenbrock.py`: the paths of every optimizer, and f over the steps."""
+"""The picture of `rosenbrock.py`: every optimizer's paths, f over the steps, f over the rates."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rosenbrock_measures import FLOOR, Runs, best_by_rate, best_of_first
+from rosenbrock_measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
 from rosenbrock_tables import value
 from rosenbrock_trajectories import TUNED
 
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#000000")  # told apart by the colour-blind too
-STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
+STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
 DRAWN = ((-2.2, 2.2), (-1.2, 3.4))  # of x and y
+COLUMNS = 4
 
 
 def draw(
-    start: tuple[float, float], rates: Sequence[float], runs: Mapping[str, Runs], path: Path
+    start: tuple[float, float],
+    rates: Sequence[float],
+    runs: Mapping[str, Runs],
+    sweeps: Mapping[str, Sweep],
+    path: Path,
 ) -> None:
-    """Draw every optimizer's paths, one line a rate, and f at its best rate."""
+    """Draw every optimizer's paths, one line a rate, and f at its best rate and at all rates."""
     from matplotlib.figure import Figure
 
-    families = {
-        "the usual ones": [n for n in runs if "Sign" not in n],
-        "PowerSign": [n for n in runs if n.startswith("PowerSign")],
-        "AddSign": [n for n in runs if n.startswith("AddSign")],
-    }
-    figure = Figure(figsize=(13.5, 11.5), layout="constrained")
-    rows = figure.add_gridspec(2, 1, height_ratios=(2.5, 1))
+    figure = Figure(figsize=(13.5, 11), layout="constrained")
+    rows = figure.add_gridspec(2, 1, height_ratios=(2, 1))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
-    grid = top.subplots(3, max(map(len, families.values())), sharex=True, sharey=True)
-    for axes_row, names in zip(grid, families.values(), strict=True):
-        for axes, name in zip(axes_row, names, strict=False):
-            draw_paths(axes, name, runs[name], start, rates)
-        for axes in axes_row[len(names) :]:
-            axes.axis("off")
-    for axes in grid[-1]:
-        axes.set_xlabel("x")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("y")
+    grid = top.subplots(-(-len(runs) // COLUMNS), COLUMNS, sharex=True, sharey=True)
+    for axes, (name, some) in zip(grid.ravel(), runs.items(), strict=False):
+        draw_paths(axes, name, some, start, rates)
+        axes.set(xlabel="x", ylabel="y")
+        axes.label_outer()
+    for axes in grid.ravel()[len(runs) :]:
+        axes.axis("off")
     handles = grid[0, 0].get_legend_handles_labels()
     top.legend(*handles, loc="outside upper center", ncols=7, frameon=False)
-    panels = zip(bottom.subplots(1, 3, sharey=True), families.items(), strict=True)
-    for axes, (family, names) in panels:
-        draw_curves(axes, names, runs)
-        axes.set_title(f"f of {family}, each at its best rate", fontsize="medium")
-    bottom.axes[0].set_ylabel("f")
+    over_steps, over_rates = bottom.subplots(1, 2, sharey=True)
+    draw_curves(over_steps, runs)
+    draw_sweeps(over_rates, sweeps)
+    over_steps.set_ylabel("f")
     figure.savefig(path, dpi=150)
 
 
@@ -70,14 +66,24 @@ def draw_paths(
     axes.set_title(f"{name}\nf {value(best['f'])} at {best['rate']:g}", fontsize="medium")
 
 
-def draw_curves(axes, names: Sequence[str], runs: Mapping[str, Runs]) -> None:
+def draw_curves(axes, runs: Mapping[str, Runs]) -> None:
     """Draw f over the steps, of each optimizer at its best setting."""
-    for i, name in enumerate(names):
-        k = best_of_first(runs[name])
-        best = runs[name].describe(k)
+    for i, (name, some) in enumerate(runs.items()):
+        k = best_of_first(some)
+        best = some.describe(k)
         epsilon = f", {best['epsilon']:g}" if name == TUNED else ""
-        curve = np.maximum(runs[name].curves[k], FLOOR / 100)
+        curve = np.maximum(some.curves[k], FLOOR / 100)
         label = f"{name} ({best['rate']:g}{epsilon})"
         axes.plot(curve, lw=1.2, color=f"C{i}", ls=STYLES[i], label=label)
     axes.set(xlabel="step", yscale="log", ylim=(FLOOR / 100, 1e9))
+    axes.set_title("f, each at its best rate (Adam: and epsilon)", fontsize="medium")
     axes.legend(frameon=False, fontsize="x-small", ncols=2, loc="upper right")
+
+
+def draw_sweeps(axes, sweeps: Mapping[str, Sweep]) -> None:
+    """Draw f after the last step over the learning rate; a line ends where it diverges."""
+    for i, one in enumerate(sweeps.values()):
+        shown = np.where(np.isfinite(one.values), np.maximum(one.values, FLOOR / 100), np.nan)
+        axes.plot(one.rates, shown, lw=1.2, color=f"C{i}", ls=STYLES[i], marker=".", ms=4)
+    axes.set(xlabel="learning rate", xscale="log")
+    axes.set_title("f after the last step; a line ends where it diverges", fontsize="medium")

@@ -1,30 +1,34 @@
 """Do the optimizers carry over to a large network on ImageNet? NASNet-A Mobile, three of them.
 
-Claim:    the paper's table 3: on ImageNet, NASNet-A Mobile is trained at least as well by
-          PowerSign-cd and AddSign-ld as by RMSProp, with which its authors trained it; all with a
-          cosine decay of the learning rate, batches of 50 workers x 32 images, 250,000 updates.
-          The table's accuracies: not at hand.
-Method:   NASNet-A (4 @ 1056) of 5.3 million parameters with its auxiliary head (weight 0.4), label
-          smoothing 0.1, dropout 0.5, L2 decay 4e-5 of all kernels, random crops and mirrored
-          images. A batch of 1,600 is 50 minibatches of 32 whose gradients are averaged, so that
-          each is normalised by itself, as on the workers. Our choices, for want of the paper's
-          text: all the numbers in this paragraph but the batch; RMSProp's decay 0.9, momentum 0.9
-          and epsilon 1, as TensorFlow-Slim's training script has them (from memory); no distortion
-          of colours.
-          Every optimizer has the same rates, each trained to the end with one seed; the one with
-          the lowest training loss at the end is trained again with fresh seeds. No validation
-          image chooses anything. Differences are to RMSProp, paired by seed, with t intervals of
-          95 %; with so few seeds they are wide. A training that diverges has 0 % right.
+Claim:    section 6.3 and Table 3: on ImageNet, NASNet-A Mobile gets better by PowerSign-cd (73.9 %
+          top-1, 91.9 % top-5) and by AddSign-ld (73.8 %, 91.6 %) than by RMSProp (73.5 %, 91.5 %),
+          although the training pipeline was tuned for RMSProp; PowerSign converges faster, too.
+Method:   as the paper has it: a cosine decay of the learning rate for all, 250,000 updates, 50
+          synchronous replicas of 32 images each, and of PowerSign and AddSign three rates, 1.0, 2.5
+          and 4.0. A batch of 1,600 is 50 minibatches of 32 whose gradients are averaged, so that
+          each is normalised by itself, as on the replicas.
+          For all else the paper refers to that of NASNet: NASNet-A (4 @ 1056) of 5.3 million
+          parameters. Ours: its auxiliary head (weight 0.4), label smoothing 0.1, dropout 0.5, L2
+          decay 4e-5 of all kernels, random crops and mirrored images, no distortion of colours.
+          RMSProp has the decay 0.9, the momentum 0.9 and epsilon 1 of TensorFlow-Slim's training
+          script, in which NASNet was published. The paper does not state its rate: here it tries
+          three too, half a decade apart, from the script's 0.01 up.
+          Each rate is trained to the end with one seed; the one with the lowest training loss at
+          the end is trained again with fresh seeds. No validation image chooses anything.
+          Differences are to RMSProp, paired by seed, with t intervals of 95 %; with so few seeds
+          they are wide. A training that diverges has 0 % right.
           small: the same network, with all its 1,000 outputs, on whole 32x32 images of CIFAR-10's
           first 4 classes, so few that all are in every batch, until they are learnt by heart. The
           number of images and of updates was chosen by one training of PowerSign-cd. It shows
-          that everything works and that the optimizers train this network to convergence, and says
-          nothing about their ranking on ImageNet.
+          that everything works and that the optimizers train this network to convergence. It
+          cannot show the claim, and says nothing about it: it learns from 32 images alone, and the
+          paper's lead of 0.4 points is less than its seeds differ by.
 Command:  python experiments/table3_imagenet.py --scale paper --data-dir DIR
           python experiments/table3_imagenet.py --data-dir DIR     (small)
           python experiments/table3_imagenet.py --scale smoke      (seconds; says nothing)
           python experiments/table3_imagenet.py --scale paper --check    (size, memory, one step)
-Time:     21 minutes on 2 cores beside other jobs
+          The same command goes on where an interrupted one stopped.
+Time:     small: 21 minutes on 2 cores beside other jobs. paper: for accelerators, and not run here.
 Writes:   experiments/results/table3_imagenet_SCALE.json, .md and .png; runs/ while it trains
 """
 
@@ -43,7 +47,7 @@ from harness.fit import fit
 from harness.records import Records, write_results
 from harness.tables import markdown
 from imagenet_tables import Outcome, Run, draw, edge_note, percent, results_table, tuning_table
-from imagenet_training import OPTIMIZERS, Data, Setup, Trainer
+from imagenet_training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
 from models.nasnet import NASNetA
 from rich.console import Console
 from rich.progress import Progress
@@ -91,8 +95,10 @@ class Arguments:
     """Images that are on the devices at a time; divides the batch."""
     steps: int = 250_000
     """Updates of each training."""
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Learning rates, the same for all optimizers."""
+    rmsprop_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Learning rates of RMSProp, which the paper does not state."""
+    sign_rates: tuple[float, ...] = (1.0, 2.5, 4.0)
+    """Learning rates of PowerSign-cd and of AddSign-ld: the paper's."""
     seeds: int = 5
     """Fresh ones for the best rate, at least 2."""
     check: bool = False
@@ -107,13 +113,21 @@ class Arguments:
             raise ValueError(f"--seeds must be at least 2, got {self.seeds}")
         if self.minibatch < 1 or self.batch % self.minibatch:
             raise ValueError(f"--minibatch must divide --batch {self.batch}, got {self.minibatch}")
-        if self.steps < 1 or not self.rates:
-            raise ValueError("--steps must be at least 1, and --rates have at least one number")
+        if self.steps < 1:
+            raise ValueError(f"--steps must be at least 1, got {self.steps}")
+        if not self.rmsprop_rates or not self.sign_rates:
+            raise ValueError("--rmsprop-rates and --sign-rates must have at least one number each")
 
     @property
     def name(self) -> str:
         """Of all that is written."""
         return f"table3_imagenet_{self.scale}"
+
+    @property
+    def rates(self) -> dict[str, tuple[float, ...]]:
+        """Those of each optimizer."""
+        rival = {name: self.sign_rates for name in OPTIMIZERS}
+        return rival | {BASELINE: self.rmsprop_rates}
 
     def plain(self) -> dict[str, Any]:
         """Return all that decides what is measured."""
@@ -122,7 +136,8 @@ class Arguments:
 
     def training(self) -> dict[str, Any]:
         """Return what decides how a training ends, but for its optimizer, rate and seed."""
-        return {k: v for k, v in self.plain().items() if k not in ("rates", "seeds")}
+        chosen = ("rmsprop_rates", "sign_rates", "seeds")
+        return {k: v for k, v in self.plain().items() if k not in chosen}
 
 
 PRESETS = {
@@ -137,7 +152,8 @@ PRESETS = {
         batch=32,
         minibatch=32,
         steps=60,
-        rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+        rmsprop_rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+        sign_rates=(0.003, 0.01, 0.03, 0.1, 0.3),
         seeds=3,
     ),
     "paper": Arguments(),
@@ -156,7 +172,8 @@ PRESETS = {
         batch=4,
         minibatch=4,
         steps=2,
-        rates=(0.01, 0.1),
+        rmsprop_rates=(0.01, 0.1),
+        sign_rates=(0.03, 0.3),
         seeds=2,
     ),
 }
@@ -235,7 +252,7 @@ def compare(
     outcomes = {}
     one = functools.partial(train, trainer, records, progress)
     for name in OPTIMIZERS:
-        tuning = [one(name, rate, TUNING_SEED) for rate in a.rates]
+        tuning = [one(name, rate, TUNING_SEED) for rate in a.rates[name]]
         rate = min(tuning, key=lambda run: run.last_loss).rate
         runs = [one(name, rate, TUNING_SEED + 1 + i) for i in range(a.seeds)]
         outcomes[name] = Outcome(rate, tuning, runs)
@@ -297,7 +314,7 @@ def check(a: Arguments, devices: list[jax.Device], console: Console) -> None:
     trainer = make_trainer(
         dataclasses.replace(a, batch=a.minibatch), Data(examples, examples), devices
     )
-    state = trainer.start("PowerSign-cd", a.rates[0], 0)
+    state = trainer.start("PowerSign-cd", a.sign_rates[0], 0)
     auxiliary = sum(x.size for x in jax.tree.leaves(state.params["AuxiliaryHead_0"]))
     whole = sum(x.size for x in jax.tree.leaves(state.params))
     console.print(f"parameters: {whole - auxiliary:,}, and {auxiliary:,} of the auxiliary head")

@@ -13,12 +13,13 @@ import numpy as np
 from data import EOS
 from models.gnmt import GNMT
 from rich.console import Console
-from translation_training import Batch, Setup, State, start, step
+from translation_training import Batch, Optimizer, Setup, State, start, step
 
 
 def check_optimizer(model: GNMT, setup: Setup, name: str, console: Console) -> dict[str, float]:
     """Return and print what a training by an optimizer needs, and what one step does."""
-    which, key = (model, name, setup.max_grad_norm), jax.random.key(0)
+    optimizer = Optimizer(name, setup.max_grad_norm, setup.replicas)
+    which, key = (model, optimizer), jax.random.key(0)
     state = jax.eval_shape(functools.partial(start, *which), key)
     batch, few = (example(model, setup.length, rows) for rows in (setup.batch, 2))
     after, _ = jax.eval_shape(functools.partial(step, *which), state, batch)

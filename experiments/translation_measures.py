@@ -1,11 +1,15 @@
-"""What `table4_translation.py` measures of its trainings, and which rate is chosen."""
+"""What `table4_translation.py` measures of its trainings, and which rates are tried and chosen."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from harness.fit import FINISHED
-from harness.statistics import difference
+from harness.statistics import Interval, difference
 from translation_training import BASELINE, OPTIMIZERS, RIVAL
+
+TRANSLATES = 15.0  # BLEU below which a model does not yet translate
+NEAR_PEAK = 5  # points in succession of the validation BLEU, as in section 6.4
+DIFFERENCES = ("train", "validation", "validation_bleu", "bleu")
 
 
 def best_rate(tuning: Sequence[dict], name: str) -> float:
@@ -14,29 +18,71 @@ def best_rate(tuning: Sequence[dict], name: str) -> float:
     return min(own, key=lambda training: (training["validation"], training["rate"]))["rate"]
 
 
-def measure(rates: Mapping[str, Sequence[float]], runs: Sequence[dict]) -> dict[str, dict]:
+def next_rates(tuning: Sequence[dict], name: str, beyond: Sequence[float]) -> list[float]:
+    """Return the rates to try where the best one is at an end; none where it lies inside.
+
+    Args:
+        tuning: the trainings so far.
+        name: of the optimizer.
+        beyond: rates that may be tried, ascending.
+    """
+    tried = [training["rate"] for training in tuning if training["optimizer"] == name]
+    best, more = best_rate(tuning, name), []
+    if best == min(tried):
+        more += [rate for rate in beyond if rate < best][-1:]
+    if best == max(tried):
+        more += [rate for rate in beyond if rate > best][:1]
+    return more
+
+
+def last_loss(run: Mapping) -> float:
+    """Return the mean training loss over the last tenth, in nats; inf if it diverged."""
+    if run["status"] != FINISHED:
+        return np.inf
+    last = [e["loss"] for e in run["curve"] if e["step"] > 0.9 * run["steps"]]
+    return float(np.mean(last))
+
+
+def near_peak(run: Mapping) -> float:
+    """Return the best mean of 5 successive points of the validation BLEU; 0 if it diverged.
+
+    Of fewer points, it is the mean of all.
+    """
+    points = [e["validation_bleu"] for e in run["curve"] if "validation_bleu" in e]
+    if run["status"] != FINISHED:
+        return 0.0
+    width = min(NEAR_PEAK, len(points))
+    return max(float(np.mean(points[i : i + width])) for i in range(len(points) - width + 1))
+
+
+def measure(tuning: Sequence[dict], runs: Sequence[dict]) -> dict[str, dict]:
     """Return the rows of the table, by optimizer."""
     rows = {}
     for name in OPTIMIZERS:
         own = [run for run in runs if run["optimizer"] == name]
-        losses, scores = ([run[key] for run in own] for key in ("validation", "bleu"))
+        tried = sorted(t["rate"] for t in tuning if t["optimizer"] == name)
+        rate = own[0]["rate"]
         rows[name] = {
-            "rate": own[0]["rate"],
-            "rate_at_an_end": len(rates[name]) > 1
-            and own[0]["rate"] in (min(rates[name]), max(rates[name])),
+            "rate": rate,
+            "tried": tried,
+            "rate_at_an_end": len(tried) > 1 and rate in (tried[0], tried[-1]),
             "n": len(own),
             "diverged": sum(run["status"] != FINISHED for run in own),
-            "validation": losses,
-            "perplexity": np.exp(losses).tolist(),
-            "bleu": scores,
+            "train": [last_loss(run) for run in own],
+            "validation": [run["validation"] for run in own],
+            "validation_bleu": [near_peak(run) for run in own],
+            "bleu": [run["bleu"] for run in own],
         }
     return rows
 
 
-def differences(rows: dict[str, dict]) -> dict[str, tuple[float, float, float]]:
+def differences(rows: Mapping[str, dict]) -> dict[str, Interval]:
     """Return PowerSign's less Adam's, seed by seed; nothing where one seed or a divergence is."""
     if rows[RIVAL]["n"] < 2 or any(row["diverged"] for row in rows.values()):
         return {}
-    return {
-        key: difference(rows[RIVAL][key], rows[BASELINE][key]) for key in ("validation", "bleu")
-    }
+    return {key: difference(rows[RIVAL][key], rows[BASELINE][key]) for key in DIFFERENCES}
+
+
+def translate(rows: Mapping[str, dict]) -> bool:
+    """Say whether both optimizers' models translate: nothing is concluded before they do."""
+    return all(np.mean(row["bleu"]) >= TRANSLATES for row in rows.values())

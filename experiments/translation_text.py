@@ -19,13 +19,18 @@ class Text(NamedTuple):
         tokenizer: of both languages.
         train: pairs, by length.
         validation: pairs, by length.
-        test: sources, `int32[N, L]`, and what stands for them in both languages.
+        valid_sources: of the validation sentences, `int32[M, L]`, to be translated.
+        valid_pairs: what stands for them in both languages.
+        test_sources: of the test sentences, `int32[N, L]`.
+        test_pairs: what stands for them in both languages.
     """
 
     tokenizer: "Tokenizer"
     train: list[Padded]
     validation: list[Padded]
-    test: np.ndarray
+    valid_sources: np.ndarray
+    valid_pairs: Pairs
+    test_sources: np.ndarray
     test_pairs: Pairs
 
 
@@ -58,8 +63,13 @@ def prepare(
             f"--lengths {lengths}; choose a smaller --batch or longer --lengths"
         )
     validation = bucket_pairs(tokenizer, corpus.validation, lengths)
-    test = pad_sources(tokenizer, corpus.test.source, lengths[-1])
-    return Text(tokenizer, train, validation, test, corpus.test)
+    valid_sources, test_sources = (
+        pad_sources(tokenizer, pairs.source, lengths[-1])
+        for pairs in (corpus.validation, corpus.test)
+    )
+    return Text(
+        tokenizer, train, validation, valid_sources, corpus.validation, test_sources, corpus.test
+    )
 
 
 def epoch_steps(buckets: Sequence[Padded], batch: int) -> int:

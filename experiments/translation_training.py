@@ -30,14 +30,16 @@ import nos_optax
 BASELINE, RIVAL = OPTIMIZERS = "Adam", "PowerSign"
 TUNING_SEED = 0  # the fresh ones follow
 SAMPLES = 8  # translations that are shown
+RECORD_EVERY = 100  # updates between entries of a curve
 
 
 class Setup(NamedTuple):
     """What a training is, but for its model and its job."""
 
     batch: int  # sentence pairs of a minibatch
+    replicas: int  # minibatches of an update
     max_grad_norm: float
-    evaluate_every: int  # steps
+    evaluate_every: int  # updates
     length: int  # of the longest sentences and of translations, in subwords
     beam: int  # hypotheses of a translation; 1 is greedy
     folder: Path  # checkpoints are in it
@@ -49,7 +51,7 @@ class Job(NamedTuple):
     optimizer: str
     rate: float
     seed: int
-    steps: int
+    steps: int  # updates
 
     @property
     def name(self) -> str:
@@ -62,9 +64,9 @@ class Batch(NamedTuple):
 
     source: Any  # int32[B, L]
     target: Any  # int32[B, L + 1]
-    rate: Any  # float32, of this step
+    rate: Any  # float32, of this update
     seed: Any  # int32
-    number: Any  # int32, of the step
+    number: Any  # int32, of the minibatch
 
 
 class State(NamedTuple):
@@ -74,18 +76,30 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def make_optimizer(name: str, max_grad_norm: float) -> optax.GradientTransformation:
-    """Return an optimizer whose updates a step multiplies by its learning rate."""
-    optimizer = {"Adam": optax.adam(1.0), "PowerSign": nos_optax.powersign(1.0)}[name]
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+class Optimizer(NamedTuple):
+    """What updates the parameters; hashed, so that a program is compiled for each."""
+
+    name: str  # of OPTIMIZERS
+    max_grad_norm: float
+    replicas: int = 1
+
+    def transformation(self) -> Any:
+        """Return the transformation, whose updates a step multiplies by its learning rate.
+
+        The gradients of several replicas are averaged, then clipped, then applied, as if all had
+        been one minibatch: until the last of them, the updates are 0.
+        """
+        tx = {"Adam": optax.adam(1.0), "PowerSign": nos_optax.powersign(1.0)}[self.name]
+        tx = optax.chain(optax.clip_by_global_norm(self.max_grad_norm), tx)
+        return optax.MultiSteps(tx, self.replicas) if self.replicas > 1 else tx
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def start(model: GNMT, name: str, max_grad_norm: float, key: jax.Array) -> State:
-    """Return an optimizer's state before the first step."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def start(model: GNMT, optimizer: Optimizer, key: jax.Array) -> State:
+    """Return the state before the first minibatch."""
     source, target = np.full((1, 2), EOS), np.full((1, 3), EOS)
     params = model.init(key, source, target, train=False)["params"]
-    return State(params, make_optimizer(name, max_grad_norm).init(params))
+    return State(params, optimizer.transformation().init(params))
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -107,11 +121,11 @@ def total(
     return scores.sum(), jnp.sum(target[:, 1:] != PAD)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def step(
-    model: GNMT, name: str, max_grad_norm: float, state: State, batch: Batch
+    model: GNMT, optimizer: Optimizer, state: State, batch: Batch
 ) -> tuple[State, dict[str, jax.Array]]:
-    """Take an optimizer's step; the loss is the mean over the target's tokens, in nats."""
+    """Take a minibatch's step; the loss is the mean over the target's tokens, in nats."""
 
     def loss(params):
         key = jax.random.fold_in(jax.random.key(batch.seed), batch.number)
@@ -119,15 +133,16 @@ def step(
         return -scores / tokens
 
     value, gradients = jax.value_and_grad(loss)(state.params)
-    optimizer = make_optimizer(name, max_grad_norm)
-    updates, after = optimizer.update(gradients, state.optimizer, state.params)
+    updates, after = optimizer.transformation().update(gradients, state.optimizer, state.params)
     updates = optax.tree.scale(batch.rate, updates)
     return State(optax.apply_updates(state.params, updates), after), {"loss": value}
 
 
-def minibatches(buckets: Sequence[Padded], job: Job, batch: int, first: int = 0) -> Iterator[Batch]:
-    """Yield a training's minibatches from a step on, without end."""
-    decay = nos_optax.linear_cosine(job.rate, job.steps)
+def minibatches(
+    buckets: Sequence[Padded], job: Job, batch: int, replicas: int = 1, first: int = 0
+) -> Iterator[Batch]:
+    """Yield a training's minibatches from one on, without end."""
+    decay = nos_optax.cyclical_cosine(job.rate, job.steps)
     rates = np.asarray(decay(jnp.arange(job.steps)), np.float32)
     length = epoch_steps(buckets, batch)
 
@@ -137,7 +152,7 @@ def minibatches(buckets: Sequence[Padded], job: Job, batch: int, first: int = 0)
             yield from itertools.islice(of_epoch, first % length * (epoch == first // length), None)
 
     for number, (source, target) in enumerate(pairs(), first):
-        rate = rates[min(number, job.steps - 1)]
+        rate = rates[min(number // replicas, job.steps - 1)]
         yield Batch(source, target, rate, np.int32(job.seed), np.int32(number))
 
 
@@ -162,7 +177,8 @@ class Trainer:
         self.recording, self.stopped = threading.Lock(), threading.Event()
 
     def train(self, jobs: Sequence[Job]) -> list[dict]:
-        """Return what became of the jobs: curve, last validation loss, translations if asked."""
+        """Return what became of the jobs: curve, last validation loss, and, but for the tuning,
+        BLEU and translations."""
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 return list(pool.map(self._train_once, jobs))
@@ -186,21 +202,22 @@ class Trainer:
         return job._asdict() | stored
 
     def _train(self, job: Job, folder: Path, device: jax.Device) -> dict:
-        begun = time.perf_counter()
-        which = self.model, job.optimizer, self.setup.max_grad_norm
+        begun, setup = time.perf_counter(), self.setup
+        which = self.model, Optimizer(job.optimizer, setup.max_grad_norm, setup.replicas)
         trained = fit(
             functools.partial(step, *which),
             jax.device_put(start(*which, jax.random.key(job.seed)), device),
             functools.partial(self._stream, job),
-            job.steps,
+            job.steps * setup.replicas,
             folder,
             self.progress,
-            lambda state: {"validation": self._validate(state.params)},
-            self.setup.evaluate_every,
+            functools.partial(self._evaluate, job),
+            setup.evaluate_every * setup.replicas,
+            RECORD_EVERY * setup.replicas,
         )
         finished = trained.status == FINISHED
         values = {
-            "curve": trained.curve,
+            "curve": [entry | {"step": entry["step"] // setup.replicas} for entry in trained.curve],
             "status": trained.status,
             "seconds": time.perf_counter() - begun,  # since the last start
             "validation": trained.curve[-1]["validation"] if finished else math.inf,
@@ -208,13 +225,22 @@ class Trainer:
         if job.seed == TUNING_SEED:
             return values
         # Who has diverged translates nothing.
-        texts = self._translate(trained.state.params) if finished else [""] * len(self.text.test)
-        test = bleu(texts, self.text.test_pairs.target)
-        return values | {"bleu": test, "translations": texts[:SAMPLES]}
+        sources, (_, references) = self.text.test_sources, self.text.test_pairs
+        texts = self._translate(trained.state.params, sources) if finished else [""] * len(sources)
+        return values | {"bleu": bleu(texts, references), "translations": texts[:SAMPLES]}
 
     def _stream(self, job: Job, first: int) -> Iterator[Batch]:
-        stream = minibatches(self.text.train, job, self.setup.batch, first)
+        setup = self.setup
+        stream = minibatches(self.text.train, job, setup.batch, setup.replicas, first)
         return itertools.takewhile(lambda _: not self.stopped.is_set(), stream)
+
+    def _evaluate(self, job: Job, state: State) -> dict[str, float]:
+        """Return the validation loss, and the BLEU but for the tuning, which has no use for it."""
+        found = {"validation": self._validate(state.params)}
+        if job.seed == TUNING_SEED:
+            return found
+        texts = self._translate(state.params, self.text.valid_sources)
+        return found | {"validation_bleu": bleu(texts, self.text.valid_pairs.target)}
 
     def _validate(self, params: Any) -> float:
         """Return the validation loss per token, in nats."""
@@ -225,12 +251,12 @@ class Trainer:
         scores, tokens = (float(sum(column)) for column in zip(*sums, strict=True))
         return -scores / tokens
 
-    def _translate(self, params: Any) -> list[str]:
-        """Return the translations of the test sentences."""
+    def _translate(self, params: Any, sources: np.ndarray) -> list[str]:
+        """Return the translations of sentences, `int32[N, L]`."""
         length, rows = self.setup.length, self.setup.batch
         written = []
-        for i in range(0, len(self.text.test), rows):
-            part = self.text.test[i : i + rows]
+        for i in range(0, len(sources), rows):
+            part = sources[i : i + rows]
             source = np.pad(part, ((0, rows - len(part)), (0, 0)), constant_values=PAD)
             if self.setup.beam == 1:
                 tokens = greedy_decode(self.model, params, source, length)

@@ -13,19 +13,24 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
+from rich.progress import Progress
 
 from nos_optax import rules
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS
+from nos_optax.population import TrainingGrid
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(FOLDER))
 
+import child_hyperparameters as child  # noqa: E402
 import decays  # noqa: E402
 import figure4_child as figure4  # noqa: E402
 from harness import image_rivals  # noqa: E402
 from harness.records import Records  # noqa: E402
-from harness.tuning import SCHEDULES, Outcome, Rival, Training  # noqa: E402
+from harness.rival_tables import accuracy  # noqa: E402
+from harness.tables import markdown  # noqa: E402
+from harness.tuning import Job, Outcome, Rival, Settings, Training  # noqa: E402
 from strategy_measures import Run  # noqa: E402
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
@@ -54,7 +59,8 @@ def without_training(monkeypatch, experiment, score):
     def compare(grid, rivals, rates, epochs, seeds, records, progress, tuning_seeds=(0,)):
         del tuning_seeds
         asked.append((rivals, rates, epochs, list(seeds), records.path))
-        return [outcome(r, [score(r, seed) for seed in seeds], rates[0], rates) for r in rivals]
+        tried = rates[rivals[0].name].rates if isinstance(rates, dict) else rates
+        return [outcome(r, [score(r, seed) for seed in seeds], tried[0], tried) for r in rivals]
 
     monkeypatch.setattr(experiment, "select_devices", lambda kind: jax.devices())
     monkeypatch.setattr(experiment, "TrainingGrid", lambda *args, **options: None)
@@ -98,22 +104,33 @@ def test_searches_are_kept_by_strategy_in_the_order_of_their_seeds():
     assert measures["random"][1]["quarters"] == pytest.approx([0.45, 0.8, 0.8, 0.8])
 
 
-def summary(interval):
-    return {"ppo": {"minus_random": {"last_quarter": interval}}}
+def test_different_rules_are_told_by_algebra_and_updates_by_what_they_do():
+    candidates = [
+        SimpleNamespace(status="trained", digest="a", fingerprint="1"),
+        SimpleNamespace(status="trained", digest="b", fingerprint="1"),
+        SimpleNamespace(status="trained", digest="a", fingerprint="1"),
+        SimpleNamespace(status="rejected", digest="c", fingerprint=None),
+    ]
+    found = figure4.count_different(Run("ppo", 0, candidates, 0.9))
+    assert found == {"different_rules": 3, "different_updates": 1}
 
 
-def test_the_verdict_says_what_was_found():
+def test_the_verdict_says_whether_the_controller_learns():
+    intervals = {1: (0.2, 0.1, 0.3), 2: (0.2, -0.1, 0.5), 3: (-0.2, -0.3, -0.1)}
+    said = figure4.searches_verdict(
+        {d: {"ppo": {"minus_random": {"last_quarter": i}}} for d, i in intervals.items()}
+    )
+    assert "Depth 1: in the last quarter, PPO's mean reward is above random search's: " in said
+    assert "is above random search's: +0.200 [+0.100, +0.300]. Depth 2: " in said
+    assert said.count("not told apart from") == 1 and "mean reward is below" in said
+
+
+def test_the_verdict_says_which_rules_are_better():
     adam, sgd = (figure4.RIVALS[name] for name in ("adam", "sgd"))
     results = figure4.rank([outcome(adam, [0.5, 0.7]), outcome(sgd, [0.7, 0.91], rate=1.0)])
-
-    def say(interval):
-        return figure4.verdict(summary(interval), results, (0.01, 0.1, 1.0))
-
-    assert "reward is above random search's: +0.200 [+0.100, +0.300]" in say((0.2, 0.1, 0.3))
-    assert "not told apart from" in say((0.2, -0.1, 0.5))
-    assert "reward is below" in say((-0.2, -0.3, -0.1))
-    assert "better: SGD; worse: none" in say((0.2, 0.1, 0.3))
-    assert say((0.2, 0.1, 0.3)).endswith("Best at the least or the greatest rate: SGD.")
+    said = figure4.rules_verdict(results)
+    assert "better: SGD; worse: none" in said
+    assert said.endswith("Best at the least or the greatest rate: SGD.")
 
 
 def test_table_6_is_represented_by_its_best():
@@ -131,54 +148,175 @@ def test_the_figure_has_the_curves_it_claims(tmp_path):
     candidates = [SimpleNamespace(reward=r) for r in (0.1, 0.5, 0.3, 0.7)]
     runs = [Run(s, seed, candidates, 0.9) for s in figure4.STRATEGIES for seed in (0, 1)]
     axes = Figure().subplots()
-    figure4.draw_rewards(axes, runs, lambda run: np.maximum.accumulate(run.rewards))
+    searches = {1: runs, 3: runs}
+    figure4.draw_rewards(axes, searches, lambda run: np.maximum.accumulate(run.rewards))
+    labels = [f"{s}, depth {d}, 2 searches" for d in searches for s in figure4.STRATEGIES]
+    assert [line.get_label() for line in axes.lines] == labels
     for line in axes.lines:
         assert line.get_xdata().tolist() == [1, 2, 3, 4]
         assert line.get_ydata() == pytest.approx([0.1, 0.5, 0.5, 0.7])
 
 
+# Bases and averages.
+
+
+@pytest.fixture(scope="module")
+def small_task():
+    images = figure4.read(figure4.SMOKE)
+    return figure4.make_task(figure4.SMOKE, images)
+
+
+def variants(task, folder, epochs=2):
+    records = Records(folder / "hyperparameters.jsonl", {})
+    return child.VariantTrainer(task, 50, epochs, records, Progress(disable=True))
+
+
+@pytest.mark.parametrize("name", ["PowerSign", "PowerSign, base 2", "AddSign"])
+def test_a_variant_trains_as_a_child_of_the_grid(small_task, tmp_path, name):
+    trainer = variants(small_task, tmp_path)
+    (training,) = trainer.train("test", [Job(name, 0.03, 0.0, 5)])
+    assert trainer.evaluations == 8 and trainer.steps_between == 1
+    grid = TrainingGrid(small_task, 50, capacity=1)
+    children = grid.start([encode(child.rival(name).rule).array], [5])
+    for epoch in range(2):
+        children, scores = grid.advance(children, np.full((1, 4), 0.03), epoch, 8)
+        last = 4 * epoch + 3
+        assert training.validation[last] == pytest.approx(scores.validation[0], abs=0.02)
+        assert training.test[last] == pytest.approx(scores.test[0], abs=0.03)
+        losses = training.loss[4 * epoch : last + 1]
+        assert np.mean(losses) == pytest.approx(scores.loss[0], rel=1e-3)
+
+
+def test_every_variant_is_another_training_and_is_kept(small_task, tmp_path, monkeypatch):
+    trainer = variants(small_task, tmp_path, epochs=4)
+    jobs = [Job(name, 0.03, 0.0, 0) for name in child.VARIANTS]
+    trainings = trainer.train("test", jobs)
+    assert len({str(t.loss) for t in trainings}) == len(jobs)
+    monkeypatch.setattr(trainer, "_train", None)
+    assert trainer.train("test", jobs) == trainings
+
+
+def test_a_variant_that_diverges_is_nan_from_then_on(small_task, tmp_path):
+    (training,) = variants(small_task, tmp_path).train("test", [Job("PowerSign", 1e30, 0.0, 0)])
+    assert np.isnan(training.validation[1:]).all() and training.final == -np.inf
+
+
+def test_the_rules_of_the_variants():
+    rules_of = {rival.name: rival.rule for rival in child.RIVALS}
+    assert rules_of["PowerSign, base 4"] == "4^(sign(g) * sign(m)) * g"
+    assert rules_of["PowerSign, b1 0.99"] == rules_of["PowerSign"] == str(rules["powersign"].rule)
+    assert rules_of["AddSign, b1 0.8"] == str(rules["addsign"].rule)
+    assert child.VARIANTS["PowerSign, base 10"].base == 10
+
+
+def test_steps_to_the_level_by_hand():
+    def made(name, *curves):
+        runs = [Training(name, 0.1, s, [], curve, curve) for s, curve in enumerate(curves, 1)]
+        return Outcome(Rival(name, "g"), 0.1, runs[:1], runs)
+
+    outcomes = [
+        made("PowerSign", [0.5, 1.0], [0.1, 0.9]),  # mean 0.95: the level is 0.1 + 0.9 * 0.85
+        made("PowerSign, base 4", [0.9, 0.9], [0.865, 0.8]),
+        made("PowerSign, b1 0.8", [0.1, 0.2], [0.9, 0.9]),
+        made("AddSign", [0.5, 0.5], [0.5, 0.7]),
+    ]
+    rows = child.measure(outcomes, accuracy(10), steps_between=5)
+    found = {row.result.name: row for row in rows}
+    expected = [5 * (1 + 0.365 / 0.5), 5 * (1 + 0.765 / 0.8)]
+    assert found["PowerSign"].steps == pytest.approx(expected)
+    four = [5 * 0.765 / 0.8, 5.0]
+    assert found["PowerSign, base 4"].steps == pytest.approx(four)
+    assert found["PowerSign, base 4"].fewer[0] == pytest.approx(np.mean(four) - np.mean(expected))
+    assert found["PowerSign, b1 0.8"].steps[0] == np.inf
+    assert found["PowerSign, b1 0.8"].fewer is None
+    text = markdown(child.table(rows, accuracy(10)))
+    assert text.count("not reached by all") == 3  # steps and difference; AddSign's 0.5
+    said = child.verdict(rows)
+    assert said.startswith("Other bases, fewer steps to the level, 1 paired t-tests")
+    assert "Other averages, final test against b1 0.9, 1 paired" in said
+
+
 # Decays: what is measured.
 
-TWO = ("Momentum", "Adam")
 
-
-def decay_outcomes(scores):
-    return [
-        outcome(Rival(decays.rival_name(name, schedule), "g", schedule), values)
-        for name in TWO
-        for schedule, values in scores[name].items()
+def decay_outcome(name, schedule, curves, tuning):
+    """Return what became of a rival, from validation curves and tuning scores by seed and rate."""
+    rival = Rival(decays.rival_name(name, schedule), "g", schedule)
+    runs = [Training(rival.name, 0.1, s, [], curve, curve) for s, curve in enumerate(curves, 9)]
+    tried = [
+        Training(rival.name, rate, seed, [], [score], [score])
+        for seed, scores in enumerate(tuning)
+        for rate, score in scores.items()
     ]
+    return Outcome(rival, 0.1, tried, runs)
 
 
-SCORES = {
-    "Momentum": {"constant": [0.5, 0.6], "cosine": [0.6, 0.8]},
-    "Adam": {"constant": [0.7, 0.7], "cosine": [0.8, 0.6]},
+FLAT = {0.01: 0.3, 0.1: 0.5, 1.0: 0.3}
+TILTED = {0.01: 0.3, 0.1: 0.5, 1.0: 0.4}
+CURVES = {
+    "constant": [[0.4, 0.6], [0.5, 0.7]],  # the level is 0.65
+    "cosine": [[0.4, 0.9], [0.5, 0.8]],
+    "linear cosine": [[0.65, 0.9], [0.8, 0.8]],
 }
 
 
+def decay_outcomes(names=("SGD", "AddSign-ld")):
+    return [
+        decay_outcome(name, schedule, curves, [TILTED if "linear" in schedule else FLAT, FLAT])
+        for name in names
+        for schedule, curves in CURVES.items()
+    ]
+
+
 def test_each_optimizer_is_compared_with_its_own_constant_rate():
-    groups = decays.by_optimizer(decay_outcomes(SCORES))
-    assert [o.rival.name for o in groups["Adam"]] == ["Adam + constant", "Adam + cosine"]
+    groups = decays.by_optimizer(decay_outcomes())
+    assert list(groups) == ["SGD", "AddSign-ld"]
+    results = decays.measure(groups)["AddSign-ld"]
+    assert [r.name for r in results][:2] == ["AddSign-ld (constant)", "AddSign-ld (cosine)"]
+    assert results[0].difference is None and results[1].difference[0] == pytest.approx(20)
+
+
+def test_speed_by_hand():
+    speeds = decays.measure_speed(decay_outcomes(["SGD"]))
+    assert [speed.level for speed in speeds.values()] == pytest.approx([0.65] * 3)
+    assert speeds["constant"].epochs == [np.inf, pytest.approx(1.75)]
+    assert speeds["cosine"].epochs == pytest.approx([1.5, 1.5])
+    assert speeds["linear cosine"].epochs == pytest.approx([1.0, 0.55 / 0.7])
+    # A parabola through 0.3, 0.5 and 0.4 has its top a sixth of a decade to the right.
+    assert speeds["linear cosine"].rates == pytest.approx([0.1 * 10 ** (1 / 6), 0.1])
+    assert speeds["cosine"].rates == pytest.approx([0.1, 0.1])
+
+
+def test_a_found_decay_is_compared_with_cosine_by_seed():
+    groups = decays.by_optimizer(decay_outcomes())
     results = decays.measure(groups)
-    assert [results[name][0].difference for name in TWO] == [None, None]
-    assert results["Momentum"][1].difference[0] == pytest.approx(15)
-    assert results["Adam"][1].difference[0] == pytest.approx(0)
+    speeds = {name: decays.measure_speed(group) for name, group in groups.items()}
+    found = decays.compare_with_cosine(results, speeds)
+    assert list(found) == [f"{n} (linear cosine)" for n in ("SGD", "AddSign-ld", "mean")]
+    for row in found.values():
+        assert row.log_rate[0] == pytest.approx(np.log(10) / 12)
+        assert row.epochs[0] == pytest.approx((1.0 + 0.55 / 0.7) / 2 - 1.5)
+        assert row.accuracy == pytest.approx((0, 0, 0))
+    _, ratios, epochs, _ = (list(c.cells) for c in decays.comparison_table(found).columns)
+    assert ratios[0].startswith("1.21 [") and epochs[0].startswith("-0.61 [")
 
 
-def test_the_mean_difference_is_over_seeds_or_over_optimizers():
-    results = decays.measure(decays.by_optimizer(decay_outcomes(SCORES)))
-    means = {over: decays.mean_differences(results, over) for over in ("seeds", "optimizers")}
-    # Seeds: (10 + 10) / 2 and (20 - 10) / 2. Optimizers: (10 + 20) / 2 and (10 - 10) / 2.
-    for over, error in {"seeds": 2.5, "optimizers": 7.5}.items():
-        assert list(means[over]) == ["cosine"]
-        mean, low, high = means[over]["cosine"]
-        assert mean == pytest.approx(7.5)
-        assert high - mean == pytest.approx(12.706 * error, rel=1e-3) == mean - low
-    table = decays.differences_table(results, means)
-    headers = [*TWO, "mean, over seeds", "mean, over optimizers"]
-    assert [column.header for column in table.columns][1:] == headers
-    assert next(iter(table.columns[3].cells)).startswith("+7.5 [-24.3,")
-    assert next(iter(table.columns[4].cells)).startswith("+7.5 [-87.8,")
+def test_what_is_never_reached_has_no_difference():
+    outcomes = decay_outcomes(["SGD"])
+    low = [Training("SGD (cosine)", 0.1, s, [], [0.2, 0.3], [0.2, 0.3]) for s in (9, 10)]
+    outcomes[1] = outcomes[1]._replace(runs=low)
+    groups = decays.by_optimizer(outcomes)
+    speeds = {"SGD": decays.measure_speed(groups["SGD"])}
+    found = decays.compare_with_cosine(decays.measure(groups), speeds)
+    assert found["SGD (linear cosine)"].epochs is None
+    assert found["SGD (linear cosine)"].accuracy[0] == pytest.approx(55)
+    assert decays.epochs_text(speeds["SGD"]["cosine"].epochs) == "never in 2 of 2"
+    assert decays.epochs_text([1.0, 2.0, np.inf]) == "1.50 ± 0.50, never in 1 of 3"
+
+
+def test_one_tuning_seed_gives_no_interval_of_the_rates():
+    assert decays.ratio_text(None) == "one seed"
+    assert decays.ratio_text((0.0, np.log(0.5), np.log(2))) == "1.00 [0.50, 2.00]"
 
 
 def test_the_curves_axis_begins_with_the_second_half():
@@ -188,9 +326,14 @@ def test_the_curves_axis_begins_with_the_second_half():
     assert decays.range_shown(groups) == pytest.approx((40 - 3, 70 + 3))
 
 
-def test_every_optimizer_has_every_schedule():
-    assert len({rival.name for rival in decays.RIVALS}) == 4 * len(SCHEDULES)
-    assert Rival("Adam + cosine", "adam", "cosine") in decays.RIVALS
+def test_every_optimizer_has_every_schedule_that_is_asked_for():
+    small = decays.PRESETS["small"]
+    rivals = small.rivals()
+    assert len({rival.name for rival in rivals}) == 3 * 4
+    cosine = Rival("PowerSign-cd (cosine)", str(rules["powersign_cd"].rule), "cosine")
+    assert cosine in rivals
+    more = dataclasses.replace(small, schedules=(*small.schedules, "noisy linear cosine"))
+    assert set(rivals) < set(more.rivals()) and more.training() == small.training()
 
 
 # Whole experiments, without training.
@@ -201,21 +344,31 @@ def test_figure4_writes_everything(tmp_path, monkeypatch):
     engine = FakeEngine()
     engine.trainer = SimpleNamespace(lanes=1)
     monkeypatch.setattr(figure4, "LocalEngine", lambda *args: engine)
+    asked_of_variants = []
+
+    def compare_variants(trainer, seeds):
+        asked_of_variants.append(list(seeds))
+        return [outcome(rival, [0.5, 0.6]) for rival in child.RIVALS]
+
+    monkeypatch.setattr(child, "compare_variants", compare_variants)
     arguments = dataclasses.replace(figure4.SMOKE, out=tmp_path / "runs", results=tmp_path)
     figure4.run(arguments, QUIET)
     ((rivals, rates, epochs, seeds, records),) = asked
     assert [rival.name for rival in rivals] == ["Adam", "PowerSign", "g + drop(m, 0.3)"]
+    assert asked_of_variants == [[1, 2]]
     assert (rates, epochs, seeds) == ((1e-3, 1e-1), 2, [1, 2])
     assert records == tmp_path / "runs" / "records.jsonl"
 
     name = "figure4_child_digits_smoke"
     content = read_strict(tmp_path / f"{name}.json")
-    assert set(content["searches"]["summary"]) == {"ppo", "random"}
+    assert list(content["searches"]) == ["1", "2"]
+    assert set(content["searches"]["2"]["summary"]) == {"ppo", "random"}
+    assert [row["result"]["name"] for row in content["hyperparameters"]] == list(child.VARIANTS)
     assert [row["name"] for row in content["rules"]] == [rival.name for rival in rivals]
     assert content["rules"][1]["difference"] == pytest.approx([0, 0, 0])
     assert not {"out", "results", "data_dir"} & set(content["arguments"])
     lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
-    assert [len(json.loads(line)["rewards"]) for line in lines] == [8] * 4
+    assert [len(json.loads(line)["rewards"]) for line in lines] == [8] * 8
     assert "| 93.4 |" in (tmp_path / f"{name}.md").read_text()
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -229,21 +382,22 @@ def test_decays_writes_everything(tmp_path, monkeypatch):
     asked = without_training(monkeypatch, image_rivals, score)
     grid = SimpleNamespace(epoch_steps=2)
     monkeypatch.setattr(image_rivals, "TrainingGrid", lambda *args, **options: grid)
-    arguments = dataclasses.replace(decays.SMOKE, out=tmp_path / "runs", results=tmp_path)
-    decays.run(arguments, QUIET)
-    ((rivals, rates, epochs, seeds, _),) = asked
-    assert (rivals, rates, epochs, seeds) == (decays.RIVALS, (1e-2, 1e-1), 2, [1, 2])
-    name = "decays_digits_child_smoke"
-    content = read_strict(tmp_path / f"{name}.json")
-    assert content["mean_differences"]["linear cosine"] == pytest.approx([10, 10, 10])
-    assert content["mean_differences"]["cosine"] == pytest.approx([0, 0, 0])
-    assert list(content["optimizers"]) == ["Momentum", "Adam", "PowerSign", "AddSign"]
-    text = (tmp_path / f"{name}.md").read_text()
-    better = ", ".join(f"{name} + linear cosine" for name in decays.OPTIMIZERS)
-    assert f"20 paired t-tests by Holm's procedure at 5 %: better: {better}; worse: none" in text
-    assert "Best at the least or the greatest rate: Momentum + constant, " in text
-    assert content["mean_differences_over_optimizers"]["cosine"] == pytest.approx([0, 0, 0])
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    smoke = decays.PRESETS["smoke"]
+    decays.run(dataclasses.replace(smoke, out=tmp_path / "runs", results=tmp_path), QUIET)
+    ((rivals, settings, epochs, seeds, _),) = asked
+    assert (rivals, epochs, seeds) == (smoke.rivals(), 2, [2, 3])
+    assert set(settings.values()) == {Settings((1e-2, 10.0))}
+    content = read_strict(tmp_path / "decays_digits_smoke.json")
+    assert list(content["optimizers"]) == list(decays.OPTIMIZERS)
+    compared = content["against_cosine"]
+    assert compared["SGD (linear cosine)"]["accuracy"] == pytest.approx([10, 10, 10])
+    assert compared["mean (noisy linear cosine)"]["accuracy"] == pytest.approx([0, 0, 0])
+    text = (tmp_path / "decays_digits_smoke.md").read_text()
+    better = ", ".join(f"{name} (linear cosine)" for name in decays.OPTIMIZERS)
+    assert f"12 paired t-tests by Holm's procedure at 5 %: better: {better}; worse: none" in text
+    assert "Best at the least or the greatest rate: SGD (constant), " in text
+    assert "| 95.4 / 95.3 |" in text
+    assert (tmp_path / "decays_digits_smoke.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_more_of_the_same_goes_on_and_another_training_is_refused(tmp_path):
@@ -257,17 +411,19 @@ def test_more_of_the_same_goes_on_and_another_training_is_refused(tmp_path):
 
 def test_a_check_reads_no_data(tmp_path):
     output = io.StringIO()
-    arguments = decays.PRESETS["child", "cifar10", "smoke"]
-    decays.run(dataclasses.replace(arguments, check=True, data_dir=tmp_path), Console(file=output))
+    arguments = dataclasses.replace(decays.PRESETS["smoke"], model="child", check=True)
+    decays.run(dataclasses.replace(arguments, data_dir=tmp_path), Console(file=output))
     assert "parameters" in output.getvalue() and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("experiment", [figure4, decays])
-def test_missing_data_is_one_clear_message(experiment, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("experiment", "preset"), [(figure4, figure4.SMOKE), (decays, decays.PRESETS["small"])]
+)
+def test_missing_data_is_one_clear_message(experiment, preset, tmp_path, monkeypatch):
     trains = image_rivals if experiment is decays else figure4
     monkeypatch.setattr(trains, "select_devices", lambda kind: jax.devices())
     arguments = dataclasses.replace(
-        experiment.SMOKE, dataset="cifar10", data_dir=tmp_path, out=tmp_path / "runs"
+        preset, dataset="cifar10", data_dir=tmp_path, out=tmp_path / "runs"
     )
     with pytest.raises(ValueError, match="no prepared CIFAR-10 in ") as caught:
         experiment.run(arguments, QUIET)
@@ -278,18 +434,23 @@ def test_missing_data_is_one_clear_message(experiment, tmp_path, monkeypatch):
 def test_every_preset_is_of_its_name():
     for (dataset, scale), preset in figure4.PRESETS.items():
         assert (preset.dataset, preset.scale) == (dataset, scale)
-        assert preset.searching().samples == preset.samples
+        for depth in preset.depths:
+            searching = preset.searching(depth)
+            assert (searching.samples, searching.iterations) == (preset.samples, depth)
+        assert len({preset.searching(depth).out for depth in (1, 2)}) == 2
     assert len(figure4.PRESETS) == 6 and next(iter(figure4.PRESETS)) == ("digits", "small")
     assert figure4.Arguments() == figure4.PRESETS["cifar10", "paper"]
-    assert set(decays.PRESETS) == {
-        (model, dataset, scale)
-        for model in ("child", "wrn")
-        for dataset in ("digits", "cifar10")
-        for scale in ("paper", "small", "smoke")
-    }
-    for preset in (*figure4.PRESETS.values(), *decays.PRESETS.values()):
-        if preset.scale == "paper":
-            assert preset.rates == (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    assert list(decays.PRESETS) == ["small", "paper", "smoke"]
+    for scale, preset in decays.PRESETS.items():
+        assert preset.scale == scale and preset.weight_decays == (0.0,)
+
+
+def test_the_papers_scale_is_the_papers():
+    paper = figure4.PRESETS["cifar10", "paper"]
+    assert paper.depths == (1, 2, 3, 4) and paper.samples >= 14_400 and paper.preset == "paper"
+    assert paper.rates == (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    small = figure4.PRESETS["digits", "small"]
+    assert (small.preset, small.samples) == ("paper", 20_000)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +461,9 @@ def test_every_preset_is_of_its_name():
         (figure4.Arguments, {"rules": ("sgd",)}, "--rules must be adam and others"),
         (figure4.Arguments, {"rules": ("adam", "adm")}, "got adam, adm"),
         (figure4.Arguments, {"rates": ()}, "--rates is empty"),
+        (figure4.Arguments, {"depths": (1, 5)}, "--depths must be of 1, 2, 3 and 4"),
+        (decays.Arguments, {"schedules": ("constant",)}, "--schedules must be constant, cosine"),
+        (decays.Arguments, {"optimizers": ("Adam",)}, "--optimizers must be of SGD"),
         (decays.Arguments, {"seeds": 1}, "--seeds must be at least 2"),
         (decays.Arguments, {"rates": ()}, "--rates is empty"),
     ],
@@ -327,12 +491,11 @@ def test_smoke_of_figure4(tmp_path):
     assert min(map(min, finals)) > 0 and max(map(max, finals)) > 15, "all guess blindly"
 
 
-@pytest.mark.parametrize(("model", "suffix"), [("child", "_child"), ("wrn", "")])
-def test_smoke_of_the_decays(tmp_path, model, suffix):
-    run_smoke("decays.py", tmp_path, "--model", model)
-    content = read_strict(tmp_path / f"decays_digits{suffix}_smoke.json")
+def test_smoke_of_the_decays(tmp_path):
+    run_smoke("decays.py", tmp_path)
+    content = read_strict(tmp_path / "decays_digits_smoke.json")
     rows = [row for group in content["optimizers"].values() for row in group]
-    assert len(rows) == 24
+    assert len(rows) == 15
     # Another schedule is another training.
-    losses = {str(row["tuning"][0]["loss"]) for row in content["optimizers"]["Momentum"]}
-    assert len(losses) == 6
+    losses = {str(row["tuning"][0]["loss"]) for row in content["optimizers"]["SGD"]}
+    assert len(losses) == 5

@@ -430,9 +430,14 @@ def test_differences_are_paired_by_seed():
     }
     table = imagenet_tables.results_table(outcomes, top5=False)
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
-    assert rows[1][-2] == "+10.0 [+10.0, +10.0]"
-    assert rows[2][-2].startswith("-10.0 [")
-    assert {row[-1] for row in rows} == {"not at hand"}
+    assert rows[1][-3] == "+10.0 [+10.0, +10.0]"
+    assert rows[2][-3].startswith("-10.0 [")
+    # The paper's Table 3.
+    assert [row[-2:] for row in rows] == [
+        ("73.5 %", "91.5 %"),
+        ("73.9 %", "91.9 %"),
+        ("73.8 %", "91.6 %"),
+    ]
     assert rows[0][5] == "30.0 % ± 14.1 %"
 
 
@@ -500,13 +505,13 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch, small_network):
     found = outcomes(tmp_path / "results")
     assert found == outcomes(tmp_path / "r")
     assert set(found) == {"RMSProp", "PowerSign-cd", "AddSign-ld"}
-    for outcome in found.values():
-        assert [run["rate"] for run in outcome["tuning"]] == list(arguments.rates)
+    for name, outcome in found.items():
+        assert [run["rate"] for run in outcome["tuning"]] == list(arguments.rates[name])
         last = {run["rate"]: run["loss"][-1] for run in outcome["tuning"]}
         assert last[outcome["rate"]] == min(last.values())
         assert [run["seed"] for run in outcome["runs"]] == [1, 2]
     text = (tmp_path / "results" / "table3_imagenet_smoke.md").read_text()
-    assert "| PowerSign-cd |" in text and "not at hand" in text
+    assert "| PowerSign-cd |" in text and "| 73.9 % | 91.9 % |" in text
     # Of two rates, each is at an end.
     assert "greatest rate: RMSProp, PowerSign-cd, AddSign-ld." in text
     assert (tmp_path / "results" / "table3_imagenet_smoke.png").read_bytes().startswith(b"\x89PNG")
@@ -514,7 +519,9 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch, small_network):
 
 
 def test_a_rate_that_diverges_is_not_chosen(tmp_path, small_network):
-    arguments = small_arguments(tmp_path, steps=8, rates=(1e30, 0.01))
+    arguments = small_arguments(
+        tmp_path, steps=8, rmsprop_rates=(1e30, 0.01), sign_rates=(1e30, 0.01)
+    )
     table3.run(arguments, Console(quiet=True))
     content = json.loads((tmp_path / "results" / "table3_imagenet_smoke.json").read_text())
     for outcome in content["outcomes"].values():
@@ -528,7 +535,9 @@ def test_presets_are_of_their_names_and_the_paper_s():
     assert next(iter(table3.PRESETS)) == "small"
     paper = table3.PRESETS["paper"]
     assert paper == table3.Arguments()
-    assert (paper.batch, paper.minibatch, paper.steps) == (1600, 32, 250_000)
+    assert (paper.batch, paper.minibatch, paper.steps) == (50 * 32, 32, 250_000)
+    assert paper.rates["PowerSign-cd"] == paper.rates["AddSign-ld"] == (1.0, 2.5, 4.0)
+    assert len(paper.rates["RMSProp"]) == 3
     small = table3.PRESETS["small"]
     assert (small.filters, small.cells) == (paper.filters, paper.cells) == (44, 4)
 
@@ -543,7 +552,8 @@ def test_a_network_with_too_few_outputs_is_refused(tmp_path, small_network):
     [
         ({"seeds": 1}, "--seeds must be at least 2, got 1"),
         ({"minibatch": 7}, "--minibatch must divide --batch 1600, got 7"),
-        ({"rates": ()}, "--rates have at least one number"),
+        ({"rmsprop_rates": ()}, "--rmsprop-rates and --sign-rates must have at least one number"),
+        ({"sign_rates": ()}, "--rmsprop-rates and --sign-rates must have at least one number"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(changes, message):

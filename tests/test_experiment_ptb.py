@@ -27,12 +27,13 @@ QUIET = Console(quiet=True)
 BATCH, BPTT = 3, 10
 MODEL = WordLSTM(vocabulary=7, units=5, init_scale=0.8)
 TEXT = np.random.default_rng(0).integers(7, size=203).astype(np.int32)
+WITHOUT_DROPOUT = dict.fromkeys(("embedding_dropout", "state_dropout", "output_dropout"), 0.0)
 CORPUS = Corpus(TEXT, TEXT[:150], TEXT[:90], tuple("abcdefg"))
 
 
 @pytest.fixture(scope="module")
 def task():
-    return table5.language_task(MODEL, CORPUS, BATCH, BPTT)
+    return table5.language_task(MODEL, CORPUS, BATCH, BPTT, state_reset=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_long_rows_hold_the_whole_text(length):
 
 def test_blocks_change_nothing(params, in_blocks):
     inputs, targets = jnp.array(TEXT[:60].reshape(3, 20)), jnp.array(TEXT[1:61].reshape(3, 20))
-    carry, key = [State(*jnp.full((2, 3, 5), 0.3))], jax.random.key(1)
+    carry, key = State(*jnp.full((2, 3, 5), 0.3)), jax.random.key(1)
 
     def total(scorer):
         def function(params):
@@ -96,8 +97,8 @@ def test_blocks_change_nothing(params, in_blocks):
 
 
 def test_the_state_goes_on_until_the_text_begins_anew(params):
-    still = dataclasses.replace(MODEL, input_dropout=0.0, recurrent_dropout=0.0, output_dropout=0.0)
-    task = table5.language_task(still, CORPUS, BATCH, BPTT)
+    still = dataclasses.replace(MODEL, **WITHOUT_DROPOUT)
+    task = table5.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.0)
     loss, key = jax.jit(task.loss), jax.random.key(0)
     state, losses = still.zero_carry(BATCH), []
     for i in range(3):
@@ -114,6 +115,23 @@ def test_the_state_goes_on_until_the_text_begins_anew(params):
     assert abs(other - losses[2]) > 1e-3
 
 
+def test_rows_are_reset_at_random(params):
+    still = dataclasses.replace(MODEL, **WITHOUT_DROPOUT)
+    rows = BATCH * 200
+    inputs, targets = (jnp.full((rows, BPTT), word) for word in (1, 2))
+    task = table5.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.3)
+    elsewhere = State(*jnp.full((2, rows, 5), 0.5))
+    batch = inputs, targets, jnp.zeros(rows, bool)
+    _, after = jax.jit(task.loss)(params, elsewhere, batch, jax.random.key(0))
+    ends = [
+        still.log_likelihoods(params, start, inputs[:1], targets[:1])[1].cell
+        for start in (still.zero_carry(1), State(*jnp.full((2, 1, 5), 0.5)))
+    ]
+    reset, gone_on = (np.isclose(after.cell, end, rtol=1e-4).all(1) for end in ends)
+    assert (reset ^ gone_on).all()
+    assert reset.mean() == pytest.approx(0.3, abs=0.08)
+
+
 def test_dropout_is_for_training_only(task, params):
     loss, state = jax.jit(task.loss), MODEL.zero_carry(BATCH)
     losses = [loss(params, state, minibatch(task, 0), jax.random.key(i))[0] for i in (1, 2)]
@@ -125,7 +143,7 @@ def test_the_metric_is_the_mean_over_the_words(task, params, part, in_blocks):
     rows = getattr(task, part)
     length = (rows[1] >= 0).sum(1)[0]
     assert length < rows[1].shape[1], "there is padding"
-    elsewhere = [State(*jnp.full((2, BATCH, 5), 0.5))]  # training's state has no part in it
+    elsewhere = State(*jnp.full((2, BATCH, 5), 0.5))  # training's state has no part in it
     scores = jax.jit(task.metric)(params, elsewhere, rows)
     inputs, targets = rows[0][:, :length], rows[1][:, :length]
     start = MODEL.zero_carry(len(inputs))
@@ -153,11 +171,27 @@ def outcome(name, tests, rate=0.1):
 
 
 def test_differences_are_of_logarithms_seed_by_seed():
-    outcomes = [outcome("Adam", [100, 120, 80]), outcome("SGD", [110, 132, 88])]
+    outcomes = [outcome("Adam", [100, 120, 80]), outcome("PowerSign", [110, 132, 88])]
     differences = table5.log_differences(outcomes, vocabulary=1000)
     assert list(differences) == ["Adam"], "only baselines that were trained"
     assert differences["Adam"]["Adam"] is None
-    assert differences["Adam"]["SGD"] == pytest.approx([math.log(1.1)] * 3)
+    assert differences["Adam"]["PowerSign"] == pytest.approx([math.log(1.1)] * 3)
+    # The paper's: log(64.8 / 63.3).
+    cells = [list(column.cells) for column in table5.differences_table(differences).columns]
+    assert cells[2] == ["", "+0.023"]
+
+
+def test_the_verdict_has_each_pair_of_the_claim_once():
+    outcomes = [
+        outcome("Adam", [100, 101, 100]),
+        outcome("SGD", [120, 122, 121]),
+        outcome("PowerSign", [110, 112, 111]),
+        outcome("AddSign", [119, 124, 120]),
+    ]
+    text = table5.verdict(table5.log_differences(outcomes, 1000), seeds=3)
+    assert "5 paired t-tests" in text and "better: PowerSign than SGD;" in text
+    assert "worse: SGD than Adam, PowerSign than Adam, AddSign than Adam;" in text
+    assert "undecided: 1." in text and "Adam than SGD" not in text
 
 
 def test_a_diverged_run_is_a_blind_guess():
@@ -199,10 +233,13 @@ def test_it_runs_and_learns(smoke, written):
     assert max(adam["values"]["final_test"]) < 0.7 * smoke.vocabulary
     scores = [run["test"][-1] for run in adam["runs"]]
     np.testing.assert_allclose(adam["values"]["final_test"], np.exp(-np.array(scores)), rtol=1e-5)
-    assert len(adam["tuning"]) == len(smoke.rates) and len(adam["runs"]) == smoke.seeds
+    assert len(adam["tuning"]) == len(smoke.adam_rates) and len(adam["runs"]) == smoke.seeds
+    assert {row["schedule"] for row in written["rivals"]} == {"cosine"}
+    assert {row["weight_decay"] for row in written["rivals"]} == set(smoke.weight_decays)
     assert "data_dir" not in written["arguments"]
     text = (smoke.results / "table5_ptb_smoke.md").read_text()
     assert all(f"| {name} |" in text for name in smoke.rivals)
+    assert "| 68.5, 64.8 |" in text and "worse than Adam." in text
     assert (smoke.results / "table5_ptb_smoke.png").stat().st_size > 10_000
 
 
@@ -222,8 +259,10 @@ def test_missing_data_is_one_message(tmp_path):
     [
         ({"bptt": 12}, "--bptt must be a multiple of 5, got 12"),
         ({"seeds": 1}, "--seeds must be at least 2, got 1"),
-        ({"rates": ()}, "--rates is empty"),
-        ({"rivals": ("Adam", "Adagrad")}, "--rivals must be .* got Adam; Adagrad"),
+        ({"sgd_rates": ()}, "--sgd-rates is empty"),
+        ({"weight_decays": ()}, "--weight-decays is empty"),
+        ({"state_reset": 1.0}, "--state-reset must be from 0 to less than 1, got 1.0"),
+        ({"rivals": ("Adam", "Adagrad")}, "--rivals must be .* got Adam Adagrad"),
         ({"rivals": ("SGD",)}, "--rivals must be Adam and others"),
     ],
 )
@@ -238,7 +277,9 @@ def test_mistakes_are_named(mistake, message):
 def test_the_paper_s_settings():
     paper = table5.PRESETS["paper"]
     assert paper == table5.Arguments() and next(iter(table5.PRESETS)) == "small"
-    assert (paper.batch, paper.bptt, paper.steps, len(paper.rates)) == (64, 35, 150_000, 7)
+    assert (paper.batch, paper.bptt, paper.steps) == (64, 35, 150_000)
+    assert paper.rivals == ("Adam", "SGD", "PowerSign", "AddSign")
+    assert {table5.RIVALS[name].schedule for name in paper.rivals} == {"cosine"}
     text = np.arange(64 * 35 + 1, dtype=np.int32)
     corpus = Corpus(text, text, text, tuple(map(str, range(10_000))))
     task = table5.make_task(paper, corpus)

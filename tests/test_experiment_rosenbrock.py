@@ -16,9 +16,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import rosenbrock
 import rosenbrock_trajectories as trajectories
 import schedules
-from rosenbrock_measures import best_by_rate, best_of_first, log_values, measure, summarise
-from rosenbrock_tables import verdict
-from rosenbrock_trajectories import optimizers
+from rosenbrock_measures import (
+    Sweep,
+    best_by_rate,
+    best_of_first,
+    grids_ahead,
+    log_values,
+    measure,
+    summarise,
+    sweep,
+)
+from rosenbrock_tables import sweep_table, verdict, width
+from rosenbrock_trajectories import NOT_THE_PAPERS, OPTIMIZERS, SUBJECT, TUNED
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -54,26 +63,18 @@ def average(memory, name, decay, x):
     return memory[name]
 
 
-def rd(t, steps, n):
-    return (1 + np.cos(np.pi * ((t * n) % steps) / steps)) / 2
-
-
-def numpy_rules(steps, rate, epsilon):
-    """Return each optimizer's update, in the paper's symbols."""
+def numpy_rules(rate, epsilon):
+    """Return each optimizer's update, in the paper's symbols; TensorFlow's own where it has one."""
 
     def momentum(g, memory, t):
-        memory["trace"] = 0.9 * memory.get("trace", 0.0) + g
-        return rate * memory["trace"]
+        memory["sum"] = 0.9 * memory.get("sum", 0.0) + g
+        return rate * memory["sum"]
 
     def rmsprop(g, memory, t):
-        return rate * g / np.sqrt(average(memory, "v", 0.9, g**2) + 1e-8)
+        memory["square"] = 0.9 * memory.get("square", 1.0) + 0.1 * g**2
+        return rate * g / np.sqrt(memory["square"] + 1e-10)
 
     def adam(g, memory, t):
-        m = average(memory, "m", 0.9, g) / (1 - 0.9 ** (t + 1))
-        v = average(memory, "v", 0.999, g**2) / (1 - 0.999 ** (t + 1))
-        return rate * m / (np.sqrt(v) + epsilon)
-
-    def tensorflow_adam(g, memory, t):
         m, v = average(memory, "m", 0.9, g), average(memory, "v", 0.999, g**2)
         corrected = rate * np.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1))
         return corrected * m / (np.sqrt(v) + epsilon)
@@ -81,40 +82,24 @@ def numpy_rules(steps, rate, epsilon):
     def agreement(g, memory):
         return np.sign(g) * np.sign(average(memory, "m", 0.9, g))
 
-    decays = {
-        "": lambda t: 1.0,
-        "-ld": lambda t: 1 - t / steps,
-        "-cd": lambda t: (1 + np.cos(np.pi * t / steps)) / 2,
-        "-rd10": lambda t: rd(t, steps, 10),
-        "-rd20": lambda t: rd(t, steps, 20),
-    }
     return {
         "SGD": lambda g, memory, t: rate * g,
         "Momentum": momentum,
         "RMSProp": rmsprop,
         "Adam": adam,
-        "Adam, epsilon tuned": adam,
-        "Adam, as in TensorFlow": tensorflow_adam,
-        **{
-            f"PowerSign{name}": lambda g, memory, t, f=f: (
-                rate * np.exp(f(t) * agreement(g, memory)) * g
-            )
-            for name, f in decays.items()
-        },
-        **{
-            f"AddSign{name}": lambda g, memory, t, f=f: rate * (1 + f(t) * agreement(g, memory)) * g
-            for name, f in decays.items()
-        },
+        TUNED: adam,
+        SUBJECT: lambda g, memory, t: rate * np.exp(agreement(g, memory)) * g,
+        NOT_THE_PAPERS: lambda g, memory, t: rate * (1 + agreement(g, memory)) * g,
     }
 
 
-@pytest.mark.parametrize("name", optimizers(100))
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_trajectories_are_those_of_double_precision(name):
     steps, rate, epsilon = 100, 4e-4, 0.5  # so large that its place matters
-    make = optimizers(steps)[name]
     one = np.float32([rate]), np.float32([epsilon]), np.float32([START])
-    points, values = (np.asarray(a)[0, 0] for a in trajectories.descend(make, steps, *one))
-    expected = descend(numpy_rules(steps, rate, epsilon)[name], steps)
+    found = trajectories.descend(OPTIMIZERS[name], steps, *one)
+    points, values = (np.asarray(a)[0, 0] for a in found)
+    expected = descend(numpy_rules(rate, epsilon)[name], steps)
     assert points.dtype == np.float32 and points.shape == (steps + 1, 2)
     np.testing.assert_allclose(points, expected, rtol=0, atol=2e-5)
     x, y = expected.T
@@ -122,14 +107,25 @@ def test_trajectories_are_those_of_double_precision(name):
     assert abs(points[-1] - START).max() > 0.01  # something was compared
 
 
+def test_rmsprop_starts_as_sgd_and_has_its_epsilon_in_the_root():
+    """Small gradients show what large ones hide."""
+    tx, g = trajectories.tensorflow_rmsprop(2.0), np.float32(1e-6)
+    state = tx.init(g)
+    for step in range(500):
+        update, state = tx.update(g, state)
+        if step == 0:  # the average of g^2 was 1
+            assert update == pytest.approx(-2 * 1e-6 / 0.9**0.5, rel=1e-4)
+    # By now it is g^2 = 1e-12, to which 1e-10 is added.
+    assert update == pytest.approx(-2 * 1e-6 / (1.01e-10) ** 0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize(("name", "rate"), [("Adam", 0.1), ("PowerSign", 1e-3), ("SGD", 1e-3)])
 def test_what_is_reported_is_no_matter_of_precision(name, rate):
     """Adam's last f is rounding; that it is far below PowerSign's is not."""
     steps, epsilon = 4000, 1e-8
-    make = optimizers(steps)[name]
     one = np.float32([rate]), np.float32([epsilon]), np.float32([START])
-    values = np.asarray(trajectories.descend(make, steps, *one)[1])[0, 0]
-    x, y = descend(numpy_rules(steps, rate, epsilon)[name], steps).T
+    values = np.asarray(trajectories.descend(OPTIMIZERS[name], steps, *one)[1])[0, 0]
+    x, y = descend(numpy_rules(rate, epsilon)[name], steps).T
     expected = (1 - x) ** 2 + 100 * (y - x**2) ** 2
     if name == "Adam":
         assert values.min() < 1e-11 and expected.min() < 1e-11
@@ -138,7 +134,7 @@ def test_what_is_reported_is_no_matter_of_precision(name, rate):
 
 
 def test_settings_and_starts_do_not_influence_each_other():
-    make = optimizers(50)["PowerSign"]
+    make = OPTIMIZERS["PowerSign"]
     rates, epsilons = np.float32([1e-4, 1e-3, 1.0]), np.float32([1e-8] * 3)
     starts = np.float32([START, [0.5, -0.5]])
     points, values = trajectories.descend(make, 50, rates, epsilons, starts)
@@ -156,7 +152,7 @@ SMALL = rosenbrock.Arguments(rates=(1e-3, 1e-2), epsilons=(1e-8, 1.0), starts=2)
 def test_budgets_are_equal_and_hold_the_papers():
     usual, tuned = (
         rosenbrock.settings(SMALL, "SGD"),
-        rosenbrock.settings(SMALL, "Adam, epsilon tuned"),
+        rosenbrock.settings(SMALL, TUNED),
     )
     assert usual.rates == pytest.approx([1e-3, 1e-3 * 10**0.5, 1e-2, 1e-2 * 10**0.5])
     assert usual.epsilons == pytest.approx([1e-8] * 4) and usual.first.tolist() == [0, 2]
@@ -189,9 +185,10 @@ def test_what_is_said_of_one_run():
     assert some.describe(1)["steps_to_solve"] == np.inf
     assert best_of_first(some) == 2  # the others are not among the paper's
     assert best_by_rate(some, SMALL.rates) == [0, 2]
-    assert "Better: none. Worse: SGD (1.0e-06)." in verdict(
-        {"PowerSign": make_runs([[[9, 1, 1e-7]]] * 4), "SGD": some}
-    )
+    ours = make_runs([[[9, 1, 1e-7]]] * 4)
+    best = make_runs([[[9, 1, 0.0]]] * 4)
+    text = verdict({"PowerSign": ours, "SGD": some, NOT_THE_PAPERS: best, "Adam": best})
+    assert "Better: none. Worse: SGD (1.0e-06)." in text, "only those of the paper's figure"
 
 
 def test_a_lucky_last_step_does_not_hide_what_came_before():
@@ -209,19 +206,45 @@ def test_of_equals_the_quickest_is_chosen():
 
 
 def test_half_of_the_starts_choose_and_the_others_measure():
-    # The given start, two that choose and two that measure. The rate 1e-3 is chosen by the former.
-    good, bad, best = [9, 9, 1e-2], [9, 9, 1.0], [9, 9, 1e-14]
+    # The given start, two that choose and two that measure. The rate 1e-3 is chosen by the former:
+    # it has a mean log10 f of -2, and the other rate one of -1, though its median is far lower.
+    good, bad, lucky = [9, 9, 1e-2], [9, 9, 1.0], [9, 9, 1e-8]
     diverged = [9, 9, float("inf")]
-    adam = make_runs([[bad, good, good, bad, bad], *[[best, bad, bad, best, best]] * 3])
-    sgd = make_runs([[bad, good, good, good, diverged], *[[best, bad, bad, best, best]] * 3])
-    at_start = np.array([1.0, 1.0, 1.0, 100.0])
-    rows = measure({"Adam": adam, "SGD": sgd}, at_start, equal=False)
+    ours = make_runs([[bad, good, good, bad, bad], *[[lucky, lucky, diverged, lucky, lucky]] * 3])
+    sgd = make_runs([[bad, good, good, good, diverged], *[[lucky, bad, bad, lucky, lucky]] * 3])
+    at_start = np.array([1.0, 1e6, 1.0, 100.0])
+    rows = measure({"PowerSign": ours, "SGD": sgd}, at_start, equal=False)
+    assert rows["PowerSign"]["rate"] == rows["SGD"]["rate"] == 1e-3
     assert rows["SGD"]["values"].tolist() == pytest.approx([1e-2, np.inf])
     assert (rows["SGD"]["settings"], rows["SGD"]["n"], rows["SGD"]["diverged"]) == (2, 2, 1)
-    # log10 f: -2 and that of the start, 2, against 0 and 0.
-    assert rows["SGD"]["log10_minus_adam"][0] == pytest.approx(0, abs=1e-6)
-    assert rows["SGD"]["log10_minus_adam"][2] == pytest.approx(12.7062 * 2, rel=1e-4)
-    assert measure({"Adam": adam}, at_start, equal=True)["Adam"]["settings"] == 4
+    # log10 f: 0 and 0 less -2 and that of the start, 2.
+    assert rows["SGD"]["powersign_less_this"][0] == pytest.approx(0, abs=1e-6)
+    assert rows["SGD"]["powersign_less_this"][2] == pytest.approx(12.7062 * 2, rel=1e-4)
+    assert measure({"PowerSign": ours}, at_start, equal=True)["PowerSign"]["settings"] == 4
+
+
+def test_a_sweep_has_each_rate_s_best_epsilon():
+    rates = np.array([1e-3, 1e-2, 1e-1])
+    some = sweep(rates, 2, np.array([5.0, 1e-4, 1e-5, np.nan, np.nan, np.inf]))
+    assert some.values.tolist() == [1e-4, 1e-5, np.inf]
+    row = some.describe()
+    assert (row["best_rate"], row["f"], row["solved"]) == (1e-2, 1e-5, 2)
+    assert row["solved_from_to"] == [1e-3, 1e-2]
+    assert row["largest_rate_that_did_not_diverge"] == 1e-2
+    assert "at 2 of them, from 0.001 to 0.01" in width(some, 1)
+    nothing = Sweep(rates, np.full(3, np.inf)).describe()
+    assert nothing["solved_from_to"] == []
+    assert nothing["largest_rate_that_did_not_diverge"] is None
+
+
+def test_grids_are_four_rates_a_decade_apart():
+    rates = np.logspace(-4, 0, 9)  # two a decade: the grids begin at 1e-4, at 3e-4 and at 1e-3
+    ours, other = np.full(9, 1.0), np.full(9, 2.0)
+    other[2] = 0.5  # of the first and of the third
+    sweeps = {"PowerSign": Sweep(rates, ours), "SGD": Sweep(rates, other)}
+    assert grids_ahead(sweeps, stride=2) == {"SGD": {"grids": 3, "ahead": 1}}
+    cells = list(sweep_table(sweeps, grids_ahead(sweeps, stride=2)).columns[-1].cells)
+    assert cells == ["", "1 of 3 grids"]
 
 
 def test_logarithms_end_where_float32_rounds():
@@ -242,6 +265,7 @@ def test_starts_are_drawn_once():
         (rosenbrock.Arguments, {"starts": 1}, "--starts must be at least 2, got 1"),
         (rosenbrock.Arguments, {"steps": 0}, "--steps must be at least 1, got 0"),
         (rosenbrock.Arguments, {"rates": ()}, "at least one number each"),
+        (rosenbrock.Arguments, {"decades": (-4, -2)}, r"at least 3 apart.*got \(-4, -2\)"),
         (schedules.Arguments, {"steps": 1}, "--steps must be at least 2, got 1"),
     ],
 )
@@ -265,11 +289,14 @@ def test_smoke_of_rosenbrock(tmp_path):
     arguments = dataclasses.replace(rosenbrock.PRESETS["smoke"], results=tmp_path)
     rosenbrock.run(arguments, QUIET)
     content = read_strict(tmp_path / "rosenbrock_smoke.json")
-    assert set(content["one_start"]) == set(optimizers(1))
+    assert set(content["one_start"]) == set(content["many_rates"]) == set(OPTIMIZERS)
     assert {len(rows) for rows in content["one_start"].values()} == {4}
+    assert {len(one["rates"]) for one in content["many_rates"].values()} == {7}
+    assert {row["grids"] for row in content["grids"].values()} == {1}
     for rows in content["random_starts"].values():
-        assert rows["Adam"]["log10_minus_adam"] == [0, 0, 0]
-    assert "| PowerSign-rd20 |" in (tmp_path / "rosenbrock_smoke.md").read_text()
+        assert rows["PowerSign"]["powersign_less_this"] == [0, 0, 0]
+    text = (tmp_path / "rosenbrock_smoke.md").read_text()
+    assert "| PowerSign |" in text and "ahead of Adam, RMSProp and SGD, close to Momentum" in text
     assert (tmp_path / "rosenbrock_smoke.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -282,7 +309,7 @@ def test_smoke_of_the_schedules(tmp_path):
     )
     schedules.run(arguments, QUIET)
     content = read_strict(tmp_path / "schedules_smoke.json")
-    assert len(content["decays"]) == 9 and content["tensorflow"] is None
+    assert len(content["decays"]) == 10 and content["tensorflow"] is None
     assert content["decays"]["restarts"]["final"] == 1
     text = (tmp_path / "schedules_smoke.md").read_text()
     assert "| rd20 |" in text and "not at hand" in text

@@ -29,7 +29,8 @@ import table1_constant_rate as table1
 import table2_decayed_rate as table2
 import table6_all_rules as table6
 from harness import image_rivals, vision
-from harness.image_rivals import PAPER, SMOKE
+from harness.image_rivals import PAPER, SMALL, SMOKE
+from harness.paper import TABLE_1, TABLE_2
 from harness.rival_tables import (
     Display,
     accuracy,
@@ -38,12 +39,13 @@ from harness.rival_tables import (
     draw_differences,
     edge_note,
     measure,
+    rates_text,
     results_table,
     tuned,
     verdict,
 )
 from harness.tables import markdown
-from harness.tuning import Outcome, Rival, Training
+from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, Training
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -159,7 +161,7 @@ class Linear(nn.Module):
 
 def test_loss_by_hand():
     images = random_data(channels=3)
-    task = vision.classification(images, Linear(), weight_decay=0.3)
+    task = vision.classification(images, Linear())
     params, state = task.init(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.5, params)  # biases too
     pixels, labels = task.train
@@ -171,14 +173,22 @@ def test_loss_by_hand():
     scores = (x - x.mean(0)) / x.std(0) * norm["scale"] + norm["bias"]
     scores = scores @ dense["kernel"] + dense["bias"]
     entropies = np.log(np.exp(scores).sum(1)) - scores[np.arange(20), labels]
-    expected = entropies.mean() + 0.15 * (dense["kernel"] ** 2).sum()
-    assert value == pytest.approx(expected, rel=1e-5)
+    assert value == pytest.approx(entropies.mean(), rel=1e-5), "weight decay is the grid's"
     np.testing.assert_allclose(new["BatchNorm_0"]["mean"], 0.1 * x.mean(0), atol=1e-6)
 
     average = (x - new["BatchNorm_0"]["mean"]) / np.sqrt(new["BatchNorm_0"]["var"])
     scores = (average * norm["scale"] + norm["bias"]) @ dense["kernel"] + dense["bias"]
     right = task.metric(params, new, (pixels, labels))
     np.testing.assert_array_equal(right, scores.argmax(1) == labels)
+
+
+def test_weight_decay_is_of_the_kernels():
+    task = vision.classification(random_data(), Linear())
+    params, _ = task.init(jax.random.key(0))
+    assert vision.kernels(params) == {
+        "BatchNorm_0": {"scale": False, "bias": False},
+        "Dense_0": {"kernel": True, "bias": False},
+    }
 
 
 def test_the_key_only_augments():
@@ -240,9 +250,21 @@ def test_table_and_verdict():
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert "46.0 ± 4.0" in rows["base"] and "baseline" in rows["base"]
     assert "+31.0 [+18.3, +43.7]" in rows["better"] and "93.1" in rows["better"]
-    assert "2, 2 diverged" in rows["gone"] and "not at hand" in rows["gone"]
+    assert "2, 2 diverged" in rows["gone"] and "no such row" in rows["gone"]
     said = verdict(results, "base", accuracy(10))
     assert "better: better; worse: none; undecided: 1" in said
+
+
+def test_what_differs_between_rivals_has_a_column():
+    decayed = OUTCOMES[1]._replace(
+        weight_decay=5e-4, tuning=[training(0, [0.5], [0.5], rate) for rate in (0.3, 0.03)]
+    )
+    results = measure([OUTCOMES[0], decayed], "base", accuracy(10))
+    assert results[1].tried == [0.03, 0.3] and rates_text(results[1].tried) == "2, 0.03 to 0.3"
+    headers = markdown(results_table(results, "base", accuracy(10), {})).splitlines()[0]
+    assert "| weight decay | rates tried |" in headers and "schedule" not in headers
+    same = markdown(results_table(results[:1] * 2, "base", accuracy(10), {}))
+    assert "weight decay" not in same and "rates tried" not in same
 
 
 def test_a_claim_survives_the_number_of_comparisons():
@@ -262,6 +284,8 @@ def test_rates_at_an_edge_are_named():
     results = measure(OUTCOMES, "base", accuracy(10))
     assert edge_note(results, (0.01, 0.1, 1.0)).endswith("greatest rate: none.")
     assert edge_note(results, (0.01, 0.1)).endswith("greatest rate: base, better, gone.")
+    inside = [result._replace(tried=[0.01, 0.1, 1.0]) for result in results[1:]]
+    assert edge_note([results[0], *inside]).endswith("greatest rate: base."), "of each its own"
 
 
 def test_what_tuning_shows_is_the_mean_over_its_seeds():
@@ -272,6 +296,15 @@ def test_what_tuning_shows_is_the_mean_over_its_seeds():
     ]
     found = tuned(OUTCOMES[0]._replace(tuning=trainings), accuracy(10))
     assert found == pytest.approx({0.1: 50, 1.0: 15})
+
+
+def test_what_tuning_shows_is_of_the_best_weight_decay():
+    trainings = [
+        training(0, [score], [0.0])._replace(weight_decay=decay)
+        for decay, score in {0.0: 0.4, 5e-4: 0.6}.items()
+    ]
+    shown = OUTCOMES[0]._replace(tuning=trainings, weight_decay=5e-4)
+    assert tuned(shown, accuracy(10)) == pytest.approx({0.1: 60})
 
 
 def test_what_is_shown_may_be_better_when_lower():
@@ -351,7 +384,27 @@ def test_the_interval_is_around_the_correlation_of_the_means():
     found = table6.agreements(measure(outcomes, "momentum", accuracy(10)))["final_test"]
     assert found.with_paper == pytest.approx(stats.spearmanr(means, paper).statistic)
     assert (found.low, found.high) == pytest.approx(table6.bootstrap(means, paper))
-    assert found.between_our_seeds == pytest.approx(1)
+    assert found.between_our_halves == pytest.approx(1)
+
+
+def test_the_correlation_of_halves_by_hand():
+    ours = np.array([[1, 2, 3], [2, 3, 1], [3, 1, 2]])  # rules by seeds
+    # One seed against the mean of two others: [1, 2, 3] and [2.5, 2, 1.5], and so on.
+    assert table6.between_halves(ours) == pytest.approx(-1)
+    four = np.array([[1, 1, 5, 5], [2, 2, 6, 6], [3, 3, 7, 7]])
+    assert table6.between_halves(four) == pytest.approx(1)
+
+
+def test_twelve_rules_span_the_papers_accuracies():
+    paper = {name: row.accuracy.final_test for name, row in table6.TABLE_6.items()}
+    chosen = table6.spanning(12)
+    assert len(set(chosen)) == 12 and table6.BASELINE in chosen
+    ends = {paper[name] for name in chosen}
+    assert (min(ends), max(ends)) == (min(paper.values()), max(paper.values()))
+    gaps = np.diff(sorted(paper[name] for name in chosen))
+    assert gaps.max() <= 0.5, "no large part of the range is without a rule"
+    assert [rival.name for rival in table6.SHORT.rivals()] == chosen
+    assert len(dataclasses.replace(table6.SHORT, all=True).rivals()) == len(paper)
 
 
 @pytest.mark.parametrize(
@@ -381,21 +434,55 @@ def test_the_picture_has_every_rule_in_our_order():
 # The experiments.
 
 
+def rivals_of(experiment):
+    """Return the rivals of an experiment at its smallest."""
+    return table6.SHORT.rivals() if experiment is table6 else experiment.RIVALS
+
+
 def test_rows():
-    assert [rival.name for rival in table1.RIVALS][:6] == [
-        "SGD", "Momentum", "Adam", "RMSProp", "PowerSign", "PowerSign-ld",
-    ]  # fmt: skip
-    assert len(table1.RIVALS) == 14 and len(table2.RIVALS) == 16 and len(table6.RIVALS) == 20
+    assert [rival.name for rival in table1.RIVALS] == [*TABLE_1, "Momentum (cosine)"]
+    assert [rival.name for rival in table2.RIVALS] == list(TABLE_2)
     by_name = {rival.name: rival for rival in table1.RIVALS + table2.RIVALS}
     assert by_name["AddSign-rd20"].rule == "(1 + rd(20) * sign(g) * sign(m)) * g"
-    assert by_name["Adam + linear cosine"] == Rival("Adam + linear cosine", "adam", "linear cosine")
+    noisy = "AddSign-ld (noisy linear cosine)"
+    assert by_name[noisy] == Rival(noisy, "(1 + ld * sign(g) * sign(m)) * g", "noisy linear cosine")
+    assert by_name["RMSProp"] == Rival("RMSProp", "rmsprop", "constant")
     for experiment in (table1, table2, table6):
-        names = {rival.name for rival in experiment.RIVALS}
-        assert experiment.BASELINE in names and names.issuperset(experiment.DRAWN)
+        assert experiment.BASELINE in {rival.name for rival in rivals_of(experiment)}
         for preset, config in experiment.PRESETS.items():
             assert preset in (config.scale, (config.scale, config.model))
         first, *_ = experiment.PRESETS.values()
         assert (first.scale, first.model) == ("small", "wrn")
+    assert set(table1.DRAWN) <= {rival.name for rival in table1.RIVALS}
+    assert set(table2.FIGURE_7) <= set(TABLE_2)
+
+
+def test_the_control_is_compared_with_the_sign_terms_that_decay():
+    names = ["PowerSign", "PowerSign-cd", "AddSign-rd10", table1.CONTROL]
+    finals = [(0.5, 0.6), (0.7, 0.8), (0.4, 0.6), (0.6, 0.6)]
+    outcomes = [
+        outcome(name, *[([final], [final]) for final in both])
+        for name, both in zip(names, finals, strict=True)
+    ]
+    found = table1.against_control(measure(outcomes, "PowerSign", accuracy(10)))
+    assert list(found) == ["PowerSign-cd", "AddSign-rd10"]
+    assert found["PowerSign-cd"][0] == pytest.approx(15)
+    assert found["AddSign-rd10"][0] == pytest.approx(-10)
+
+
+def test_the_papers_rules_are_compared_with_every_common_one():
+    finals = dict(zip(table2.COMMON, [(0.5, 0.6), (0.4, 0.4), (0.3, 0.3), (0.2, 0.3)], strict=True))
+    finals |= {"AddSign-ld (cosine)": (0.6, 0.8), "PowerSign (cosine)": (0.4, 0.6)}
+    outcomes = [
+        outcome(name, *[([final], [final]) for final in both]) for name, both in finals.items()
+    ]
+    found = table2.against_common(measure(outcomes, table2.BASELINE, accuracy(10)))
+    assert list(found) == ["AddSign-ld (cosine)", "PowerSign (cosine)", table2.MEAN]
+    assert found["AddSign-ld (cosine)"]["SGD (cosine)"][0] == pytest.approx(15)
+    # Means of both, seed by seed: 50 and 70.
+    mean, low, high = found[table2.MEAN]["SGD (cosine)"]
+    half = stats.t.ppf(0.975, 1) * stats.sem([0, 10])
+    assert (mean, high - mean, mean - low) == pytest.approx((5, half, half))
 
 
 def test_the_defaults_are_the_papers():
@@ -405,7 +492,31 @@ def test_the_defaults_are_the_papers():
         *("paper", "wrn", "cifar10", 32, 40, 4, 300, 5)
     ]
     assert PAPER.train_examples is None and PAPER.test_examples is None
-    assert len(PAPER.rates) == 7
+    assert not PAPER.adaptive
+
+
+def test_what_the_paper_tries_of_each():
+    powersign, adam = (image_rivals.named_rival(name) for name in ("PowerSign-cd", "Adam (cosine)"))
+    common, found = PAPER.settings(adam), PAPER.settings(powersign)
+    assert len(common.rates) == 7 and len(common.weight_decays) > 1
+    assert len(found.rates) == 3 and found.weight_decays == (0.0,)
+    same = dataclasses.replace(PAPER, found_rates=None, found_weight_decays=(0.0, 1e-4))
+    assert same.settings(powersign) == Settings(PAPER.rates, (0.0, 1e-4))
+    # At the small scale all have one rule of tuning, but for weight decay.
+    common, found = SMALL.settings(adam), SMALL.settings(powersign)
+    assert common.rates == found.rates and common.beyond == found.beyond == HALF_DECADES
+    assert found.weight_decays == (0.0,)
+    # Of table 6 the paper says only that there are seven rates.
+    table = table6.PRESETS["paper", "wrn"]
+    assert table.settings(powersign) == table.settings(adam) == Settings(PAPER.rates)
+
+
+def test_records_are_of_all_that_decides_a_training():
+    more = dataclasses.replace(SMALL, seeds=5, rates=(1.0,), adaptive=False, capacity=2)
+    assert more.training() == SMALL.training()
+    changes = {"epochs": 3, "depth": 16, "shift": 1, "batch_size": 10, "test_examples": 100}
+    for name, value in changes.items():
+        assert dataclasses.replace(SMALL, **{name: value}).training() != SMALL.training()
 
 
 @pytest.fixture(scope="module")
@@ -442,26 +553,38 @@ def test_smoke(runs, experiment, model):
         raise ValueError(f"{name} is not JSON")
 
     written = json.loads(path.read_text(), parse_constant=refuse)
-    assert [row["name"] for row in written["rivals"]] == [r.name for r in experiment.RIVALS]
-    for row in written["rivals"]:
-        assert [t["rate"] for t in row["tuning"]] == list(config.rates)
+    rivals = rivals_of(experiment)
+    assert [row["name"] for row in written["rivals"]] == [rival.name for rival in rivals]
+    for row, rival in zip(written["rivals"], rivals, strict=True):
+        rates, decays, _ = config.settings(rival)
+        expected = [(rate, decay) for rate in rates for decay in decays]
+        assert [(t["rate"], t["weight_decay"]) for t in row["tuning"]] == expected
         assert [t["seed"] for t in row["runs"]] == [1, 2]
         assert all(len(t["test"]) == config.epochs for t in row["runs"])
         best = max(
             row["tuning"], key=lambda t: -1 if None in t["validation"] else t["validation"][-1]
         )
-        assert row["rate"] == best["rate"]
+        assert (row["rate"], row["weight_decay"]) == (best["rate"], best["weight_decay"])
     text = path.with_suffix(".md").read_text()
-    assert all(f"| {rival.name} |" in text for rival in experiment.RIVALS)
+    assert all(f"| {rival.name} |" in text for rival in rivals)
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_the_figures_of_the_paper_are_those_of_this_repository(runs):
-    config = runs(table1)
-    text = (config.results / f"{table1.NAME}_smoke.md").read_text()
-    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
-    assert rows["Adam"].endswith("| 90.1 |") and rows["PowerSign"].endswith("| 92.8 |")
-    assert rows["AddSign"].endswith("| not at hand |")
+def test_the_figures_of_the_paper_stand_beside_ours(runs):
+    ends = {
+        table1: {"Adam": "92.6 / 92.3", "Momentum (cosine)": "95.2 / 95.1"},
+        table2: {"AddSign-ld (noisy linear cosine)": "95.5 / 95.4"},
+        table6: {"adam": "90.7 / 90.1"},
+    }
+    for experiment, known in ends.items():
+        config = runs(experiment)
+        text = (config.results / f"{experiment.NAME}_smoke.md").read_text()
+        rows: dict[str, str] = {}
+        for line in text.splitlines():
+            rows.setdefault(line.split(" | ")[0].strip("| "), line)
+        assert "no such row" not in text
+        for name, figures in known.items():
+            assert rows[name].endswith(f"| {figures} |")
 
 
 def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
@@ -484,6 +607,9 @@ def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
         ({"rates": ()}, "--rates is empty"),
         ({"shift": 8}, "--shift must be less than 8"),
         ({"image_size": 16}, "give --image-size 8"),
+        ({"found_rates": ()}, "--found-rates is empty"),
+        ({"weight_decays": ()}, "--weight-decays is empty"),
+        ({"model": "child"}, "the search's child has no weight decay: .* got .0.0, 0.0005."),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(changes, message):
@@ -520,7 +646,7 @@ def test_a_step_at_the_papers_scale_has_its_shapes():
 
 
 def test_check_reports_sizes():
-    sizes = image_rivals.check(dataclasses.replace(SMOKE, model="child"), QUIET)
+    sizes = image_rivals.check(table6.PRESETS["smoke", "child"], QUIET)
     assert sizes["training_bytes"] > 4 * 4 * sizes["parameters"]  # weights and three averages
     assert sizes["step_bytes"] > 4 * SMOKE.batch_size * 64
     assert 1 < sizes["loss"] < 5 and sizes["step_seconds"] > 0
@@ -540,7 +666,7 @@ def test_check_fails_where_the_step_does(monkeypatch, broken, message):
 
     monkeypatch.setattr(image_rivals, "step", broken_step)
     with pytest.raises(RuntimeError, match=message):
-        image_rivals.check(dataclasses.replace(SMOKE, model="child"), QUIET)
+        image_rivals.check(table6.PRESETS["smoke", "child"], QUIET)
 
 
 @pytest.mark.slow

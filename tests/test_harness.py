@@ -21,7 +21,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from harness import command_line
 from harness.records import Records, write_results
-from harness.statistics import difference, holm, mean_and_error, p_value, t_interval
+from harness.statistics import (
+    difference,
+    epochs_to_reach,
+    holm,
+    interval_if_finite,
+    mean_and_error,
+    p_value,
+    peak,
+    t_interval,
+)
 from harness.tables import markdown
 
 # Statistics.
@@ -96,6 +105,38 @@ def test_holm_is_closed_testing_with_bonferronis_correction():
             for i in range(5)
         ]
         assert holm(p_values.tolist()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("curve", "epochs"),
+    [
+        ([0.5, 0.9], 1.5),  # half of the way from 0.5 to 0.9
+        ([0.7, 0.1], 1.0),
+        ([0.9, 0.1], 0.75),  # from 0.1 at the start
+        ([0.5, 0.6], np.inf),
+        ([0.5, np.nan], np.inf),
+    ],
+)
+def test_epochs_to_a_level(curve, epochs):
+    assert epochs_to_reach(curve, 0.7, 0.1) == pytest.approx(epochs)
+
+
+def test_a_level_below_the_start_takes_no_epoch():
+    assert epochs_to_reach([0.5], 0.1, 0.1) == 0
+
+
+def test_the_peak_of_a_parabola_in_the_logarithm():
+    rates = (0.01, 0.03, 0.1, 0.3, 1.0)
+    scores = {rate: -((np.log(rate) - np.log(0.13)) ** 2) for rate in rates}
+    assert peak(scores) == pytest.approx(0.13)
+    assert peak({0.3: 0.2, 0.01: 0.1}) == 0.3, "at an end it is the end"
+    assert peak({0.01: 0.5, 0.1: 0.5, 1.0: 0.5}) == 0.01
+    assert peak({0.5: 0.1, 0.05: 0.3, 0.005: 0.3}) in (0.05, 0.005)
+
+
+def test_an_interval_needs_finite_values():
+    assert interval_if_finite([1.0, 2.0]) == t_interval([1.0, 2.0])
+    assert interval_if_finite([1.0, np.inf]) is None and interval_if_finite([1.0]) is None
 
 
 # Tables.

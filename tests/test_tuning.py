@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
+from nos_optax.grammar import encode
 from nos_optax.population import Task, TrainingGrid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from harness import tuning
 from harness.records import Records
-from harness.tuning import SCHEDULES, Rival, compare
+from harness.tuning import (
+    HALF_DECADES,
+    SCHEDULES,
+    Rival,
+    Settings,
+    Training,
+    best_setting,
+    compare,
+    next_rates,
+)
 
 RIVALS = (Rival("SGD", "g"), Rival("SGD, linear", "g", "linear"), Rival("bad", "exp(1 / (g - g))"))
 RATES = (0.01, 0.1, 1e20)
@@ -152,6 +162,135 @@ def test_the_rate_has_the_best_mean_over_the_tuning_seeds(grid, tmp_path):
     assert [(t.rate, t.seed) for t in of_sgd.tuning] == [(r, s) for r in RATES for s in (0, 3, 4)]
     means = [np.mean([t.final for t in of_sgd.tuning if t.rate == rate]) for rate in RATES]
     assert of_sgd.rate == RATES[np.argmax(means)]
+
+
+# What is tried.
+
+LADDER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def tried(finals, decay=0.0):
+    """Return trainings of one rival, by rate: their last validation scores."""
+    return [
+        Training("x", rate, seed, [1.0], [final], [final], decay)
+        for rate, scores in finals.items()
+        for seed, final in enumerate(np.atleast_1d(scores))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("finals", "more"),
+    [
+        ({0.01: 0.3, 0.03: 0.2, 0.1: 0.1}, [0.003]),
+        ({0.01: 0.1, 0.03: 0.2, 0.1: 0.3}, [0.3]),
+        ({0.01: 0.1, 0.03: 0.3, 0.1: 0.2}, []),
+        ({1.0: 0.1, 3.0: 0.3}, []),  # nothing is beyond
+        ({0.02: 0.1}, [0.01, 0.03]),  # one rate is both ends
+        ({0.01: np.nan, 0.03: np.nan}, [0.003]),  # all diverged: the least is the first
+        ({0.01: [0.3, 0.1], 0.03: [0.1, 0.4], 0.1: [0.6, np.nan]}, []),  # by the mean
+    ],
+)
+def test_what_is_tried_beyond_an_end(finals, more):
+    assert next_rates(tried(finals), LADDER) == more
+
+
+def test_the_best_setting_is_of_rate_and_weight_decay():
+    trainings = tried({0.1: 0.4, 1.0: 0.5}) + tried({0.1: 0.7, 1.0: 0.6}, decay=0.01)
+    assert best_setting(trainings) == (0.1, 0.01)
+    assert next_rates(trainings, LADDER) == [0.03]
+
+
+def test_half_decades():
+    steps = np.diff(np.log10(HALF_DECADES))
+    assert (HALF_DECADES[0], HALF_DECADES[-1]) == (1e-6, 1e3) and len(HALF_DECADES) == 19
+    assert set(np.round(steps, 2)) == {0.48, 0.52}
+
+
+def adapt(grid, folder, start, decays=(0.0,), seeds=SEEDS):
+    with Progress(disable=True) as progress:
+        records = Records(folder / "records.jsonl", {})
+        settings = {RIVALS[0].name: Settings(start, decays, LADDER)}
+        return compare(grid, RIVALS[:1], settings, 3, seeds, records, progress)[0]
+
+
+def test_the_best_rate_ends_inside(grid, tmp_path, monkeypatch):
+    found = adapt(grid, tmp_path, (0.001, 0.003))
+    rates = [t.rate for t in found.tuning]
+    assert rates == sorted(rates) and set(rates) <= set(LADDER) and len(rates) > 3
+    assert rates[0] < found.rate < rates[-1], "the score rises, then falls: its top is inside"
+    assert found.rate == max(found.tuning, key=lambda t: t.final).rate
+    monkeypatch.setattr(TrainingGrid, "advance", None)  # all is in the records
+    assert str(adapt(grid, tmp_path, (0.001, 0.003))) == str(found)
+
+
+def test_more_seeds_are_added_to_the_records(grid, tmp_path, monkeypatch):
+    adapt(grid, tmp_path, (0.03, 0.1))
+    starts, start = [], TrainingGrid.start
+
+    def counted(self, programs, seeds, decays):
+        starts.append(seeds)
+        return start(self, programs, seeds, decays)
+
+    monkeypatch.setattr(TrainingGrid, "start", counted)
+    more = adapt(grid, tmp_path, (0.03, 0.1), seeds=(*SEEDS, 3))
+    assert starts == [[3]] and [t.seed for t in more.runs] == [1, 2, 3]
+
+
+def test_every_weight_decay_is_tried_with_every_rate(grid, tmp_path):
+    found = adapt(grid, tmp_path, (0.03, 0.1, 0.3), decays=(0.0, 5.0))
+    assert found.rate == 0.1 or len({t.rate for t in found.tuning}) > 3
+    rates = sorted({t.rate for t in found.tuning})
+    expected = [(rate, decay) for rate in rates for decay in (0.0, 5.0)]
+    assert [(t.rate, t.weight_decay) for t in found.tuning] == expected
+    assert found.weight_decay == 0, "weights of 1 and -2 are not shrunk for nothing"
+    assert all(t.weight_decay == 0 for t in found.runs)
+
+
+def test_weight_decay_is_the_gradient_of_its_penalty(grid):
+    programs, rates = [encode("g").array] * 2, np.full((2, 4), 0.01)
+    children = grid.start(programs, [3, 3], [0.0, 2.0])
+    before = np.asarray(grid.gather(children, 2).child.params)
+    order, task = grid._order(3, 0), grid.task
+    params = before[0]
+    for rows in order:
+        batch = tuple(x[rows] for x in task.train)
+
+        def penalised(params, batch=batch):
+            return task.loss(task.unflatten(params), (), batch, None)[0] + jnp.sum(params**2)
+
+        params = params - 0.01 * jax.grad(penalised)(params)
+    children, _ = grid.advance(children, rates, 0, 4)
+    after = np.asarray(grid.gather(children, 2).child.params)
+    np.testing.assert_allclose(after[1], params, rtol=1e-5)
+    assert np.abs(after[0] - after[1]).max() > 1e-2, "its neighbour has none"
+
+
+def test_weight_decay_leaves_out_what_is_masked():
+    task = Task(
+        "two",
+        init=lambda key: ({"w": jnp.ones(2), "b": jnp.ones(1)}, ()),
+        loss=lambda p, s, batch, key: (0.0 * (p["w"].sum() + p["b"].sum()) * batch.sum(), s),
+        metric=lambda p, s, batch: batch[:, 0],
+        train=np.ones((4, 1), np.float32),
+        validation=np.ones((2, 1), np.float32),
+    )
+    grid = TrainingGrid(task, 2, capacity=1, weight_decay_mask=lambda p: {"w": True, "b": False})
+    children = grid.start([encode("g").array], [0], [0.5])
+    children, _ = grid.advance(children, np.full((1, 2), 0.1), 0, 2)
+    left = task.unflatten(jnp.asarray(grid.gather(children, 1).child.params[0]))
+    np.testing.assert_allclose(left["w"], 0.95**2 * np.ones(2), rtol=1e-6)
+    np.testing.assert_allclose(left["b"], 1.0)
+
+
+def test_a_weight_decay_for_each_program(grid):
+    with pytest.raises(ValueError, match="a weight decay for each of the 2 programs, got 1"):
+        grid.start([encode("g").array] * 2, [0, 1], [0.1])
+
+
+def test_stepwise_is_the_wide_residual_networks_schedule():
+    values = jax.vmap(SCHEDULES["stepwise"](200, 0))(jnp.arange(200))
+    expected = np.repeat([1.0, 0.2, 0.04, 0.008], (60, 60, 40, 40))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -17,18 +17,25 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness import vision
+from harness.paper import TestAccuracy
 from harness.records import Records, write_results
 from harness.rival_tables import Display, Result, accuracy, content, draw
 from harness.tables import markdown
-from harness.tuning import Outcome, Rival, compare
+from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare
 from nos_optax import rules
 from nos_optax.grammar import encode, program_streams
 from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
 from nos_optax.population.training import Candidate, new_child, step
 from nos_optax.search import select_devices
 
-RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of every rival, as in the paper
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # seven on a logarithmic scale, as in the paper
+COMMON = tuple(str(rules[name].rule) for name in ("sgd", "momentum", "adam", "rmsprop"))
 NOT_MEASURED = ("data_dir", "out", "results", "check")  # they say nothing about the results
+# What decides how a training ends, but for its rival, rate, weight decay and seed.
+TRAINING = (
+    *("model", "dataset", "image_size", "train_examples", "validation_examples", "test_examples"),
+    *("depth", "width", "shift", "batch_size", "epochs"),
+)
 CIFAR10_SIZE, DIGITS_SIZE = 32, 8  # pixels
 DIGITS_TEST = 500  # images, unless another number is asked for
 RESULTS = Path(__file__).parents[1] / "results"
@@ -36,7 +43,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """Tune each rival's learning rate, train it again with fresh seeds, and compare accuracies."""
+    """Tune each rival's rate and weight decay, train it again with fresh seeds, and compare."""
 
     scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
@@ -67,11 +74,21 @@ class ImageConfig:
     epochs: int = 300
     """Of every training."""
     rates: tuple[float, ...] = RATES
-    """Learning rates of every rival."""
+    """Learning rates of SGD, Momentum, Adam and RMSProp, the common optimizers."""
+    found_rates: tuple[float, ...] | None = (0.03, 0.1, 0.3)
+    """Learning rates of all other rules; None takes --rates. The paper tries three around the best
+    of its search, which it does not state: these are around ours, on the child with digits."""
+    adaptive: bool = False
+    """Where the best rate of a rival is an end of those it has tried, try the next one beyond, half
+    a decade away, from 1e-6 to 1000, until the best one lies inside."""
+    weight_decays: tuple[float, ...] = (0.0, 1e-4, 5e-4)
+    """Of the common optimizers, each tried with every rate: L2 of the kernels, in the loss."""
+    found_weight_decays: tuple[float, ...] = (0.0,)
+    """Of all other rules; the paper has none."""
     seeds: int = 5
-    """Fresh seeds with the best rate, at least 2."""
+    """Fresh seeds with the best rate and weight decay, at least 2."""
     tuning_seeds: int = 1
-    """Other seeds, with which each rate is tried."""
+    """Other seeds, with which each rate and weight decay is tried."""
     capacity: int = 14
     """Trainings at a time; all their weights are kept."""
     lanes: int = 1
@@ -104,12 +121,34 @@ class ImageConfig:
                 raise ValueError(f"{flag} must be at least {value}, got {given}")
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(f"--depth must be 10, 16, 22, 28, 34, 40..., got {self.depth}")
-        if not self.rates:
-            raise ValueError("--rates is empty: give at least one learning rate")
+        self._check_grids()
         if self.shift >= self.image_size:
             raise ValueError(f"--shift must be less than {self.image_size}, got {self.shift}")
         if self.dataset == "digits" and self.image_size != DIGITS_SIZE:
             raise ValueError(f"digits have {DIGITS_SIZE} pixels: give --image-size {DIGITS_SIZE}")
+
+    def _check_grids(self) -> None:
+        for name in ("rates", "found_rates", "weight_decays", "found_weight_decays"):
+            if getattr(self, name) == ():
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} is empty: give at least one number")
+        decays = {*self.weight_decays, *self.found_weight_decays}
+        if self.model == "child" and decays != {0.0}:
+            raise ValueError(
+                "the search's child has no weight decay: with --model child, --weight-decays and "
+                f"--found-weight-decays must be 0, got {sorted(decays)}"
+            )
+
+    def settings(self, rival: Rival) -> Settings:
+        """Return what is tried of a rival."""
+        beyond = HALF_DECADES if self.adaptive else ()
+        if rival.rule in COMMON:
+            return Settings(self.rates, self.weight_decays, beyond)
+        return Settings(self.found_rates or self.rates, self.found_weight_decays, beyond)
+
+    def training(self) -> dict[str, Any]:
+        """Return what is common to all trainings and decides how they end."""
+        return {name: getattr(self, name) for name in TRAINING}
 
     def name(self, experiment: str) -> str:
         """Return the name of all that an experiment writes."""
@@ -121,16 +160,20 @@ PAPER = ImageConfig()
 SMALL = ImageConfig(
     scale="small",
     image_size=16,
-    train_examples=2000,
-    validation_examples=1000,
-    test_examples=1000,
+    train_examples=10_000,
+    validation_examples=2000,
+    test_examples=2000,
     depth=10,
     width=1,
     shift=0,
-    batch_size=25,
-    epochs=4,
+    batch_size=50,
+    epochs=18,
+    rates=(0.03, 0.1, 0.3),
+    found_rates=None,
+    adaptive=True,
+    weight_decays=(0.0, 5e-4),
     seeds=3,
-    capacity=28,
+    capacity=24,
 )
 SMOKE = dataclasses.replace(
     SMALL,
@@ -143,6 +186,7 @@ SMOKE = dataclasses.replace(
     batch_size=50,
     epochs=2,
     rates=(1e-2, 10.0),
+    adaptive=False,
     seeds=2,
     capacity=8,
 )
@@ -197,16 +241,16 @@ def train(
         iterations=max(len(encode(rival.rule).iterations) for rival in rivals),
         lanes=config.lanes,
         devices=devices,
+        weight_decay_mask=None if config.model == "child" else vision.kernels,
     )
-    measured = _measured(config) | {"platform": devices[0].platform, "rivals": rivals}
+    common = config.training() | {"platform": devices[0].platform}
     name = config.name(experiment)
-    records = Records((config.out or Path("runs") / name) / "records.jsonl", measured)
+    records = Records((config.out or Path("runs") / name) / "records.jsonl", common)
+    settings = {rival.name: config.settings(rival) for rival in rivals}
     with Progress(console=console) as progress:
         seeds = range(config.tuning_seeds + config.seeds)
         tuning, fresh = seeds[: config.tuning_seeds], seeds[config.tuning_seeds :]
-        outcomes = compare(
-            grid, rivals, config.rates, config.epochs, fresh, records, progress, tuning
-        )
+        outcomes = compare(grid, rivals, settings, config.epochs, fresh, records, progress, tuning)
     facts = {
         "data": task.name,
         "parameters": task.num_params,
@@ -219,15 +263,16 @@ def train(
     return Trained(outcomes, accuracy(round(1 / task.chance)), facts)
 
 
-def paper_accuracies(names: Mapping[str, str], part: str = "final_test") -> dict[str, str]:
-    """Return Table 6's accuracies, as they were transcribed, by the rivals' names.
+def named_rival(name: str) -> Rival:
+    """Return a rival by its name in the paper's tables 1 and 2, such as "AddSign-ld (cosine)"."""
+    optimizer, _, schedule = name.removesuffix(")").partition(" (")
+    rule = rules[optimizer.lower().replace("-", "_")].rule
+    return Rival(name, str(rule), schedule or "constant")
 
-    Args:
-        names: from a rival's name to its key in `nos_optax.rules`.
-        part: a field of `Accuracy`.
-    """
-    known = {name: rules[key].accuracy for name, key in names.items()}
-    return {name: f"{getattr(row, part):.1f}" for name, row in known.items() if row}
+
+def paper_figures(table: Mapping[str, TestAccuracy]) -> dict[str, str]:
+    """Return the paper's accuracies of each row as text, in per cent."""
+    return {name: f"{row.best:.1f} / {row.final:.1f}" for name, row in table.items()}
 
 
 def report(
@@ -280,10 +325,28 @@ def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
         f"{facts['data']} at {size}x{size}, {facts['train_examples']} training, "
         f"{config.validation_examples} validation and {facts['test_examples']} test images; "
         f"{network}, {facts['parameters']:,} parameters; {config.epochs} epochs, {facts['steps']} "
-        f"steps of {config.batch_size}; {len(config.rates)} learning rates "
-        f"(seeds of each: {config.tuning_seeds}), {config.seeds} fresh seeds with the best. "
+        f"steps of {config.batch_size}; {_grids(config)} (seeds of each: {config.tuning_seeds}), "
+        f"{config.seeds} fresh seeds with the best. "
         "Accuracies in per cent, mean ± standard error over the seeds."
     )
+
+
+def _grids(config: ImageConfig) -> str:
+    """Say what was tried of each rival."""
+    common, found = config.rates, config.found_rates or config.rates
+    decays, found_decays = config.weight_decays, config.found_weight_decays
+    if (common, decays) == (found, found_decays):
+        text = _grid(common, decays)
+    else:
+        text = f"{_grid(common, decays)} of the common optimizers, {_grid(found, found_decays)} of "
+        text += "the others"
+    beyond = ", and rates beyond while the best is at an end" if config.adaptive else ""
+    return f"tried: {text}{beyond}"
+
+
+def _grid(rates: Sequence[float], decays: Sequence[float]) -> str:
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    return f"rates {listed} with weight decay {' or '.join(f'{decay:g}' for decay in decays)}"
 
 
 def _network(config: ImageConfig) -> str:

@@ -59,6 +59,8 @@ class Result(NamedTuple):
     diverged: int  # of the seeds
     values: dict[str, list[float]]  # one a seed, for each of PARTS; best: by validation
     difference: Interval | None  # of final_test to the baseline, 95 %
+    weight_decay: float
+    tried: list[float]  # learning rates, ascending
 
 
 def measure(outcomes: Sequence[Outcome], baseline: str, display: Display) -> list[Result]:
@@ -84,6 +86,8 @@ def measure(outcomes: Sequence[Outcome], baseline: str, display: Display) -> lis
             sum(math.isnan(training.validation[-1]) for training in outcome.runs),
             of_rival,
             None if name == baseline else difference(of_rival["final_test"], base),
+            outcome.weight_decay,
+            sorted({training.rate for training in outcome.tuning}),
         )
         for name, outcome, of_rival in zip(names, outcomes, values, strict=True)
     ]
@@ -116,42 +120,53 @@ def results_table(
         results: from `measure`.
         baseline: as there.
         display: as there.
-        paper: what the paper says, by the rival's name; "not at hand" for the others;
-            no column if nothing is at hand.
+        paper: what the paper says, by the rival's name; of others it says nothing; no column if
+            it is empty.
         paper_title: of that column.
 
     Returns:
-        A row for each rival: scores after the last epoch and at the best one; schedules only
-        where they differ.
+        A row for each rival: scores after the last epoch and at the best one. Schedules, the rates
+        that were tried and weight decays have columns only where they differ.
     """
     table = Table(box=box.SIMPLE)
     table.add_column("rival", no_wrap=True)
     table.add_column("rule")
-    scheduled = len({result.schedule for result in results}) > 1
-    if scheduled:
-        table.add_column("schedule")
+    optional = {
+        "schedule": [result.schedule for result in results],
+        "weight decay": [f"{result.weight_decay:g}" for result in results],
+        "rates tried": [rates_text(result.tried) for result in results],
+    }
+    differing = {column: cells for column, cells in optional.items() if len(set(cells)) > 1}
+    for column in differing:
+        table.add_column(column, no_wrap=True)
     parts = [part.removeprefix("final_").replace("_", " ") for part in PARTS]
     for column in ("rate", *parts, "n", f"test - {baseline} [95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
     if paper:
         table.add_column(paper_title, justify="right")
-    for result in results:
+    for i, result in enumerate(results):
         seeds = str(len(result.values["final_test"]))
         if result.diverged:
             seeds += f", {result.diverged} diverged"
         table.add_row(
             *(result.name, result.rule),
-            *([result.schedule] if scheduled else []),
+            *(cells[i] for cells in differing.values()),
             f"{result.rate:g}",
-            *(_mean(result.values[part], display.digits) for part in PARTS),
+            *(mean_text(result.values[part], display.digits) for part in PARTS),
             seeds,
             interval_text(result.difference, display.digits),
-            *([paper.get(result.name, "not at hand")] if paper else []),
+            *([paper.get(result.name, "no such row")] if paper else []),
         )
     return table
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
+def rates_text(rates: Sequence[float]) -> str:
+    """Return ascending learning rates as text: the ends and how many there are."""
+    return f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}" if rates else "none"
+
+
+def mean_text(values: Sequence[float], digits: int) -> str:
+    """Return a mean and its standard error as text."""
     mean, error = mean_and_error(values)
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
@@ -197,9 +212,18 @@ def claims(differences: Mapping[str, Interval], count: int, lower: bool = False)
     )
 
 
-def edge_note(results: Sequence[Result], rates: Sequence[float]) -> str:
-    """Say whose best rate may lie beyond those that were tried."""
-    edges = [result.name for result in results if result.rate in (min(rates), max(rates))]
+def edge_note(results: Sequence[Result], rates: Sequence[float] | None = None) -> str:
+    """Say whose best rate may lie beyond those that were tried.
+
+    Args:
+        results: from `measure`.
+        rates: those that were tried of all; of each its own where None.
+    """
+    edges = [
+        result.name
+        for result in results
+        if result.rate in (min(rates or result.tried), max(rates or result.tried))
+    ]
     return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
 
 
@@ -283,9 +307,14 @@ def draw_differences(axes: Any, results: Sequence[Result], baseline: str, displa
 
 
 def tuned(outcome: Outcome, display: Display) -> dict[float, float]:
-    """Return of each learning rate what the tuning shows, the mean over its seeds."""
+    """Return of each learning rate what the tuning shows, the mean over its seeds.
+
+    Of several weight decays, these are those of the best one.
+    """
     finals: dict[float, list[float]] = {}
     for training in outcome.tuning:
+        if training.weight_decay != outcome.weight_decay:
+            continue
         (score,) = _shown([training.validation[-1:]], display)[0]
         finals.setdefault(training.rate, []).append(score)
     return {rate: float(np.mean(scores)) for rate, scores in finals.items()}

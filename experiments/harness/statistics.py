@@ -1,6 +1,7 @@
 """Statistics over seeds."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -28,6 +29,13 @@ def t_interval(values: Sequence[float]) -> Interval:
     mean, error = mean_and_error(values)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
     return mean, mean - half, mean + half
+
+
+def interval_if_finite(values: Sequence[float] | np.ndarray) -> Interval | None:
+    """Return the t interval; None of one value, or where a value is not finite."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    return t_interval(list(values))
 
 
 def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
@@ -74,3 +82,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
     return adjusted.tolist()
+
+
+# Curves.
+
+
+def epochs_to_reach(curve: Sequence[float], level: float, start: float) -> float:
+    """Return after how many epochs a curve first reaches a level, interpolated between epochs.
+
+    A curve that goes up and down reaches a level early by luck: compare curves that are as noisy.
+
+    Args:
+        curve: the score after each epoch; higher is better, and nan is never enough.
+        level: the score to reach.
+        start: the score before the first epoch.
+
+    Returns:
+        Epochs, 0 where the start is enough, and inf where the level is never reached.
+    """
+    if start >= level:
+        return 0.0
+    for epoch, (before, after) in enumerate(zip((start, *curve[:-1]), curve, strict=True)):
+        if after >= level:
+            return epoch + (level - before) / (after - before)
+    return math.inf
+
+
+def peak(scores: Mapping[float, float]) -> float:
+    """Return the learning rate at which scores are best, interpolated between the rates.
+
+    It is the vertex of the parabola in log(rate) through the best score and both neighbours; at an
+    end of the rates, it is this rate.
+
+    Args:
+        scores: by rate; higher is better.
+    """
+    rates = sorted(scores)
+    best = max(range(len(rates)), key=lambda i: scores[rates[i]])
+    if best in (0, len(rates) - 1):
+        return rates[best]
+    near = rates[best - 1 : best + 2]
+    curvature, slope, _ = np.polyfit(np.log(near) - np.log(near[1]), [scores[r] for r in near], 2)
+    if curvature == 0:  # all three are equal
+        return rates[best]
+    return float(near[1] * np.exp(-slope / (2 * curvature)))

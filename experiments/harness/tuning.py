@@ -1,11 +1,12 @@
-"""The same tuning budget for every rival: each learning rate with few seeds, the best with others.
+"""The same rule of tuning for every rival: each setting with few seeds, the best with others.
 
 All of it is a grid of trainings (`nos_optax.population.TrainingGrid`), so one compiled program
-trains every rule at every rate with every seed.
+trains every rule at every rate and weight decay with every seed.
 """
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +25,23 @@ from nos_optax.grammar import encode
 from nos_optax.population import TrainingGrid
 from nos_optax.search.checkpoints import Checkpoints
 
+
+def stepwise(steps: int) -> optax.Schedule:
+    """Return the wide residual networks' schedule: times 0.2 at 30, 60 and 80 % of the training.
+
+    References:
+        Zagoruyko and Komodakis, `Wide Residual Networks <https://arxiv.org/abs/1605.07146>`_,
+        2016, section 3: epochs 60, 120 and 160 of 200
+    """
+    return optax.piecewise_constant_schedule(
+        1.0, {round(part * steps): 0.2 for part in (0.3, 0.6, 0.8)}
+    )
+
+
 # A learning rate's factor at each step, as a schedule of the number of steps.
 SCHEDULES: Mapping[str, Callable[[int, int], optax.Schedule]] = {
     "constant": lambda steps, seed: optax.constant_schedule(1.0),
+    "stepwise": lambda steps, seed: stepwise(steps),
     "linear": lambda steps, seed: optax.linear_schedule(1.0, 0.0, steps),
     "cosine": lambda steps, seed: nos_optax.cyclical_cosine(1.0, steps),
     "restarts": lambda steps, seed: nos_optax.restart_cosine(1.0, steps, num_periods=10),
@@ -36,6 +51,13 @@ SCHEDULES: Mapping[str, Callable[[int, int], optax.Schedule]] = {
     ),
 }
 
+# 1e-6, 3e-6, 1e-5, ... 300, 1000: learning rates half a decade apart.
+HALF_DECADES = tuple(
+    float(f"{digit}e{power}")
+    for power, digit in itertools.product(range(-6, 4), (1, 3))
+    if (power, digit) <= (3, 1)
+)
+
 
 class Rival(NamedTuple):
     """A way to train: an update rule and a schedule of the learning rate."""
@@ -43,6 +65,14 @@ class Rival(NamedTuple):
     name: str
     rule: str  # infix
     schedule: str = "constant"  # a key of `SCHEDULES`
+
+
+class Settings(NamedTuple):
+    """What is tried of a rival: every rate with every weight decay."""
+
+    rates: tuple[float, ...]
+    weight_decays: tuple[float, ...] = (0.0,)  # of an L2 penalty
+    beyond: tuple[float, ...] = ()  # ascending rates: see `compare`
 
 
 class Training(NamedTuple):
@@ -54,6 +84,7 @@ class Training(NamedTuple):
     loss: list[float]  # mean of each epoch's minibatches
     validation: list[float]  # score after each epoch
     test: list[float]  # score after each epoch
+    weight_decay: float = 0.0
 
     @property
     def final(self) -> float:
@@ -66,30 +97,43 @@ class Outcome(NamedTuple):
 
     rival: Rival
     rate: float  # the best of those tried
-    tuning: list[Training]  # one a rate and tuning seed
-    runs: list[Training]  # one a fresh seed, with the best rate
+    tuning: list[Training]  # one a rate, weight decay and tuning seed
+    runs: list[Training]  # one a fresh seed, with the best rate and weight decay
+    weight_decay: float = 0.0  # the best of those tried
+
+
+class Job(NamedTuple):
+    """A training that is asked for."""
+
+    rival: str
+    rate: float
+    weight_decay: float
+    seed: int
 
 
 def compare(
     grid: TrainingGrid,
     rivals: Sequence[Rival],
-    rates: Sequence[float],
+    rates: Sequence[float] | Mapping[str, Settings],
     epochs: int,
     seeds: Sequence[int],
     records: Records,
     progress: Progress,
     tuning_seeds: Sequence[int] = (0,),
 ) -> list[Outcome]:
-    """Tune every rival's learning rate, then train with the best one and fresh seeds.
+    """Tune every rival's rate and weight decay, then train with the best and fresh seeds.
 
-    Every rate is trained to the end with the tuning seeds; the best has the highest mean validation
-    score after the last epoch. What is in the records is not trained again, and a killed training
-    goes on from its last checkpoint beside them, also on another number of devices.
+    Every setting is trained to the end with the tuning seeds; the best has the highest mean
+    validation score after the last epoch, and of equals it is the first. While the best rate of a
+    rival is the least or the greatest of those it has tried, the next one of `Settings.beyond` on
+    that side is tried too, until there is none. What is in the records is not trained again, and a
+    killed training goes on from its last checkpoint beside them, also on another number of devices.
 
     Args:
         grid: where all are trained.
         rivals: of different names.
-        rates: learning rates, the same for all.
+        rates: learning rates, the same for all, without weight decay; or what is tried of each
+            rival, by its name.
         epochs: length of a training.
         seeds: fresh ones, for the figures that are reported.
         records: where each training is kept.
@@ -103,30 +147,89 @@ def compare(
         raise ValueError(f"rivals need different names, got {[rival.name for rival in rivals]}")
     if common := set(tuning_seeds) & set(seeds):
         raise ValueError(f"tuning seeds {sorted(common)} are among the fresh seeds {list(seeds)}")
+    if not isinstance(rates, Mapping):
+        rates = {rival.name: Settings(tuple(rates)) for rival in rivals}
     trainer = _Trainer(grid, {rival.name: rival for rival in rivals}, epochs, records, progress)
-    tuning = trainer.train(
-        "tuning", [(r.name, rate, seed) for r in rivals for rate in rates for seed in tuning_seeds]
-    )
+    return tune_and_repeat(trainer.train, rivals, rates, seeds, tuning_seeds)
 
-    def mean_final(name: str, rate: float) -> float:
-        return float(np.mean([t.final for t in tuning if (t.rival, t.rate) == (name, rate)]))
 
-    best = {
-        rival.name: max(rates, key=functools.partial(mean_final, rival.name)) for rival in rivals
-    }
-    runs = trainer.train("fresh seeds", [(name, best[name], s) for name in best for s in seeds])
+def tune_and_repeat(
+    train: Callable[[str, Sequence[Job]], list[Training]],
+    rivals: Sequence[Rival],
+    settings: Mapping[str, Settings],
+    seeds: Sequence[int],
+    tuning_seeds: Sequence[int],
+) -> list[Outcome]:
+    """Do what `compare` does, with any way to train.
+
+    Args:
+        train: returns the trainings of jobs, in order, given also what they are for, in words.
+        rivals: as there.
+        settings: what is tried of each, by its name.
+        seeds: as there.
+        tuning_seeds: as there.
+    """
+    tuning = _tune(train, {rival.name: settings[rival.name] for rival in rivals}, tuning_seeds)
+    best = {name: best_setting(trainings) for name, trainings in tuning.items()}
+    runs = train("fresh seeds", [Job(name, *best[name], s) for name in best for s in seeds])
     return [
         Outcome(
             rival,
-            best[rival.name],
-            [t for t in tuning if t.rival == rival.name],
+            best[rival.name][0],
+            tuning[rival.name],
             [t for t in runs if t.rival == rival.name],
+            best[rival.name][1],
         )
         for rival in rivals
     ]
 
 
-Job = tuple[str, float, int]  # rival, learning rate, seed
+def best_setting(trainings: Sequence[Training]) -> tuple[float, float]:
+    """Return the rate and the weight decay with the highest mean last validation score."""
+    finals: dict[tuple[float, float], list[float]] = {}
+    for training in trainings:
+        finals.setdefault((training.rate, training.weight_decay), []).append(training.final)
+    return max(finals, key=lambda setting: float(np.mean(finals[setting])))
+
+
+def _tune(
+    train: Callable[[str, Sequence[Job]], list[Training]],
+    settings: Mapping[str, Settings],
+    seeds: Sequence[int],
+) -> dict[str, list[Training]]:
+    """Return each rival's trainings, by increasing rates."""
+    tried: dict[str, list[Training]] = {name: [] for name in settings}
+    rates = {name: sorted(of_rival.rates) for name, of_rival in settings.items()}
+    while any(rates.values()):
+        jobs = [
+            Job(name, rate, decay, seed)
+            for name, more in rates.items()
+            for rate in more
+            for decay in settings[name].weight_decays
+            for seed in seeds
+        ]
+        for training in train("tuning", jobs):
+            tried[training.rival].append(training)
+        for name, trainings in tried.items():
+            trainings.sort(key=lambda training: training.rate)  # a stable order within a rate
+            rates[name] = next_rates(trainings, settings[name].beyond) if rates[name] else []
+    return tried
+
+
+def next_rates(trainings: Sequence[Training], beyond: Sequence[float]) -> list[float]:
+    """Return the rate to try where the best one is at an end; none where it lies inside.
+
+    Args:
+        trainings: of one rival.
+        beyond: rates that may be tried, ascending.
+    """
+    tried, (best, _) = {training.rate for training in trainings}, best_setting(trainings)
+    more: list[float] = []
+    if best == min(tried):
+        more += [rate for rate in beyond if rate < best][-1:]
+    if best == max(tried):
+        more += [rate for rate in beyond if rate > best][:1]
+    return more
 
 
 class _Trainer(NamedTuple):
@@ -140,7 +243,7 @@ class _Trainer(NamedTuple):
 
     def train(self, stage: str, jobs: Sequence[Job]) -> list[Training]:
         """Return the jobs' trainings, in order."""
-        missing = [job for job in jobs if self.records.get(_key(job)) is None]
+        missing = [job for job in jobs if self.records.get(self._key(job)) is None]
         total = len(jobs) * self.epochs
         task = self.progress.add_task(stage, total=total)
         self.progress.update(task, completed=(len(jobs) - len(missing)) * self.epochs)
@@ -151,13 +254,21 @@ class _Trainer(NamedTuple):
             values = [
                 dict(zip(("loss", "validation", "test"), each, strict=True)) for each in curves
             ]
-            self.records.extend(list(zip(map(_key, part), values, strict=True)))
+            self.records.extend(list(zip(map(self._key, part), values, strict=True)))
             shutil.rmtree(folder, ignore_errors=True)  # now that its results are safe
-        return [Training(*job, **(self.records.get(_key(job)) or {})) for job in jobs]
+        return [
+            Training(**job._asdict(), **(self.records.get(self._key(job)) or {})) for job in jobs
+        ]
+
+    def _key(self, job: Job) -> dict[str, object]:
+        """Return all that decides how a job ends, but for what is common to all."""
+        rival = self.rivals[job.rival]
+        return job._asdict() | {"rule": rival.rule, "schedule": rival.schedule}
 
     def _folder(self, jobs: Sequence[Job]) -> Path:
         """Return where the checkpoints of these jobs are."""
-        digest = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:16]
+        keys = json.dumps([self._key(job) for job in jobs])
+        digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
         return self.records.path.with_suffix("") / digest
 
     def _train_part(self, jobs: Sequence[Job], folder: Path, task) -> np.ndarray:
@@ -167,8 +278,12 @@ class _Trainer(NamedTuple):
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(folder)
-        programs = [encode(self.rivals[name].rule).array for name, _, _ in jobs]
-        start = functools.partial(self.grid.start, programs, [seed for _, _, seed in jobs])
+        start = functools.partial(
+            self.grid.start,
+            [encode(self.rivals[job.rival].rule).array for job in jobs],
+            [job.seed for job in jobs],
+            [job.weight_decay for job in jobs],
+        )
         curves = np.full((len(jobs), self.epochs, 3), np.nan, np.float32)
         begun, children = 0, None
         if folder.is_dir():
@@ -195,12 +310,7 @@ class _Trainer(NamedTuple):
         """Return each job's learning rate at each step `[P, steps]`."""
         every = jnp.arange(steps)
         rows = []
-        for name, rate, seed in jobs:
-            schedule = SCHEDULES[self.rivals[name].schedule](steps, seed)
-            rows.append(rate * np.broadcast_to(jax.vmap(schedule)(every), steps))
+        for job in jobs:
+            schedule = SCHEDULES[self.rivals[job.rival].schedule](steps, job.seed)
+            rows.append(job.rate * np.broadcast_to(jax.vmap(schedule)(every), steps))
         return np.stack(rows).astype(np.float32)
-
-
-def _key(job: Job) -> dict[str, object]:
-    name, rate, seed = job
-    return {"rival": name, "rate": rate, "seed": seed}

@@ -14,7 +14,6 @@ import optax
 from nos_optax.population import Dataset, DatasetError, Task, load_digits
 from nos_optax.population.cifar10 import load_cifar10
 
-WEIGHT_DECAY = 5e-4  # of the wide residual networks' paper
 PNG = b"\x89PNG"  # as TFDS keeps images, without loss
 
 
@@ -123,12 +122,10 @@ def _halve(pixels: np.ndarray) -> np.ndarray:
     return np.rint(blocks.mean((2, 4))).astype(np.uint8)
 
 
-def classification(
-    images: Images, net: nn.Module, shift: int = 0, weight_decay: float = WEIGHT_DECAY
-) -> Task:
+def classification(images: Images, net: nn.Module, shift: int = 0) -> Task:
     """Return a task: classify images by a network with batch normalisation; reward, the accuracy.
 
-    The loss is the mean cross-entropy and, of all kernels, weight_decay / 2 of the sum of squares.
+    The loss is the mean cross-entropy. Weight decay, if any, is the grid's, of the `kernels`.
 
     Args:
         images: they stay uint8 until a minibatch is used.
@@ -136,7 +133,6 @@ def classification(
             scores; its state is the collection `batch_stats`, dropout has the key `dropout`.
         shift: augment training images: move each by up to so many pixels in each direction,
             and mirror every other one; 0 does neither.
-        weight_decay: of the L2 penalty.
     """
     data = images.dataset
 
@@ -161,8 +157,7 @@ def classification(
             rngs={"dropout": dropout_key},
         )
         entropies = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-        penalty = weight_decay / 2 * sum(jnp.sum(kernel**2) for kernel in kernels(params))
-        return entropies.mean() + penalty, new["batch_stats"]
+        return entropies.mean(), new["batch_stats"]
 
     def correct(params, statistics, batch):
         pixels, labels = batch
@@ -183,10 +178,12 @@ def classification(
     )
 
 
-def kernels(params: Any) -> list[jax.Array]:
-    """Return the arrays that are penalised: those of convolutions and dense layers, not biases."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [leaf for path, leaf in leaves if path[-1].key == "kernel"]
+def kernels(params: Any) -> Any:
+    """Return the mask of weight decay: True for the kernels of convolutions and dense layers.
+
+    Not for biases, nor for the scales and shifts of the batch normalisation.
+    """
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def shift_and_mirror(key: jax.Array, images: jax.Array, shift: int) -> jax.Array:

@@ -1,7 +1,7 @@
 """NASNet-A Mobile: NASNet-A (4 @ 1056), the cells that architecture search found.
 
-The paper draws the cells (figure 4) and counts 5.3 million parameters; it leaves the details of
-the glue open, which follow the TensorFlow code of its authors: what is done to a cell's inputs, the
+The paper of its authors draws the cells (figure 4) and counts 5.3 million parameters; it leaves the
+details of the glue open, which follow their TensorFlow code: what is done to a cell's inputs, the
 stem, the auxiliary head, and the settings of normalisation, initialisation and dropout.
 
 References:
@@ -50,7 +50,7 @@ class NASNetA(nn.Module):
         cells: in each stack.
         stem: "imagenet" shrinks images eightfold with two reduction cells; "cifar" keeps their
             size.
-        stem_filters: of the stem's convolution; 96 in the paper's networks for CIFAR-10.
+        stem_filters: of the stem's convolution; 96 in their networks for CIFAR-10.
         auxiliary: whether there is an auxiliary head, at the end of the second stack.
         dropout: share of the last features that is dropped.
         keep_path: probability that an operation's result is kept, in the last cell at the end of

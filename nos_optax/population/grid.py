@@ -1,22 +1,23 @@
 """A grid of trainings: rules x learning rates x seeds, epoch by epoch, in one compiled program.
 
 The population trainer evaluates candidates by a search's protocol; this trains each for as long as
-one likes, with its own seed and its own schedule, reports after every epoch, and its children are
-a pytree of arrays that can be kept and gone on from.
+one likes, with its own seed, schedule and weight decay, reports after every epoch, and its children
+are a pytree of arrays that can be kept and gone on from.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import program_streams
 from nos_optax.grammar.program import MAX_ITERATIONS, Program, pad_programs
-from nos_optax.population.task import Task
+from nos_optax.population.task import Params, Task
 from nos_optax.population.task_check import check_task
 from nos_optax.population.training import (
     Candidate,
@@ -34,20 +35,21 @@ class Children(NamedTuple):
     child: Child  # arrays [P, ...]
     program: jax.Array  # int32[P, G, 5]
     seed: jax.Array  # uint32[P]
+    weight_decay: jax.Array  # float32[P]
 
 
 class Epoch(NamedTuple):
     """What an epoch came to; nan where a child has diverged."""
 
-    loss: np.ndarray | jax.Array  # float32[P]: mean over the minibatches
+    loss: np.ndarray | jax.Array  # float32[P]: mean over the minibatches, no weight decay in it
     validation: np.ndarray | jax.Array  # float32[P]: mean score
     test: np.ndarray | jax.Array  # float32[P]: mean score; nan where the task has no test set
 
 
 class TrainingGrid:
-    """Trains children, each with its own rule, learning rates and seed.
+    """Trains children, each with its own rule, learning rates, weight decay and seed.
 
-    A child's training depends on its program, seed and learning rates alone, not on its neighbours.
+    A child's training depends on these alone, not on its neighbours.
 
     Args:
         task: the model and its data, which is kept on the devices.
@@ -58,6 +60,9 @@ class TrainingGrid:
         lanes: children that train side by side on a device; with 1 they train one after another,
             which is fastest on CPU.
         devices: the devices to use; all local ones where None.
+        weight_decay_mask: which parameters weight decay applies to, as a function from the
+            parameters to the same tree of booleans, like that of `optax.add_decayed_weights`; all
+            of them where None.
 
     Raises:
         ValueError: the task has fewer training examples than a minibatch, its functions do not fit
@@ -83,6 +88,7 @@ class TrainingGrid:
         iterations: int = MAX_ITERATIONS,
         lanes: int = 1,
         devices: list[jax.Device] | None = None,
+        weight_decay_mask: Callable[[Params], Any] | None = None,
     ):
         devices = devices or jax.local_devices()
         examples = task.num_examples(task.train)
@@ -110,6 +116,7 @@ class TrainingGrid:
         ]
         replicated = jax.NamedSharding(self._mesh, PartitionSpec())
         self._data = jax.device_put((task.train, tuple(sets)), replicated)
+        self._decayed = jax.device_put(_decayed(task, weight_decay_mask), replicated)
         share, whole = PartitionSpec("device"), PartitionSpec()
         on_cpu = devices[0].platform == "cpu"
 
@@ -121,31 +128,48 @@ class TrainingGrid:
             flags = {"xla_cpu_multi_thread_eigen": False} if on_cpu else None
             return jax.jit(mapped, compiler_options=flags, **options)
 
-        self._start = compiled(self._start_share, share, share, share)
+        self._start = compiled(self._start_share, share, share, share, share)
         self._advance = compiled(
-            self._advance_share, share, share, share, whole, whole, whole, donate_argnums=0
+            self._advance_share, share, share, share, *[whole] * 4, donate_argnums=0
         )
 
-    def start(self, programs: Sequence[np.typing.ArrayLike], seeds: Sequence[int]) -> Children:
+    def start(
+        self,
+        programs: Sequence[np.typing.ArrayLike],
+        seeds: Sequence[int],
+        weight_decays: Sequence[float] | None = None,
+    ) -> Children:
         """Return children before their first step.
 
         Args:
             programs: P of `int32[G, 5]`, at most the capacity.
             seeds: P numbers: of the initial weights, the order of the examples and all random
                 numbers of the rule and the loss.
+            weight_decays: P coefficients of L2 penalties: the gradient of c / 2 * sum(w^2), over
+                the parameters of the mask, is added to that of the loss before the rule sees it.
+                None is none.
 
         Raises:
-            ValueError: there are none or too many, or not as many seeds as programs.
+            ValueError: there are none or too many, or not as many seeds or weight decays as
+                programs.
         """
         if not 0 < len(programs) == len(seeds) <= self.capacity:
             raise ValueError(
                 f"give from 1 to {self.capacity} programs and a seed for each, got "
                 f"{len(programs)} programs and {len(seeds)} seeds"
             )
+        decays = [0.0] * len(programs) if weight_decays is None else weight_decays
+        if len(decays) != len(programs):
+            raise ValueError(
+                f"give a weight decay for each of the {len(programs)} programs, got {len(decays)}"
+            )
         rows = [Program.from_array(program).array for program in programs]
         padded = np.stack([pad_programs(row, self.iterations) for row in rows])
         return self._start(
-            self._deal(padded), self._deal(np.asarray(seeds, np.uint32)), self._real(len(programs))
+            self._deal(padded),
+            self._deal(np.asarray(seeds, np.uint32)),
+            self._deal(np.asarray(decays, np.float32)),
+            self._real(len(programs)),
         )
 
     def advance(
@@ -179,7 +203,7 @@ class TrainingGrid:
         first = np.int32(epoch * self.epoch_steps)
         orders = jax.device_put(orders, self._split)
         children, result = self._advance(
-            children, rates, orders, first, np.int32(total_steps), self._data
+            children, rates, orders, first, np.int32(total_steps), self._decayed, self._data
         )
         return children, Epoch(*(np.asarray(x)[self._place_of[:count]] for x in result))
 
@@ -220,7 +244,7 @@ class TrainingGrid:
         full = self.epoch_steps * self.batch_size
         return order[:full].reshape(-1, self.batch_size).astype(np.int32)
 
-    def _start_share(self, programs, seeds, real) -> Children:
+    def _start_share(self, programs, seeds, decays, real) -> Children:
         """Return one device's children; those that are not real do not run."""
 
         def one(row):
@@ -228,9 +252,9 @@ class TrainingGrid:
             init_key, _, _ = jax.random.split(jax.random.key(seed), 3)
             return new_child(self.task, init_key)._replace(running=real)
 
-        return Children(jax.lax.map(one, (seeds, real)), programs, seeds)
+        return Children(jax.lax.map(one, (seeds, real)), programs, seeds, decays)
 
-    def _advance_share(self, children, rates, orders, first, total_steps, data):
+    def _advance_share(self, children, rates, orders, first, total_steps, decayed, data):
         """Train one device's children for an epoch, a group of lanes at a time."""
         train, sets = data
 
@@ -239,12 +263,13 @@ class TrainingGrid:
             program, seed = children.program, children.seed
             _, rule_key, loss_key = jax.random.split(jax.random.key(seed), 3)
             streams = program_streams(program)
+            decay = children.weight_decay * decayed
 
             def train_step(state):
                 i, child, total = state
                 batch = jax.tree.map(lambda x: x[order[i]], train)
                 key = jax.random.fold_in(loss_key, first + i)
-                candidate = Candidate(program, streams, rates[i])
+                candidate = Candidate(program, streams, rates[i], decay)
                 child, loss = step(self.task, child, candidate, batch, total_steps, rule_key, key)
                 return i + 1, child, total + loss
 
@@ -260,7 +285,18 @@ class TrainingGrid:
                 return Epoch(*[total / self.epoch_steps, *scores, nan][:3])
 
             epoch = jax.lax.cond(child.running, scored, lambda: Epoch(nan, nan, nan))
-            return Children(child, program, seed), epoch
+            return children._replace(child=child), epoch
 
         lanes = None if self.lanes == 1 else self.lanes  # 1 would be a vmap
         return jax.lax.map(one, (children, rates, orders), batch_size=lanes)
+
+
+def _decayed(task: Task, mask: Callable[[Params], Any] | None) -> np.ndarray:
+    """Return 1 for each parameter that weight decay applies to, 0 for the others: `[D]`."""
+    if mask is None:
+        return np.ones(task.num_params, np.float32)
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    full = jax.tree.map(
+        lambda x, chosen: np.full(x.shape, chosen, np.float32), params, mask(params)
+    )
+    return np.asarray(ravel_pytree(full)[0])

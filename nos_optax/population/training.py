@@ -18,6 +18,7 @@ class Candidate(NamedTuple):
     program: jax.Array  # int32[G, 5]
     streams: jax.Array  # uint32[G, 2], of the program's random numbers
     learning_rate: jax.Array  # float32[]
+    weight_decay: jax.Array | None = None  # float32[] or [D]: see `gradient`; None is none
 
 
 class Minibatches(NamedTuple):
@@ -80,14 +81,29 @@ def clip(gradient: Params, max_norm: float | None) -> Params:
 
 
 def gradient(
-    task: Task, child: Child, batch: Batch, key: jax.Array
+    task: Task,
+    child: Child,
+    batch: Batch,
+    key: jax.Array,
+    weight_decay: jax.Array | None = None,
 ) -> tuple[jax.Array, State, jax.Array]:
-    """Return a child's loss on a minibatch `[]`, its next state and its gradient `[D]`."""
+    """Return a child's loss on a minibatch `[]`, its next state and its gradient `[D]`.
+
+    Args:
+        task: the model.
+        child: its parameters and its state.
+        batch: the minibatch.
+        key: of the loss's random numbers.
+        weight_decay: c of the L2 penalty c / 2 * sum(params^2), `[]`, or one for each parameter,
+            `[D]`. The gradient has that of the penalty in it; the loss is without.
+    """
 
     def loss(params):
         return task.loss(task.unflatten(params), child.state, batch, key)
 
     (value, state), g = jax.value_and_grad(loss, has_aux=True)(child.params)
+    if weight_decay is not None:
+        g += weight_decay * child.params
     return value, state, clip(g, task.max_grad_norm)
 
 
@@ -101,7 +117,7 @@ def step(
     loss_key: jax.Array,
 ) -> tuple[Child, jax.Array]:
     """Return the child after a step of gradient descent by its rule, and the loss before it."""
-    value, state, g = gradient(task, child, batch, loss_key)
+    value, state, g = gradient(task, child, batch, loss_key, candidate.weight_decay)
     update, rule = apply_program(
         candidate.program, candidate.streams, child.rule, g, child.params, total_steps, rule_key
     )
@@ -122,8 +138,10 @@ def fused_step(
     """Return children, side by side, after the same step as `step`'s, by the kernel for rules."""
     from nos_optax.grammar.fused import fused_update  # Pallas is not everywhere
 
-    value, state, g = jax.vmap(partial(gradient, task), (0, None, None))(children, batch, loss_key)
-    program, streams, rate = candidates
+    program, streams, rate, weight_decay = candidates
+    value, state, g = jax.vmap(partial(gradient, task), (0, None, None, 0))(
+        children, batch, loss_key, weight_decay
+    )
     keys = jnp.broadcast_to(rule_key, rate.shape)
     params, rule = fused_update(
         program, streams, children.rule, g, children.params, rate, total_steps, keys
