@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from harness import rival_tables
-from harness.records import Records
 from harness.rival_tables import Display, Result, claims, interval_text, mean_text, rates_text
 from harness.statistics import Interval, difference, epochs_to_reach
 from harness.tuning import HALF_DECADES, Job, Outcome, Rival, Settings, Training, tune_and_repeat
@@ -23,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import nos_optax
+from nos_optax.compare.records import Records
 from nos_optax.population import Task
 from nos_optax.population.training import Child, cut, gradient, mean_score
 

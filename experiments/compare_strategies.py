@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Literal
 
 from harness import command_line
-from harness.records import write_results
 from harness.tables import markdown
 from rich.console import Console
 from strategy_measures import BASELINE, Run, best_rules, summarise
 from strategy_tables import draw, finds_table, learning_table
 
+from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program, encode
 from nos_optax.search import (
     FRESH_SEEDS,

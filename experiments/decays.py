@@ -58,7 +58,6 @@ from harness.image_rivals import (
     train,
 )
 from harness.paper import TABLE_2
-from harness.records import write_results
 from harness.rival_tables import Result, claims, edge_note, interval_text, mean_text, rates_text
 from harness.statistics import (
     Interval,
@@ -73,6 +72,8 @@ from harness.tuning import SCHEDULES, Outcome, Rival
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from nos_optax.compare.records import write_results
 
 NAME = "decays"
 OPTIMIZERS = ("SGD", "AddSign-ld", "PowerSign-cd")

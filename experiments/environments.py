@@ -43,7 +43,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from harness import command_line
-from harness.records import write_results
 from harness.statistics import LEVEL, difference, mean_and_error, t_interval
 from harness.tables import markdown
 from rich import box
@@ -51,6 +50,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program, encode
 from nos_optax.population import (
     Task,

@@ -56,7 +56,6 @@ import child_hyperparameters as child
 import compare_strategies
 import numpy as np
 from harness import command_line, rival_tables
-from harness.records import Records, write_results
 from harness.rival_tables import Result, mean_text
 from harness.statistics import t_interval
 from harness.tables import markdown
@@ -70,6 +69,7 @@ from strategy_measures import BASELINE, WINDOW, Run, moving_mean, summarise
 from strategy_tables import learning_table
 
 from nos_optax import rules
+from nos_optax.compare.records import Records, write_results
 from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
 from nos_optax.search import LocalEngine, TaskConfig, select_devices
 from nos_optax.search.results import STANDARD_ITERATIONS

@@ -26,7 +26,6 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from harness import command_line
-from harness.records import write_results
 from harness.statistics import mean_and_error
 from harness.tables import markdown
 from rich import box
@@ -34,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from nos_optax.compare.records import write_results
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import STATUSES, Evaluation
 from nos_optax.search import LocalEngine, RandomSearch, SearchConfig, TaskConfig

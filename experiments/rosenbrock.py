@@ -41,7 +41,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness.command_line import main
-from harness.records import write_results
 from harness.tables import markdown
 from rich.console import Console
 from rosenbrock_measures import (
@@ -64,6 +63,8 @@ from rosenbrock_tables import (
     width,
 )
 from rosenbrock_trajectories import OPTIMIZERS, SUBJECT, TUNED, descend, rosenbrock
+
+from nos_optax.compare.records import write_results
 
 BOX = ((-2.0, 2.0), (-1.0, 3.0))  # of x and y, where starts are drawn from
 

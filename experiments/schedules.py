@@ -34,13 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from harness.command_line import main
-from harness.records import write_results
 from harness.tables import markdown
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import nos_optax
+from nos_optax.compare.records import write_results
 
 TOLERANCE = 2e-6  # of the values, which are at most 1 in size: float32 rounds to 6e-8
 RESTARTS = 4

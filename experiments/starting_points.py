@@ -34,7 +34,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import command_line
-from harness.records import Records, write_results
 from harness.statistics import difference
 from harness.tables import markdown
 from rich import box
@@ -42,6 +41,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nos_optax.compare.records import Records, write_results
 from nos_optax.grammar import encode
 from nos_optax.population import Task, TrainingGrid, image_task, load_digits, paper_child
 from nos_optax.search import select_devices

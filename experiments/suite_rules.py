@@ -29,8 +29,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from harness import command_line
-from harness.records import Records, write_results
-from harness.statistics import holm, p_value, t_interval
+from harness.statistics import p_value, t_interval
 from harness.tables import markdown
 from matplotlib.figure import Figure
 from rich import box
@@ -38,6 +37,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.statistics import holm
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
 from nos_optax.population.suite import SUITE, WATCH, SuiteTrainer, Workload, load_suite

@@ -44,7 +44,6 @@ import numpy as np
 from data import imagenet
 from harness.command_line import main
 from harness.fit import fit
-from harness.records import Records, write_results
 from harness.tables import markdown
 from imagenet_tables import Outcome, Run, draw, edge_note, percent, results_table, tuning_table
 from imagenet_training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
@@ -52,6 +51,7 @@ from models.nasnet import NASNetA
 from rich.console import Console
 from rich.progress import Progress
 
+from nos_optax.compare.records import Records, write_results
 from nos_optax.search import select_devices
 
 TUNING_SEED = 0  # not among those that are reported

@@ -56,7 +56,6 @@ from typing import Literal
 import jax
 from data.translation import Corpus, import_optional, load_multi30k, load_wmt14
 from harness.command_line import main
-from harness.records import Records, write_results
 from harness.tables import markdown
 from harness.tuning import HALF_DECADES
 from models.gnmt import GNMT
@@ -77,6 +76,7 @@ from translation_training import (
     start,
 )
 
+from nos_optax.compare.records import Records, write_results
 from nos_optax.search import select_devices
 
 LEFT_OUT = ("accelerator", "data_dir", "check", "out", "results")  # they decide no result

@@ -61,7 +61,6 @@ from data.ptb import Corpus, batchify, load_ptb
 from harness import rival_tables
 from harness.command_line import main
 from harness.paper import TABLE_5
-from harness.records import Records, write_results
 from harness.rival_tables import Display, claims, edge_note, interval_text
 from harness.statistics import Interval
 from harness.tables import markdown
@@ -73,6 +72,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import nos_optax
+from nos_optax.compare.records import Records, write_results
 from nos_optax.grammar import encode, program_streams
 from nos_optax.population import Task, TrainingGrid
 from nos_optax.population.training import Candidate, new_child, step

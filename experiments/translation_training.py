@@ -20,12 +20,12 @@ from data import EOS, PAD
 from data.subwords import Padded, batches, to_text
 from data.translation import bleu
 from harness.fit import FINISHED, fit
-from harness.records import Records
 from models.gnmt import GNMT, beam_search, greedy_decode
 from rich.progress import Progress
 from translation_text import Text, epoch_steps
 
 import nos_optax
+from nos_optax.compare.records import Records
 
 BASELINE, RIVAL = OPTIMIZERS = "Adam", "PowerSign"
 TUNING_SEED = 0  # the fresh ones follow

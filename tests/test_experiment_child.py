@@ -27,11 +27,12 @@ import child_hyperparameters as child  # noqa: E402
 import decays  # noqa: E402
 import figure4_child as figure4  # noqa: E402
 from harness import image_rivals  # noqa: E402
-from harness.records import Records  # noqa: E402
 from harness.rival_tables import accuracy  # noqa: E402
 from harness.tables import markdown  # noqa: E402
 from harness.tuning import Job, Outcome, Rival, Settings, Training  # noqa: E402
 from strategy_measures import Run  # noqa: E402
+
+from nos_optax.compare.records import Records  # noqa: E402
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 

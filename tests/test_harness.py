@@ -20,11 +20,9 @@ from nos_optax.search import AcceleratorError
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from harness import command_line
-from harness.records import Records, write_results
 from harness.statistics import (
     difference,
     epochs_to_reach,
-    holm,
     interval_if_finite,
     mean_and_error,
     p_value,
@@ -32,6 +30,9 @@ from harness.statistics import (
     t_interval,
 )
 from harness.tables import markdown
+
+from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.statistics import holm
 
 # Statistics.
 
@@ -191,7 +192,8 @@ def test_a_record_is_written_once(tmp_path):
 
 def test_records_know_the_seconds_of_all_starts(tmp_path, monkeypatch):
     clock = iter((10.0, 13.0, 14.5, 100.0, 102.0))
-    monkeypatch.setattr("harness.records.time", SimpleNamespace(perf_counter=clock.__next__))
+    stand_in = SimpleNamespace(perf_counter=clock.__next__)
+    monkeypatch.setattr("nos_optax.compare.records.time", stand_in)
     records = Records(tmp_path / "r", CONFIG)
     records.append({"seed": 0}, {"loss": 0})
     records.append({"seed": 1}, {"loss": 1})
@@ -207,14 +209,14 @@ def test_one_process_measures_into_a_file(tmp_path):
     records = Records(path, CONFIG)
     before = path.read_bytes()
     code = f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; "
-    code += f"from harness.records import Records; Records(Path({str(path)!r}), {{}})"
+    code += f"from nos_optax.compare.records import Records; Records(Path({str(path)!r}), {{}})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"another process measures into {path}; wait for it" in other.stderr
     assert path.read_bytes() == before and records.get({}) is None
 
 
 def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.records.time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr("nos_optax.compare.records.time", SimpleNamespace(perf_counter=lambda: 0.0))
     path = tmp_path / "r"
     records = Records(path, CONFIG)
     for seed in range(3):

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from nos_optax.grammar import encode, parse
@@ -242,6 +243,17 @@ def test_a_rule_depends_on_nothing_but_itself(trainer, evaluation):
         alone = trainer.evaluate(population(RULES[i]), seed=1)
         for a, b in zip(alone, evaluation, strict=True):
             np.testing.assert_array_equal(a[0], b[i])
+
+
+def test_optimizers_that_are_no_rules_are_rewarded_like_rules(trainer, evaluation):
+    for factory, rule in ((optax.adam, "adam"), (optax.sgd, "g")):
+        found = trainer.evaluate_optimizer(factory, seed=1)
+        row = RULES.index(rule)
+        np.testing.assert_allclose(found.reward, evaluation.reward[row], atol=1e-3)
+        np.testing.assert_allclose(found.curve[0], evaluation.curve[row], atol=1e-3)
+        np.testing.assert_allclose(found.sweep[0], evaluation.sweep[row], rtol=1e-4)
+    idle = trainer.evaluate_optimizer(lambda rate: optax.set_to_zero(), seed=1)
+    assert idle.reward[0] == LEAST and idle.status[0] == DEAD
 
 
 def test_a_population_of_the_dead_is_evaluated(trainer):

@@ -14,7 +14,6 @@ from nos_optax.population import Task, TrainingGrid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from harness import tuning
-from harness.records import Records
 from harness.tuning import (
     HALF_DECADES,
     SCHEDULES,
@@ -25,6 +24,8 @@ from harness.tuning import (
     compare,
     next_rates,
 )
+
+from nos_optax.compare.records import Records
 
 RIVALS = (Rival("SGD", "g"), Rival("SGD, linear", "g", "linear"), Rival("bad", "exp(1 / (g - g))"))
 RATES = (0.01, 0.1, 1e20)

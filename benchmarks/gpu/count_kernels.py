@@ -31,8 +31,10 @@ def count(workload: Workload) -> Counter:
         workload.task, workload.minibatch_size, 8, ITERATIONS, jax.local_devices()[:1], LANES
     )
     programs = np.zeros((LANES, ITERATIONS, 5), np.int32)
-    arguments = programs, np.zeros(LANES, np.float32), np.ones(1, np.int32), loop._order(0)
-    text = loop._train.lower(*arguments, np.int32(8), jax.random.key(0), loop.data)
+    order, keys = loop._orders((0,))
+    counts = np.ones(1, np.int32)
+    arguments = programs, np.zeros(LANES, np.float32), counts, order, np.int32(8), keys, loop.data
+    text = loop._program(None).lower(*arguments)
     return _busiest_body(text.compile().as_text())
 
 

@@ -18,11 +18,11 @@ from rich.table import Table
 
 from harness import vision
 from harness.paper import TestAccuracy
-from harness.records import Records, write_results
 from harness.rival_tables import Display, Result, accuracy, content, draw
 from harness.tables import markdown
 from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare
 from nos_optax import rules
+from nos_optax.compare.records import Records, write_results
 from nos_optax.grammar import encode, program_streams
 from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
 from nos_optax.population.training import Candidate, new_child, step

@@ -14,11 +14,11 @@ from harness.statistics import (
     SIGNIFICANCE,
     Interval,
     difference,
-    holm,
     mean_and_error,
     p_value,
 )
 from harness.tuning import Outcome, Training
+from nos_optax.compare.statistics import holm
 
 PARTS = ("final_validation", "final_test", "best_validation", "best_test")
 

@@ -68,25 +68,6 @@ def p_value(interval: Interval, count: int) -> float:
     return 2 * float(stats.t.sf(abs(mean) / error, count - 1))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's procedure, in the order given.
-
-    Rejecting where they are at most a level errs, over the whole family, with at most this
-    probability, however the tests depend on each other.
-
-    References:
-        Holm, A simple sequentially rejective multiple test procedure, 1979
-    """
-    order = np.argsort(p_values)
-    factors = np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
-    return adjusted.tolist()
-
-
-# Curves.
-
-
 def epochs_to_reach(curve: Sequence[float], level: float, start: float) -> float:
     """Return after how many epochs a curve first reaches a level, interpolated between epochs.
 

@@ -20,7 +20,7 @@ import optax
 from rich.progress import Progress
 
 import nos_optax
-from harness.records import Records
+from nos_optax.compare.records import Records
 from nos_optax.grammar import encode
 from nos_optax.population import TrainingGrid
 from nos_optax.search.checkpoints import Checkpoints

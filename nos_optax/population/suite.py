@@ -16,7 +16,7 @@ import numpy as np
 
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import as_population, pad_programs
-from nos_optax.population.loop import Losses, TaskLoop
+from nos_optax.population.loop import Factory, Losses, TaskLoop
 from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED, Evaluation
 from nos_optax.population.reference import (
     LENGTHS,
@@ -202,6 +202,18 @@ class SuiteTrainer:
         centres = np.array([r.learning_rate for r in self.references]) * relative
         return (centres[..., None] * np.array(RATES)).astype(np.float32)
 
+    def evaluate_optimizer(self, factory: Factory, seed: int = 0) -> Evaluation:
+        """Train with an optimizer that is no rule, in the same way, and return its reward.
+
+        Args:
+            factory: from a learning rate to the optimizer: `optax.lion`, for example.
+            seed: which pair of seeds the trainings have.
+
+        Returns:
+            The evaluation, of one.
+        """
+        return self._evaluation(factory, seed)
+
     def evaluate(
         self,
         programs: np.typing.ArrayLike,
@@ -230,7 +242,9 @@ class SuiteTrainer:
                 f"epochs={epochs}, hurdles={hurdles}: the suite's trainings are as long as its "
                 "workloads' horizons, and have no hurdles; leave both out"
             )
-        programs = pad_programs(as_population(programs), self.iterations)
+        return self._evaluation(pad_programs(as_population(programs), self.iterations), seed)
+
+    def _evaluation(self, programs: np.ndarray | Factory, seed: int) -> Evaluation:
         finite, alive, best, speeds = self._speeds(programs, seed)
         rewards = speeds - self._adam(seed)
         reward = np.where(alive, np.maximum(rewards.mean(axis=(1, 2)), LEAST), LEAST)
@@ -249,13 +263,14 @@ class SuiteTrainer:
         """Return the speeds of Adam itself, `[tasks, SEEDS]`: what 0 is with these seeds."""
         return self._speeds(encode("adam", self.iterations).array[None], seed)[-1][0]
 
-    def _speeds(self, programs: np.ndarray, seed: int) -> tuple[np.ndarray, ...]:
+    def _speeds(self, programs: np.ndarray | Factory, seed: int) -> tuple[np.ndarray, ...]:
         """Return whether rules are finite at first and learn on every task `[P]`.
 
         Beside these, the best rates `[P, tasks]` and the speeds there `[P, tasks, SEEDS]`.
         """
-        count, tasks = len(programs), len(self.workloads)
-        sizes = self._sizes(programs)
+        one = not isinstance(programs, np.ndarray)
+        sizes = self._sizes.of_optimizer(programs) if one else self._sizes(programs)
+        count, tasks = sizes.shape
         rates, finite = self._rates(sizes), np.asarray(np.isfinite(sizes).all(axis=1))
         alive = np.asarray(np.isfinite(rates).all(axis=(1, 2)))
         speeds = np.full((count, tasks, SEEDS), LEAST, np.float32)
@@ -264,11 +279,11 @@ class SuiteTrainer:
             rows = np.flatnonzero(alive)
             if not len(rows):
                 break
-            kept, learned = self._sweep(i, programs[rows], rates[rows, i], seed)
+            kept, learned = self._sweep(i, _rows(programs, rows), rates[rows, i], seed)
             alive[rows] = learned
             rows, kept = rows[learned], kept[learned]
             if len(rows):
-                best[rows, i], speeds[rows, i] = self._finish(i, programs[rows], kept, seed)
+                best[rows, i], speeds[rows, i] = self._finish(i, _rows(programs, rows), kept, seed)
         return finite, alive, best, speeds
 
     def _sweep(self, i: int, programs, rates, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +301,7 @@ class SuiteTrainer:
         losses = [self._train(i, programs, rates, s, horizon) for s in seeds]
         speeds = np.stack([self.references[i].speed(x) for x in losses], axis=-1)
         best = speeds.mean(axis=-1).argmax(axis=1)
-        rows = np.arange(len(programs))
+        rows = np.arange(len(rates))
         return rates[rows, best], speeds[rows, best]
 
     def _train(self, i: int, programs, rates: np.ndarray, seed: int, steps: int) -> Losses:
@@ -295,5 +310,13 @@ class SuiteTrainer:
         The children are rate by rate, so that a group of lanes holds trainings of about one length.
         """
         tried = rates.shape[1]
-        losses = self.loops[i].train(np.tile(programs, (tried, 1, 1)), rates.T.ravel(), seed, steps)
+        children = (
+            np.tile(programs, (tried, 1, 1)) if isinstance(programs, np.ndarray) else programs
+        )
+        losses = self.loops[i].train(children, rates.T.ravel(), seed, steps)
         return Losses(*(x.reshape(tried, -1).T for x in losses))
+
+
+def _rows(programs: np.ndarray | Factory, rows: np.ndarray) -> np.ndarray | Factory:
+    """Return some of the programs; an optimizer is one for all."""
+    return programs[rows] if isinstance(programs, np.ndarray) else programs

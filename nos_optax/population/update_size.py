@@ -9,8 +9,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
+from nos_optax.population.loop import Factory
 from nos_optax.population.task import Task
 from nos_optax.population.training import clip
 
@@ -43,6 +46,7 @@ class UpdateSizes:
         self._device, self._chunk = device, CHUNKS.get(device.platform, CHUNK)
         with jax.default_device(self._device):
             pairs = [_first_gradients(*x) for x in zip(tasks, minibatch_sizes, strict=True)]
+        self._tasks = tuple(tasks)
         self._weights = [weights for weights, _ in pairs]
         self._gradients = [gradients for _, gradients in pairs]
         self._horizons = tuple(horizons)
@@ -66,6 +70,28 @@ class UpdateSizes:
                 sizes = self._sizes(np.pad(part, padding), len(part))
                 parts.append(np.asarray(sizes)[: len(part)])
         return np.concatenate(parts)
+
+    def of_optimizer(self, factory: Factory) -> np.ndarray:
+        """Return the same, `float32[1, tasks]`, of an optimizer that is no rule, at the rate 1."""
+        sizes = [
+            self._of_optimizer(factory, task, weights, gradients)
+            for task, weights, gradients in zip(
+                self._tasks, self._weights, self._gradients, strict=True
+            )
+        ]
+        return np.array([sizes], np.float32)
+
+    def _of_optimizer(self, factory: Factory, task: Task, weights, gradients) -> float:
+        tree = task.unflatten
+        optimizer = optax.with_extra_args_support(factory(jnp.float32(1)))
+
+        def step(state, g):
+            update, state = optimizer.update(tree(g), state, tree(weights), value=jnp.float32(1))
+            return state, jnp.mean(jnp.abs(ravel_pytree(update)[0]))
+
+        with jax.default_device(self._device):
+            scan = jax.jit(lambda: jax.lax.scan(step, optimizer.init(tree(weights)), gradients)[1])
+            return float(scan().mean())
 
     def _one_by_one(self, programs: jax.Array, count: jax.Array) -> jax.Array:
         """Measure the first `count`, so that the rule's switches are real branches."""
