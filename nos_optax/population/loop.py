@@ -119,7 +119,7 @@ class TaskLoop:
             (task.train, _equal_parts(task.validation, size), tuple(scored)), replicated
         )
         self._orders = lru_cache(maxsize=8)(self._draw_orders)
-        self._compiled: dict[Factory | None, Callable] = {}
+        self._compiled: dict[Factory | None, Any] = {}
 
     def _most_lanes(self, device: jax.Device) -> int:
         """Return the lanes of a device that was not told."""
@@ -131,7 +131,7 @@ class TaskLoop:
         fitting = max(1, int(MEMORY * limit / child_bytes(self.task, self.minibatch_size)))
         return min(LANES, 2 ** (fitting.bit_length() - 1))
 
-    def _program(self, factory: Factory | None) -> Callable:
+    def _program(self, factory: Factory | None) -> Any:
         """Return the one program for rules, or that of an optimizer, for the present lanes."""
         if factory not in self._compiled:
             split, whole = PartitionSpec("device"), PartitionSpec()
