@@ -14,9 +14,9 @@ Method:   (a) Searches with PPO and with random sampling, seed by seed on the sa
           equal samples, for each of --depths, the rules' iterations. Shown are the mean reward of
           the last samples and the best reward so far, means over the seeds in bands of 95 %, and
           how many different rules and updates were seen. The best of many single rewards flatters.
-          --scale paper and small have the paper's controller, which is made for tens of thousands
-          of samples; --preset default learns in hundreds. --scale paper has depths 1 to 4, like the
-          paper's trees, and 14,400 samples of each.
+          --scale paper, and small on digits, have the paper's controller, which is made for tens of
+          thousands of samples; small on CIFAR-10 has the default one, which learns in hundreds.
+          --scale paper has depths 1 to 4, like the paper's trees, and 14,400 samples of each.
           (b) The common optimizers, both families without and with the decays ld and cd, and the
           five rules of table 6 with the best final validation accuracy. Each tries every learning
           rate with one seed to the end; the rate with the best validation accuracy at the end
@@ -32,8 +32,8 @@ Method:   (a) Searches with PPO and with random sampling, seed by seed on the sa
           accuracy of the paper's hyperparameters, base e and b1 0.9. Steps to it are interpolated
           between four evaluations an epoch. Differences and tests as in (b), to these
           hyperparameters. Undecided is not equal: the intervals say how far apart they can be.
-          --scale small has few images: the paper's are 45,000 of CIFAR-10. On CIFAR-10 it has too
-          few samples for a controller to learn from (see compare_strategies.py).
+          --scale small has few images, where CIFAR-10 leaves 45,000. On CIFAR-10 it has too few
+          samples for a controller to learn from (see compare_strategies.py).
 Command:  python experiments/figure4_child.py
           python experiments/figure4_child.py --dataset cifar10 --data-dir DIR
           python experiments/figure4_child.py --scale smoke        (seconds; says nothing)

@@ -1,4 +1,4 @@
-"""The paper's search (Bello et al., 2017, sections 3 and 5): find update rules for a small ConvNet.
+"""The paper's search (Bello et al., 2017, sections 3, 4, 5.1): rules for a small ConvNet.
 
 Claim:    a controller trained by PPO writes better and better update rules (figure 4).
 Command:  python experiments/search.py                 (digits, a minute on 2 cores)

@@ -16,7 +16,8 @@ Method:   four tasks: the paper's child on digits, small MLPs on tables, one of 
           best rate without, and the difference is paired by seed, with t intervals of 95 %, not
           corrected for their number.
           Momentum is the moving average m, of the paper: (1 - 0.9) times the sum that
-          optax.trace(0.9) keeps, so for optax.sgd(rate, momentum=0.9) divide by ten first.
+          optax.trace(0.9) keeps, so of optax.sgd(rate, momentum=0.9) it is the one with ten times
+          that rate.
 Command:  python experiments/starting_points.py --ptb-dir DIR
           python experiments/starting_points.py --scale smoke    (seconds; says nothing)
 Time:     a few minutes on 2 cores.

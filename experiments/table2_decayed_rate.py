@@ -3,9 +3,9 @@
 Claim:    on CIFAR-10 with a wide ResNet and a decay of the learning rate, PowerSign and AddSign are
           on par with SGD and ahead of Momentum, Adam and RMSProp (section 6.2, table 2, figure 7).
           The paper itself warns that the variance among its own rows may come from how good the
-          rate is that was tried, and not from the optimizer. It also observed that they converge
-          faster than Momentum and SGD, and linear cosine decay faster than cosine: for that, see
-          decays.py.
+          rate is that was tried, and not from the optimizer. It also observed that they tend to
+          converge faster than Momentum and SGD, which is not measured here, and linear cosine decay
+          faster than cosine: for that, see decays.py.
 Method:   as in table1_constant_rate.py, for the 16 rows of table 2, whose decay stands in
           parentheses; the paper's figures stand beside ours. Differences are to SGD with cosine
           decay. The second table has each of the paper's own rows less each common optimizer, and

@@ -2,7 +2,8 @@
 
 Claim:    section 6.3 and Table 3: on ImageNet, NASNet-A Mobile gets better by PowerSign-cd (73.9 %
           top-1, 91.9 % top-5) and by AddSign-ld (73.8 %, 91.6 %) than by RMSProp (73.5 %, 91.5 %),
-          although the training pipeline was tuned for RMSProp; PowerSign converges faster, too.
+          although the training pipeline was tuned for RMSProp; PowerSign converges faster, too
+          (the speed is not compared here).
 Method:   as the paper has it: a cosine decay of the learning rate for all, 250,000 updates, 50
           synchronous replicas of 32 images each, and of PowerSign and AddSign three rates, 1.0, 2.5
           and 4.0. A batch of 1,600 is 50 minibatches of 32 whose gradients are averaged, so that

@@ -12,7 +12,8 @@ Method:   GNMT, as its own paper has it: 8 layers of the encoder, the first in b
           pairs which update together: an update averages the gradients of 96 minibatches, with no
           staleness. --replicas 12 reads it as one minibatch a worker, --replicas 1 as a server that
           takes each minibatch by itself.
-          Not stated by the paper, so ours and the same for both: 20,000 updates (about 50 passes),
+          Not stated by the paper, which refers to GNMT's, and not taken from there, so ours and the
+          same for both: 20,000 updates (about 50 passes),
           dropout 0.2, a cosine decay of the learning rate, byte-pair encoding, a loss that is the
           mean over the words of a minibatch, and sentences of at most 64 subwords.
           Only the learning rate is the optimizer's own, as what it multiplies is: by Adam it is

@@ -10,9 +10,9 @@ the horizon :math:`T` (``decay_steps``):
     \mathrm{cd}_n = \tfrac{1}{2} \left(1 + \cos(2 \pi n t / T)\right) \qquad
     \mathrm{rd}_n = \tfrac{1}{2} \left(1 + \cos(\pi\, ((t n) \bmod T) / T)\right)
 
-These three are operands of the paper's language (section 4.1), where they decay the signs of
-PowerSign and AddSign; their products with the learning rate are in section 5.2. That :math:`t` is 0
-at the first step, and stays at :math:`T` afterwards, is TensorFlow's reading.
+These three are operands of the paper's language (section 4.1); PowerSign and AddSign decay their
+signs by them (section 5.1), and ``ld * cd`` decays the learning rate (section 5.2). That :math:`t`
+is 0 at the first step, and stays at :math:`T` afterwards, is TensorFlow's reading.
 """
 
 import math

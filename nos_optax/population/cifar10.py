@@ -31,10 +31,10 @@ def load_cifar10(
 ) -> Dataset:
     """Load CIFAR-10's official training images, some of them held out for validation.
 
-    The defaults are the paper's split: 45,000 images to train on and 5,000 to validate on. The
-    official test images are left alone. The split depends on the images' ids and the seed, not
-    on the order in which TFDS stored them. Nothing is downloaded: prepare the data once with
-    :func:`prepare_cifar10` or with TFDS itself.
+    The defaults hold out 5,000 images, as the paper does, and leave 45,000 to train on, which it
+    does not state. The official test images are left alone. The split depends on the images' ids
+    and the seed, not on the order in which TFDS stored them. Nothing is downloaded: prepare the
+    data once with :func:`prepare_cifar10` or with TFDS itself.
 
     Args:
       data_dir: The TFDS folder, which holds ``cifar10/3.0.2``; None is TFDS's own default,
