@@ -1,14 +1,14 @@
 """What do the paper's decays look like? Those of sections 4.1 and 5.2, checked and drawn.
 
 Claim:    section 4.1 gives the search linear (ld), cyclical (cd_n; cd, n = 1/2, is cosine) and
-          restart decay (rd_n), and annealed noise. Section 5.2 names two decays of the learning rate
-          that the search made of them: linear cosine, ld * cd, and noisy linear cosine,
-          (ld + eps) * cd + 0.001, which the paper also calls noisy linear. It says that both allow a larger initial rate and converge faster
-          than cosine; decays.py measures that, and this file only shows what they are. The
-          announcement of the paper draws linear cosine, stepwise and cosine decay in one graph; so
-          does the first picture here. Section 6.2 tried stepwise and cosine decay for the common
-          optimizers. PowerSign and AddSign multiply their sign term by ld, cd, rd10 or rd20
-          (section 5.1, table 1).
+          restart decay (rd_n), and annealed noise. Section 5.2 names two decays of the learning
+          rate that the search made of them: linear cosine, ld * cd, and noisy linear cosine,
+          (ld + eps) * cd + 0.001, which the paper also calls noisy linear. It says that both allow
+          a larger initial rate and converge faster than cosine; decays.py measures that, and this
+          file only shows what they are. The announcement of the paper draws linear cosine, stepwise
+          and cosine decay in one graph; so does the first picture here. Section 6.2 tried stepwise
+          and cosine decay for the common optimizers. PowerSign and AddSign multiply their sign term
+          by ld, cd, rd10 or rd20 (section 5.1, table 1).
 Method:   all values are from the functions that `nos_optax` and Optax offer, at every step, and
           are compared with the formulas as NumPy has them in double precision; linear cosine also
           with TensorFlow's numbers, where they are beside the project. Of the noisy one the
