@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nos_optax._command import make_console, one_message, protect_minus
+from nos_optax._command import command_line, make_console, one_message
 from nos_optax.compare.command import OUT, compare, show
 from nos_optax.compare.trials import RATES, Budget
 from nos_optax.compare.workloads import KNOWN
@@ -21,11 +21,11 @@ PROGRAM = "python -m nos_optax.compare"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Which optimizer for a model? Rivals get equal tuning; the best rates train with fresh seeds.
+    """Which optimizer for a model? Every rival gets the same tuning.
 
-    Every learning rate trains to the end; the best one trains again with other seeds, and only
-    these are compared with the first rival's, paired by seed. The same command goes on where a
-    killed one stopped.
+    Every learning rate trains to the end. The best one of each rival trains again with seeds that
+    chose nothing, and only these trainings are compared with the first rival's, seed by seed. The
+    same command goes on where a killed one stopped.
     """
 
     rivals: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -39,11 +39,11 @@ class Arguments:
     rates: tuple[float, ...] = RATES
     """Learning rates of every rival; more are tried beyond an end at which the best one is."""
     tuning_seeds: int = 1
-    """With which each rate is tried."""
+    """Trainings of each rate."""
     seeds: int = 8
-    """Others, with which the best rate is trained again."""
+    """Trainings of the best rate, with seeds that tuning did not use; these are compared."""
     epochs: int | None = None
-    """Of every training (default: the task's own length, or 5)."""
+    """Length of every training (default: the task's own, or 5)."""
     minibatch_size: int | None = None
     """Examples in a minibatch (default: the task's own, or 32)."""
     measure: Literal["score", "loss", "training-loss", "speed"] = "score"
@@ -87,7 +87,7 @@ def main() -> None:
                     Arguments,
                     prog=PROGRAM,
                     description=Arguments.__doc__,
-                    args=protect_minus(sys.argv[1:]),
+                    args=command_line(sys.argv[1:], repeatable=("task",)),
                 )
             )
     except KeyboardInterrupt:

@@ -6,11 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import optax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from nos_optax import __version__
-from nos_optax._command import make_console
+from nos_optax._command import make_console, printable, say, user_path
 from nos_optax.compare.picture import draw
 from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.results import Comparison, Row, markdown, rows_of, table
@@ -21,6 +29,7 @@ from nos_optax.grammar import UpdateRule
 from nos_optax.population import Task, TaskLoop, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.reference import LONGEST, cached_reference, steps_of, training_digest
+from nos_optax.population.task_check import check_task
 
 OUT = Path("runs/compare")
 
@@ -70,7 +79,7 @@ def compare(
     """
     enable_compilation_cache()
     devices = select_devices(accelerator)
-    budget, out = budget or Budget(), Path(out).expanduser()
+    budget, out = budget or Budget(), user_path(out)
     tasks = [tasks] if isinstance(tasks, str | Task | Workload) else list(tasks)
     named = _distinct("rivals", [as_rival(rival) for rival in rivals], lambda rival: rival.name)
     workloads = _distinct(
@@ -85,14 +94,15 @@ def compare(
             f"baseline {first}"
         )
     for workload in workloads.values():
+        check_task(workload.task, workload.minibatch_size)
         for rival in named.values():
             rival.check(workload.task)
-    out.mkdir(parents=True, exist_ok=True)
+    _take(out)
 
     rows: list[Row] = []
     settings: dict[str, dict] = {}
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -101,10 +111,13 @@ def compare(
     quiet = not progress or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=quiet) as bar:
         for name, workload in workloads.items():
-            trials, settings[name] = _trials(workload, named, budget, devices, out, bar)
+            trials, settings[name], shown = _trials(workload, named, budget, devices, out, bar)
             outcomes = []
             for rival in named.values():
-                bar.update(bar.task_ids[-1], description=f"{name}: {rival.name}"[:60])
+                doing = printable(f"{name}: {rival.name}")
+                bar.update(shown, description=doing[:60])
+                if progress and bar.disable:
+                    console.print(doing)  # a log shows how far it is, too
                 outcomes.append(trials.run(rival))
             rows += rows_of(name, outcomes, first, budget.measure)
     facts = {
@@ -115,6 +128,7 @@ def compare(
         "versions": {
             "nos_optax": __version__,
             "jax": jax.__version__,
+            "optax": optax.__version__,
             "python": platform.python_version(),
         },
     }
@@ -147,8 +161,8 @@ def _trials(
     devices: list[jax.Device],
     out: Path,
     bar: Progress,
-) -> tuple[Trials, dict]:
-    """Return what trains rivals on a task, and its setting."""
+) -> tuple[Trials, dict, TaskID]:
+    """Return what trains rivals on a task, its setting, and where the bar shows how far it is."""
     task, steps = workload.task, workload.horizon
     programs = [p for rival in rivals.values() if (p := rival.program()) is not None]
     longest = steps_of(LONGEST, steps) if budget.measure == "speed" else steps
@@ -165,27 +179,42 @@ def _trials(
         "minibatch_size": workload.minibatch_size,
         "parameters": task.num_params,
         "scored_on": "the validation set" if task.test is None else "the test set",
-        "digest": training_digest(loop, steps),
+        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}",
     }
     reference = None
     if budget.measure == "speed":
-        bar.add_task(f"{task.name}: tuning Adam", total=None)
+        tuning = bar.add_task(printable(f"{task.name}: tuning Adam"), total=None)
         cache = jax.config.values["jax_compilation_cache_dir"]
         reference = cached_reference(loop, steps, Path(cache) / "references" if cache else None)
-        bar.remove_task(bar.task_ids[-1])
+        bar.remove_task(tuning)
         setting["adam"] = dataclasses.asdict(reference)
     each = len(budget.rates) * budget.tuning_seeds + budget.seeds
-    shown = bar.add_task(task.name, total=each * len(rivals))
+    shown = bar.add_task(printable(task.name), total=each * len(rivals))
 
     def advance(count: int) -> None:
         bar.advance(shown, count)
-        done, total = bar.tasks[-1].completed, bar.tasks[-1].total or 0
-        bar.update(shown, total=max(total, done))  # rates beyond the ends were not foreseen
+        (row,) = (row for row in bar.tasks if row.id == shown)
+        # The rates beyond an end were not foreseen.
+        bar.update(shown, total=max(row.total or 0, row.completed))
 
     slug = "".join(c if c.isalnum() else "-" for c in task.name)[:40]
     path = out / "trainings" / f"{slug}_{setting['digest']}.jsonl"
-    records = Records(path, {"task": task.name, "digest": setting["digest"]})
-    return Trials(loop, steps, budget, records, reference, advance), setting
+    records = Records(path, {"digest": setting["digest"]})
+    return Trials(loop, steps, budget, records, reference, advance), setting, shown
+
+
+def _take(out: Path) -> None:
+    """Make the folder, or say why it cannot hold the results.
+
+    Raises:
+        OSError: it is a file, or holds a `results.json` of something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file; name a folder")
+    old = out / "results.json"
+    if old.exists() and '"baseline"' not in old.read_text(encoding="utf-8", errors="replace"):
+        raise FileExistsError(f"{old} is of something else; name another folder by --out")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def write(comparison: Comparison, out: Path) -> None:
@@ -224,8 +253,8 @@ def show(comparison: Comparison, out: Path, console: Console) -> None:
     """Print the tables, what they say, and where they are."""
     for task in comparison.tasks:
         console.print(table(comparison, task))
-        console.print(comparison.sentence(task), markup=False, highlight=False)
+        console.print(comparison.sentence(task), highlight=False)
         console.print()
     for note in comparison.notes():
-        console.print(note, markup=False, highlight=False)
-    print(f"Wrote {out / 'results.md'}, results.json and results.svg")
+        console.print(note, highlight=False)
+    say(f"Wrote {user_path(out) / 'results.md'}, results.json and results.svg")

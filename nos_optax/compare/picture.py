@@ -1,7 +1,9 @@
 """The picture of a comparison: each rival's difference to the baseline, with its interval."""
 
+import math
 from pathlib import Path
 
+from nos_optax._command import printable
 from nos_optax.compare.results import BETTER, UNDECIDED, WORSE, Comparison
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES
 
@@ -22,7 +24,11 @@ def draw(comparison: Comparison, path: Path) -> None:
     FigureCanvasSVG(figure)
     panels = figure.subplots(len(tasks), 1, squeeze=False)[:, 0]
     for task, panel in zip(tasks, panels, strict=True):
-        rows = [row for row in comparison.of(task) if row.difference is not None][::-1]
+        rows = [
+            row
+            for row in comparison.of(task)
+            if row.difference is not None and math.isfinite(row.difference.mean)
+        ][::-1]
         for y, row in enumerate(rows):
             change = row.difference
             assert change is not None
@@ -32,7 +38,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
         panel.set_ylim(-0.6, len(rows) - 0.4)
-        panel.set_title(task, loc="left", fontsize=10, parse_math=False)
+        panel.set_title(_short(task), loc="left", fontsize=10, parse_math=False)
         panel.grid(axis="x", alpha=0.25)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
@@ -54,4 +60,5 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."

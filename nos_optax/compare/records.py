@@ -67,7 +67,7 @@ class Records:
     def extend(self, measured: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> None:
         """Store what was measured together under new keys, and raise as `append`.
 
-        All lines are written at once: a killed process leaves all of them or none.
+        A process killed meanwhile leaves the first of them, or none.
         """
         for key, _ in measured:
             if _text(key) in self._values:
@@ -106,11 +106,12 @@ class Records:
         lines = []
         for number, text in enumerate(whole):
             try:
-                lines.append(json.loads(text))
+                lines.append(_line(text, first=number == 0))
             except ValueError as error:
-                if number < len(whole) - 1:
+                if number < len(whole) - 1 or number == 0:
+                    remedy = "delete the file" if number == 0 else "delete that line"
                     raise ValueError(
-                        f"{self.path} is damaged in line {number + 1}; delete the file"
+                        f"{self.path} is damaged in line {number + 1}; {remedy}"
                     ) from error
         kept = sum(len(text) + 1 for text in whole[: len(lines)])
         if torn or len(lines) < len(whole):
@@ -142,8 +143,28 @@ def write_results(folder: Path, name: str, content: Mapping[str, object], text: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = _finite(json.loads(_text(content, sort_keys=False)))
-    (folder / f"{name}.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    (folder / f"{name}.md").write_text(text)
+    _replace(folder / f"{name}.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    _replace(folder / f"{name}.md", text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole: a killed process leaves the old one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
+
+
+def _line(text: bytes, first: bool) -> dict:
+    """Return a line of a file of records.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    line = json.loads(text)
+    names = ("config",) if first else ("key", "values")
+    if not isinstance(line, dict) or not all(isinstance(line.get(name), dict) for name in names):
+        raise ValueError("no record")
+    return line
 
 
 def _text(value: object, sort_keys: bool = True) -> str:

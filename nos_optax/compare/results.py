@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 
+from nos_optax._command import printable
 from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
 
@@ -100,8 +102,8 @@ class Comparison:
         notes = []
         if edge := [f"{r.name} on {r.task} ({r.rate:g})" for r in self.rows if not r.inside]:
             notes.append(
-                f"The best learning rate is at an end of those tried: {', '.join(edge)}. Give more "
-                "--rates."
+                f"The best learning rate is at an end of those tried (! in the table): "
+                f"{', '.join(edge)}. Give more --rates."
             )
         if lost := [
             f"{r.name} on {r.task} ({r.n - r.learned} of {r.n})"
@@ -116,6 +118,8 @@ def interval(change: Difference | None) -> str:
     """Return a difference and its interval as text."""
     if change is None:
         return ""
+    if not math.isfinite(change.mean):
+        return "not finite"
     digits = max(2, 2 - _magnitude(max(abs(change.low - change.mean), abs(change.mean) / 100)))
     mean, low, high = (f"{x:+.{digits}f}" for x in change[:3])
     return f"{mean} [{low}, {high}]"
@@ -142,7 +146,7 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
     def verdict(name: str) -> str:
         if name == baseline:
             return BASELINE
-        if adjusted[name] > SIGNIFICANCE:
+        if not adjusted[name] <= SIGNIFICANCE:
             return UNDECIDED
         return BETTER if sign * changes[name].mean > 0 else WORSE
 
@@ -216,7 +220,7 @@ def markdown(comparison: Comparison) -> str:
         setting = facts["tasks"][task]
         lines += [
             "",
-            f"## {task}",
+            f"## {_cell(task)}",
             "",
             f"{setting['steps']} steps with {setting['minibatch_size']} examples each, "
             f"{setting['parameters']:,} parameters, scored on {setting['scored_on']}.",
@@ -231,11 +235,16 @@ def markdown(comparison: Comparison) -> str:
             f"{row.verdict} |"
             for row in comparison.of(task)
         ]
-        lines += ["", comparison.sentence(task)]
-    lines += [text for note in comparison.notes() for text in ("", note)]
+        lines += ["", _plain(comparison.sentence(task))]
+    lines += [text for note in comparison.notes() for text in ("", _plain(note))]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return text in which names are no markup."""
+    return re.sub(r"([\\`*_<>#|]|(?<=\])\()", r"\\\1", printable(text))
 
 
 def _cell(text: str) -> str:
     """Return text that cannot end a cell of a Markdown table or become markup there."""
-    return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"
+    return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"

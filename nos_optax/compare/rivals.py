@@ -2,20 +2,21 @@
 
 import difflib
 import inspect
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import nos_optax
 from nos_optax.grammar import RuleError, UpdateRule, encode
 from nos_optax.population import Task
+from nos_optax.population.loop import Factory, make_optimizer
 from nos_optax.population.own import import_own
+from nos_optax.population.task_check import jaxpr_digest
 
-Factory = Callable[[Any], optax.GradientTransformation]
 OPTAX = "optax."
 KINDS = ("a rule", "a name of nos_optax.rules", "optax.NAME")
 
@@ -47,44 +48,75 @@ class Rival(NamedTuple):
 
     def factory(self, total_steps: int) -> Factory:
         """Return the function from a learning rate to the optimizer of a training so long."""
-        rule = self.optimizer
-        if not isinstance(rule, UpdateRule):
-            return rule
-        return lambda rate: nos_optax.from_rule(rule, rate, total_steps=total_steps)
+        optimizer = self.optimizer
+        if isinstance(optimizer, UpdateRule):
+            return lambda rate, key: nos_optax.from_rule(
+                optimizer, rate, total_steps=total_steps, key=key
+            )
+        return optimizer
 
-    def key(self) -> str:
-        """Return what tells its trainings from those of others, in records.
+    def key(self, task: Task, total_steps: int) -> str:
+        """Return what tells its trainings on a task from those of other optimizers, in records.
 
-        Where the optimizer is a function of the user's own, that is its source too: trainings of an
-        earlier version of it do not count.
+        Of an optimizer that is no rule, that is a hash of what a step of it computes: trainings of
+        an earlier version, or with other constants, do not count.
         """
         if isinstance(self.optimizer, UpdateRule):
             return str(self.optimizer)
-        try:
-            source = inspect.getsource(self.optimizer)
-        except (OSError, TypeError):
-            source = ""
-        return f"{self.what} {zlib.crc32(source.encode()):08x}"
+        step = self._one_step(task, total_steps)
+        traced = jax.make_jaxpr(step)(jnp.float32(0.1), jax.random.key(0))
+        return f"{self.what} {jaxpr_digest(traced)}"
+
+    def _one_step(self, task: Task, total_steps: int) -> Callable:
+        """Return a function that takes a first step on a task's parameters.
+
+        It returns the parameters, the update, and the optimizer's state before and after.
+        """
+        factory = self.factory(total_steps)
+
+        def one_step(rate, key):
+            params, _ = task.init(key)
+            optimizer = make_optimizer(factory, rate, key)
+            before = optimizer.init(params)
+            update, after = optimizer.update(params, before, params, value=rate)
+            return params, update, before, after
+
+        return one_step
 
     def check(self, task: Task) -> None:
-        """Raise if the optimizer cannot take a step on the task's parameters.
+        """Raise if the optimizer cannot take steps on the task's parameters.
 
         Raises:
             ValueError: with what went wrong there.
         """
-        factory = self.factory(total_steps=1)
-
-        def one_step(rate, key):
-            params, _ = task.init(key)
-            optimizer = optax.with_extra_args_support(factory(rate))
-            return optimizer.update(params, optimizer.init(params), params, value=rate)
-
+        where = f"{self.name} cannot train {task.name}"
         try:
-            jax.eval_shape(one_step, jax.numpy.float32(0.1), jax.random.key(0))
-        except Exception as error:  # whatever somebody's optimizer raises
+            params, update, before, after = jax.eval_shape(
+                self._one_step(task, 1), jnp.float32(0.1), jax.random.key(0)
+            )
+        except (jax.errors.TracerBoolConversionError, jax.errors.ConcretizationTypeError) as error:
             raise ValueError(
-                f"{self.name} cannot take a step on {task.name}: {type(error).__name__}: {error}"
+                f"{where}: it looks at the value of its learning rate, which is data here; branch "
+                "by jax.numpy.where, or give an optimizer for each branch"
             ) from error
+        except Exception as error:  # whatever somebody's optimizer raises
+            said = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{where}: {type(error).__name__}: {said}; an optimizer that needs more than "
+                "gradients, parameters and the loss cannot be compared"
+            ) from error
+        if _types(update) != _types(params):
+            raise ValueError(f"{where}: its updates are not of the shapes of the parameters")
+        if _types(after) != _types(before):
+            raise ValueError(
+                f"{where}: its state has other shapes or types after a step than before"
+            )
+
+
+def _types(tree: Any) -> tuple:
+    """Return a tree's structure and its arrays' shapes and types."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(x.shape, x.dtype) for x in leaves]
 
 
 def as_rival(given: "str | UpdateRule | Rival") -> Rival:
@@ -93,10 +125,11 @@ def as_rival(given: "str | UpdateRule | Rival") -> Rival:
     Args:
         given: the name of one of `nos_optax.rules`; a rule in infix form; `optax.NAME` of an
             optimizer whose other arguments have defaults, in a submodule too; `module:factory`, a
-            function from a learning rate to an optimizer; or what these stand for.
+            function from a learning rate to an optimizer, which is given the training's key if it
+            has an argument `key`; or what these stand for.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not one of these.
 
     Example:
         >>> as_rival("powersign").what, as_rival("optax.lion").name
@@ -142,6 +175,18 @@ def _of_optax(text: str) -> Any:
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise ValueError(f"rival {text!r}: {found.__name__} has no {name!r}{hint}")
         found = getattr(found, name)
+    if callable(found):
+        first = next(iter(inspect.signature(found).parameters), "nothing")
+        if first != "learning_rate":
+            raise ValueError(
+                f"rival {text!r} takes {first} first, where an optimizer takes its learning_rate; "
+                "give module:factory, a function from a learning rate to an optimizer"
+            )
+        if "schedule_free" in text:
+            raise ValueError(
+                f"rival {text!r} is judged at other parameters than it trains, which is not "
+                "offered here"
+            )
     return found
 
 
@@ -153,7 +198,8 @@ def _checked(text: str, factory: Any) -> Factory:
             "to an optimizer"
         )
     try:
-        made = factory(0.1)
+        keyed = "key" in inspect.signature(factory).parameters
+        made = factory(0.1, key=jax.random.key(0)) if keyed else factory(0.1)
     except Exception as error:  # whatever somebody's function raises
         raise ValueError(
             f"rival {text!r}, called with a learning rate of 0.1 and nothing else, fails: {error}; "
@@ -162,6 +208,7 @@ def _checked(text: str, factory: Any) -> Factory:
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(
             f"rival {text!r} returns a {type(made).__name__} for a learning rate; give a function "
-            "that returns an optax.GradientTransformation"
+            "that returns an optax.GradientTransformation (of MultiSteps, its "
+            "gradient_transformation())"
         )
     return factory

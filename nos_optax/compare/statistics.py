@@ -29,6 +29,8 @@ class Difference(NamedTuple):
 def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     """Return the paired difference of values of the same seeds, in the same order.
 
+    It is nan, and undecided, where a value is not finite.
+
     Raises:
         ValueError: they are not as many, or fewer than two.
     """
@@ -38,15 +40,18 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference
             f"a paired difference needs the same seeds of both, at least 2; got {len(x)} and "
             f"{len(y)}"
         )
-    change = x - y
-    if np.ptp(change) == 0:  # the t-test divides by 0
-        mean = float(change[0])
-        return Difference(mean, mean, mean, float(mean == 0))
+    with np.errstate(invalid="ignore"):
+        change = x - y
+    if not np.isfinite(change).all():
+        return Difference(np.nan, np.nan, np.nan, 1.0)
+    mean = float(change.mean())
+    if np.ptp(change) <= 1e-6 * np.abs(change).max():
+        # All differences agree, as those of accuracies may, and the t-test would be certain. The
+        # test of signs is not: by chance all of n are on one side once in 2^(n - 1) times.
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - len(change)))
     test = stats.ttest_1samp(change, 0)
     interval = test.confidence_interval(LEVEL)
-    return Difference(
-        float(change.mean()), float(interval.low), float(interval.high), float(test.pvalue)
-    )
+    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

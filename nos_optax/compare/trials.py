@@ -17,7 +17,7 @@ from nos_optax.population import Losses, Reference, TaskLoop
 from nos_optax.population.loop import Factory
 
 RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
-TOGETHER = 16  # rates that are trained in one go
+MOST_SEEDS = 10_000
 EXTENSIONS = 4  # rates that are tried beyond either end while the best one is there
 MEASURES = {
     "score": "score by the task's metric",
@@ -26,6 +26,11 @@ MEASURES = {
     "speed": "speed against tuned Adam, in doublings",
 }
 HIGHER_IS_BETTER = {"score": True, "loss": False, "training-loss": False, "speed": True}
+
+
+def _is_rate(rate: float) -> bool:
+    with np.errstate(over="ignore", under="ignore"):
+        return bool(0 < np.float32(rate) < np.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +55,21 @@ class Budget:
     measure: str = "score"
 
     def __post_init__(self):
-        if not self.rates or any(not 0 < rate < np.inf for rate in self.rates):
-            raise ValueError(f"learning rates must be positive numbers, got {self.rates}")
+        if not self.rates or not all(map(_is_rate, self.rates)):
+            raise ValueError(
+                f"learning rates must be positive numbers that float32 holds, got {self.rates}"
+            )
         if any(a >= b for a, b in zip(self.rates, self.rates[1:], strict=False)):
             raise ValueError(f"learning rates must rise, got {self.rates}")
         if self.tuning_seeds < 1:
             raise ValueError(f"tuning_seeds must be at least 1, got {self.tuning_seeds}")
         if self.seeds < 2:
             raise ValueError(f"seeds must be at least 2, to have an interval, got {self.seeds}")
+        if self.tuning_seeds + self.seeds > MOST_SEEDS:
+            raise ValueError(
+                f"tuning_seeds and seeds must be at most {MOST_SEEDS:,} together, got "
+                f"{self.tuning_seeds} and {self.seeds}"
+            )
         if self.measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {self.measure!r}")
 
@@ -132,11 +144,13 @@ class Trials:
         tuning = range(self.budget.tuning_seeds)
         fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
         tried = dict(self._tried(rival, self.budget.rates, tuning))
-        for _ in range(EXTENSIONS if len(tried) > 1 else 0):
+        for _ in range(EXTENSIONS if len(tried) > 1 else 0):  # one rate has no distance to go on by
             rates, best = sorted(tried), max(tried, key=tried.__getitem__)
             if rates[0] < best < rates[-1]:
                 break
-            beyond = best**2 / (rates[1] if best == rates[0] else rates[-2])
+            beyond = best * (best / (rates[1] if best == rates[0] else rates[-2]))
+            if not _is_rate(beyond):
+                break
             tried |= self._tried(rival, [beyond], tuning)
         rate = max(tried, key=tried.__getitem__)
         runs = self._trainings(rival, [rate], fresh)[0]
@@ -176,30 +190,43 @@ class Trials:
         self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
     ) -> list[tuple[Training, ...]]:
         """Return the trainings at each rate, one for each seed; train those not in the records."""
-        key = rival.key()
+        key = rival.key(self.loop.task, self.steps)
         keys = [[{"rival": key, "rate": rate, "seed": seed} for seed in seeds] for rate in rates]
-        missing = [i for i, row in enumerate(keys) if any(self.records.get(k) is None for k in row)]
-        self._advance((len(rates) - len(missing)) * len(seeds))
-        # One rate after another would leave devices idle, all of a large grid would lose much if
-        # killed.
-        for start in range(0, len(missing), TOGETHER):
-            rows = missing[start : start + TOGETHER]
-            losses = self._train(rival, np.array([rates[i] for i in rows]), seeds)
-            done = [
-                (keys[i][j], _training(losses, row, j)._asdict())
-                for row, i in enumerate(rows)
-                for j in range(len(seeds))
-                if self.records.get(keys[i][j]) is None
-            ]
-            self.records.extend(done)
-            self._advance(len(rows) * len(seeds))
-        return [tuple(Training(**(self.records.get(k) or {})) for k in row) for row in keys]
+        known = [[self.records.get(k) is not None for k in row] for row in keys]
+        self._advance(sum(map(sum, known)))
+        # As many at a time as keep the devices busy, so that little is lost where one is killed.
+        width = min(len(seeds), self.loop.devices)
+        height = max(1, self.loop.devices * self.loop.lanes // width)
+        for top in range(0, len(rates), height):
+            for left in range(0, len(seeds), width):
+                rows = range(top, min(top + height, len(rates)))
+                columns = range(left, min(left + width, len(seeds)))
+                cells = [(i, j) for i in rows for j in columns if not known[i][j]]
+                if not cells:
+                    continue
+                at, chosen = np.array([rates[i] for i in rows]), [seeds[j] for j in columns]
+                losses = self._train(rival, at, chosen)
+                self.records.extend(
+                    [(keys[i][j], _training(losses, i - top, j - left)._asdict()) for i, j in cells]
+                )
+                self._advance(len(cells))
+        return [tuple(self._recorded(k) for k in row) for row in keys]
+
+    def _recorded(self, key: dict) -> Training:
+        values = self.records.get(key) or {}
+        if set(values) != set(Training._fields) or not all(
+            isinstance(x, int | float) for x in values.values()
+        ):
+            raise ValueError(
+                f"{self.records.path} is damaged: the training {key} has {values}; delete that line"
+            )
+        return Training(**values)
 
     def _train(self, rival: Rival, rates: np.ndarray, seeds: Sequence[int]) -> Losses:
         """Return losses `[rates, seeds]`."""
         program = rival.program()
         if program is None:
-            optimizer = self._factories.setdefault(rival.key(), rival.factory(self.steps))
+            optimizer = self._factories.setdefault(rival.name, rival.factory(self.steps))
         else:
             optimizer = np.stack([pad_programs(program, self.loop.iterations)] * len(rates))
         return self.loop.train_seeds(optimizer, rates, seeds, self.steps)

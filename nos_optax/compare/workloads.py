@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from nos_optax.population import Task, Workload, image_task, load_digits, load_suite, paper_child
-from nos_optax.population.own import import_own
+from nos_optax.population.own import call_own, import_own
 from nos_optax.population.suite import SUITE, WATCH
 
 IMAGES = ("digits", "cifar10")  # the paper's child, scored by its accuracy
 KNOWN = (*SUITE, *WATCH, *IMAGES)
 MINIBATCH_SIZE, EPOCHS = 32, 5  # of tasks that do not say
+MOST_EXAMPLES = 2**30  # of a training: their order is drawn before it begins, and takes memory
 
 
 def load_workload(
@@ -50,7 +51,13 @@ def load_workload(
         )
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
-    return Workload(task, size, horizon if epochs is None else epochs * (examples // size))
+    steps = horizon if epochs is None else epochs * (examples // size)
+    if steps * size > MOST_EXAMPLES:
+        raise ValueError(
+            f"{task.name}: {steps:,} steps of {size} examples are more than {MOST_EXAMPLES:,} "
+            "examples a training: give fewer epochs"
+        )
+    return Workload(task, size, steps)
 
 
 def _find(name: str, data_dir: Path | None) -> object:
@@ -65,4 +72,4 @@ def _find(name: str, data_dir: Path | None) -> object:
         images = load_cifar10(data_dir)
         return image_task(images, paper_child(images))
     found = import_own("task", name, KNOWN)
-    return found() if callable(found) else found
+    return call_own("task", name, found) if callable(found) else found

@@ -7,6 +7,7 @@ nothing compiles again. Optimizers that are no rules, such as `optax.lion`, trai
 with one program for each of them.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -29,8 +30,9 @@ CHILDREN_ON_CPU = 256  # of one device in one call of the compiled program
 LANES = 1024  # side by side on an accelerator, where the memory suffices
 MEMORY = 0.7  # the part of an accelerator's memory that the children may take, as estimated
 
-Factory = Callable[[jax.Array], optax.GradientTransformation]
-"""From a learning rate, which is a tracer, to an optimizer: `optax.lion`, for example."""
+Factory = Callable[..., optax.GradientTransformation]
+"""From a learning rate, which is a tracer, to an optimizer: `optax.lion`, for example. One that has
+an argument `key` is given the training's own, so that its random numbers are the seed's."""
 Update = Callable[[Child, jax.Array, jax.Array], Child]
 """From children, the losses before the step and the gradients to the children after it."""
 Hand = tuple[np.ndarray, int]
@@ -148,6 +150,11 @@ class TaskLoop:
                 compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
             )
         return self._compiled[factory]
+
+    @property
+    def devices(self) -> int:
+        """On how many devices it trains."""
+        return self._mesh.size
 
     @property
     def _share(self) -> int:
@@ -318,7 +325,7 @@ class TaskLoop:
         if factory is None:
             child, update = self._rules(child, programs, rates, steps, rule_key)
         else:
-            child, update = self._optimizer(child, factory, rates)
+            child, update = self._optimizer(child, factory, rates, rule_key)
 
         def unfinished(carry):
             i, child, _, _ = carry
@@ -406,15 +413,15 @@ class TaskLoop:
 
         return child, fused if self.fused and self.lanes > 1 else update
 
-    def _optimizer(self, child: Child, factory: Factory, rates) -> tuple[Child, Update]:
+    def _optimizer(self, child: Child, factory: Factory, rates, key) -> tuple[Child, Update]:
         """Return the same for an optimizer, which has the parameters as the tree that they are."""
         tree = self.task.unflatten
 
         def init(rate, params):
-            return factory(rate).init(tree(params))
+            return make_optimizer(factory, rate, key).init(tree(params))
 
         def of_one(rate, value, g, params, state):
-            optimizer = optax.with_extra_args_support(factory(rate))
+            optimizer = make_optimizer(factory, rate, key)
             update, state = optimizer.update(tree(g), state, tree(params), value=value)
             return params + ravel_pytree(update)[0], state
 
@@ -436,6 +443,15 @@ class TaskLoop:
             return self.task.loss(self.task.unflatten(child.params), child.state, part, key)[0]
 
         return jax.lax.map(loss, parts).mean()
+
+
+def make_optimizer(factory: Factory, rate, key) -> optax.GradientTransformationExtraArgs:
+    """Return a factory's optimizer for a rate and a training's key."""
+    try:
+        keyed = "key" in inspect.signature(factory).parameters
+    except ValueError:  # not every callable has a signature
+        keyed = False
+    return optax.with_extra_args_support(factory(rate, key=key) if keyed else factory(rate))
 
 
 def _equal_parts(batch: Batch, size: int) -> Batch:

@@ -31,6 +31,8 @@ LAST_SEED = 2**31  # those of searches and of fresh trainings lie far below
 TUNING_SEEDS = range(LAST_SEED - 4, LAST_SEED)
 CURVE_SEEDS = range(LAST_SEED - 12, LAST_SEED - 4)  # seeds that chose the rate never judge it
 
+# Flags of JAX on which the numbers of a training depend.
+FLAGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
 CURVES = ("train", "validation", "late")  # the fields of a reference that have a number a length
 
 
@@ -181,10 +183,16 @@ def training_digest(loop: TaskLoop, steps: int) -> str:
     That is the task, its data, the minibatches and the steps, and what runs them.
     """
     digest = hashlib.sha256(task_digest(loop.task, loop.minibatch_size).encode())
-    facts = (steps, loop.minibatch_size, loop.task.shuffle, loop.task.max_grad_norm)
-    flags = (jax.config.values[name] for name in ("jax_enable_x64", "jax_default_matmul_precision"))
+    task = loop.task
+    facts = (steps, loop.minibatch_size, task.shuffle, task.max_grad_norm)
+    scores = (task.chance, task.evaluation_batch)
+    flags = (jax.config.values[name] for name in FLAGS)
     where = (__version__, jax.__version__, platform.machine(), *flags)
-    digest.update(repr((*facts, *where)).encode())
-    for x in jax.tree.leaves((loop.task.train, loop.task.validation, loop.task.test)):
-        digest.update(np.asarray(x).tobytes())
+    digest.update(repr((*facts, *scores, *where)).encode())
+    for part in ("train", "validation", "test"):
+        leaves, structure = jax.tree.flatten(getattr(task, part))
+        shapes = [(x.shape, str(x.dtype)) for x in leaves]  # where one ends and the next begins
+        digest.update(repr((part, str(structure), shapes)).encode())
+        for x in leaves:
+            digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()[:16]

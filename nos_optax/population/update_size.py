@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
-from nos_optax.population.loop import Factory
+from nos_optax.population.loop import Factory, make_optimizer
 from nos_optax.population.task import Task
 from nos_optax.population.training import clip
 
@@ -83,7 +82,7 @@ class UpdateSizes:
 
     def _of_optimizer(self, factory: Factory, task: Task, weights, gradients) -> float:
         tree = task.unflatten
-        optimizer = optax.with_extra_args_support(factory(jnp.float32(1)))
+        optimizer = make_optimizer(factory, jnp.float32(1), jax.random.key(SEED))
 
         def step(state, g):
             update, state = optimizer.update(tree(g), state, tree(weights), value=jnp.float32(1))
