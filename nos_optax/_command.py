@@ -1,11 +1,19 @@
-"""What every command of the package says: errors in one line, tables that fit."""
+"""What every command of the package does: errors in one line, output that a terminal cannot obey.
+
+Names of tasks, paths and files of others go into what is printed. All of it passes `printable`, and
+none of it is read as markup.
+"""
 
 import contextlib
 import re
 import sys
-from collections.abc import Generator, Sequence
+import unicodedata
+from collections.abc import Collection, Generator, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from nos_optax.population.accelerator import AcceleratorError
 
@@ -16,22 +24,111 @@ def one_message() -> Generator[None]:
     try:
         yield
     except (ValueError, OSError, AcceleratorError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error), keep=chr(10))}")
+
+
+def printable(value: object, keep: str = "") -> str:
+    r"""Return text on one line that no reader obeys: a terminal, an editor or a parser of lines.
+
+    Control characters, line separators, marks that turn the direction of writing, and halves of
+    surrogate pairs, which no encoding holds, become escapes as in Python.
+
+    Args:
+        value: any value; its text is taken.
+        keep: control characters that stay, such as a line break.
+
+    Examples:
+        >>> printable("red\x1b[31m\nline")
+        'red\\x1b[31m\\nline'
+        >>> printable("naïve Σ")
+        'naïve Σ'
+    """
+
+    def escaped(character: str) -> str:
+        obeyed = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        if not obeyed or character in keep:
+            return character
+        return character.encode("unicode_escape", "surrogatepass").decode()
+
+    return "".join(map(escaped, str(value)))
+
+
+def say(value: object) -> None:
+    """Print one line for people, wherever its parts come from."""
+    print(printable(value), flush=True)
+
+
+class _PlainConsole(Console):
+    """Prints texts as they are: no markup, and no escape sequences but its own."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        options |= {"markup": False, "emoji": False}
+        return super().render_str(printable(text, keep="\n"), **options)
 
 
 def make_console() -> Console:
-    """Return the terminal, or where the output goes instead, which has no width of its own."""
-    console = Console()
-    return console if console.is_terminal or console.is_jupyter else Console(width=160)
+    """Return the terminal, or where the output goes instead, which has no width of its own.
+
+    What is printed there as a string, also in cells and titles of tables, is text and no markup;
+    `rich.text.Text` has styles.
+    """
+    console = _PlainConsole(markup=False, emoji=False)
+    if console.is_terminal or console.is_jupyter:
+        return console
+    return _PlainConsole(markup=False, emoji=False, width=160)
+
+
+def user_path(path: Path | str) -> Path:
+    """Return a path with `~` as the home folder, as a shell would have given it.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}; give the path of the folder itself") from None
+
+
+def command_line(arguments: Sequence[str], repeatable: Collection[str] = ()) -> list[str]:
+    """Return a command's arguments as its parser can read them.
+
+    Args:
+        arguments: as the shell gave them.
+        repeatable: names of options that may be given several times, such as `task`.
+
+    Raises:
+        ValueError: another option is given twice: the parser would drop the words of the first.
+    """
+    seen = options(arguments)
+    for name in seen:
+        if seen.count(name) > 1 and name not in repeatable:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is given more than once: give all its words at once")
+    return protect_minus(arguments)
+
+
+def options(arguments: Sequence[str]) -> list[str]:
+    """Return the names of the options among a command's arguments; `--no-reuse` is of `reuse`."""
+    words = [argument.partition("=")[0] for argument in arguments]
+    names = [word[2:].replace("-", "_") for word in words if re.match(r"--\w", word)]
+    return [name.removeprefix("no_") for name in names]
 
 
 def protect_minus(arguments: Sequence[str]) -> list[str]:
     """Return a command's arguments with rules that begin with a minus in parentheses.
 
-    `-sign(m) * g` would be read as an option otherwise.
+    `-sign(m) * g` would be read as an option otherwise; `unprotected` takes words of the
+    vocabulary, such as `-x`, out of them again.
     """
 
     def is_rule(text: str) -> bool:
-        return bool(re.match(r"-[\w(]", text)) and not re.fullmatch(r"-h|-[\d.]+(e-?\d+)?", text)
+        number = r"-h|-[\d.]+([eE][-+]?\d+)?"
+        return bool(re.match(r"-\s*[\w(.]", text)) and not re.fullmatch(number, text)
 
     return [f"({text})" if is_rule(text) else text for text in arguments]
+
+
+def unprotected(words: Sequence[str]) -> tuple[str, ...]:
+    """Return words of the vocabulary without the parentheses of `protect_minus`."""
+    return tuple(word[1:-1] if re.fullmatch(r"\(-.*\)", word) else word for word in words)

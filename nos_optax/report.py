@@ -7,12 +7,14 @@ A run may be finished, killed or in use. A page is one file that opens offline; 
 and SVG, are in a folder of its name beside it.
 """
 
+import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from nos_optax._command import one_message
+from nos_optax._command import command_line, one_message, printable, say
 from nos_optax.search.reports import write_comparison, write_report
 
 
@@ -30,8 +32,8 @@ def report(
         The page.
 
     Raises:
-        OSError: there is no run, or the page cannot be written.
-        ValueError: a run is damaged or given twice, or a path is of another kind.
+        OSError: there is no run, its history is damaged, or the page cannot be written.
+        ValueError: a run is given twice, or a path is of another kind.
     """
     match runs:
         case ():
@@ -44,8 +46,12 @@ def report(
 
 def main() -> None:
     """Parse the command line and report; a user's mistake is one message and exit code 1 or 2."""
-    with one_message():
-        print(tyro.cli(report))
+    with one_message(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        page = tyro.cli(report, args=command_line(sys.argv[1:]))
+        for warning in caught:  # what is damaged, a line each
+            print(printable(f"warning: {warning.message}"), file=sys.stderr)
+        say(page)
 
 
 if __name__ == "__main__":

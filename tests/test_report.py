@@ -281,8 +281,6 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
 
 def test_a_mistake_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    damaged = shutil.copytree(run, tmp_path / "damaged")
-    (damaged / "results.json").write_text('[{"name": "x"}]')
     lost = shutil.copytree(run, tmp_path / "lost")
     (lost / "history.sqlite").unlink()
     for arguments, message in [
@@ -290,7 +288,6 @@ def test_a_mistake_is_one_line(run, tmp_path, monkeypatch):
         ([tmp_path], f"{tmp_path} holds no run"),
         ([tmp_path / "file"], "holds no run"),
         ([lost], "there is no history.sqlite in it"),
-        ([damaged], "results.json is damaged"),
         ([run, "--out", tmp_path / "page.pdf"], "must end in .html"),
         ([run, "--out", tmp_path / "no" / "page.html"], "cannot write"),
         ([run, run], "given more than once"),

@@ -332,7 +332,7 @@ def test_a_class_of_the_users_own(tmp_path, monkeypatch):
         ("my_strategies:Other", "'Other'"),
     ):
         with pytest.raises(ValueError, match=message):
-            SearchConfig(strategy=name)
+            find_strategy(name)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_class_of_the_users_own(tmp_path, monkeypatch):
 )
 def test_unknown_strategies_get_the_names(name, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SearchConfig(), strategy=name)
+        find_strategy(name)
 
 
 def test_the_command_line_names_every_strategy(capsys, monkeypatch):

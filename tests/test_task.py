@@ -1,6 +1,7 @@
 """A task of one's own, in a search's protocol and in a grid of trainings."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -213,3 +214,78 @@ def test_a_search_on_a_task_of_ones_own(own, tmp_path):
     assert dead and all(c.reward == -2 for c in dead)
     assert {r.name for r in result.results} >= {"Adam", "PowerSign"}
     assert all(-2 <= r.mean <= 0 for r in result.results)
+
+
+# Numbers and arrays that are not plain.
+
+NUMBERS = ("chance", "baseline", "baseline_error", "perfect", "max_grad_norm")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "kind", [np.float16, np.float32, np.float64, np.int8, np.longdouble, jnp.float32, np.array]
+)
+def test_numbers_of_any_library_become_plain(name, kind):
+    """So that a run folder can hold them."""
+    values = {"chance": -3.0, "baseline": -1.5, "perfect": 4.0}
+    value = kind(values.get(name, 2.0))
+    task = dataclasses.replace(make_task(), **{name: value})
+    assert type(getattr(task, name)) is float and getattr(task, name) == float(value)
+    json.dumps({name: getattr(task, name)})
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "evaluation_batch", "shuffle"])
+@pytest.mark.parametrize(
+    "value", [np.ones(1), np.ones((2, 2)), jnp.ones(3), "1", 1j, [1.0], {}, object()], ids=repr
+)
+def test_what_is_no_single_number_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^line: {name} is "):
+        dataclasses.replace(make_task(), **{name: value})
+
+
+KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "f2", "f4", "f8")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", ["plain", "matrix", "memory map", "strided", "read only"])
+def test_data_of_any_order_of_bytes_is_the_same_data(order, kind, layout, tmp_path):
+    values = np.arange(60).reshape(30, 2) % 2
+    x = values.astype(np.dtype(kind).newbyteorder(order))
+    if layout == "matrix":
+        x = x.view(np.matrix)
+    if layout == "memory map":
+        np.save(tmp_path / "x.npy", x)
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    if layout == "strided":
+        x = np.repeat(x, 2, axis=0)[::-2][::-1]
+    x.flags.writeable = layout != "read only" and x.flags.writeable
+    task = dataclasses.replace(make_task(), train=(x, x), validation=(x, x), test=None)
+    for taken in task.train:
+        assert taken.dtype.isnative and not isinstance(taken, np.matrix)
+        np.testing.assert_array_equal(taken, values)
+        jnp.asarray(taken)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.ma.masked_array(np.ones(4), [0, 1, 0, 0]),
+        np.ones(4, np.longdouble),
+        np.ones(4, np.clongdouble),
+        np.zeros(4, "datetime64[s]"),
+        np.zeros(4, "timedelta64[s]"),
+        np.array(["a", "b"]),
+        np.array([b"a", b"b"]),
+        np.array([1, "x"], object),
+        np.zeros(4, [("a", "f4"), ("b", "i4")]),
+        np.rec.array(np.zeros(4, [("a", "f4")])),
+        [1.0, 2.0],
+        "text",
+    ],
+    ids=lambda x: str(getattr(x, "dtype", type(x))),
+)
+def test_data_that_no_device_holds_is_refused_by_name(x):
+    for part in ("train", "validation", "test"):
+        with pytest.raises(ValueError, match=f"^line: {part}"):
+            dataclasses.replace(make_task(), **{part: (x, x)})

@@ -19,7 +19,12 @@ from nos_optax.population import (
     low_precision,
 )
 from nos_optax.population.lanes import choose_lanes
-from nos_optax.population.task_check import check_direction, check_task, task_digest
+from nos_optax.population.task_check import (
+    check_direction,
+    check_task,
+    function_digests,
+    task_digest,
+)
 from nos_optax.search import LocalEngine, SearchConfig
 
 TASK = make_task()
@@ -248,7 +253,7 @@ def test_a_task_that_needs_its_whole_minibatch_can_be_searched():
     """The digest and the facts ask for nothing else."""
     workers = compressed_exchange(TASK, workers=5)
     engine = LocalEngine(SearchConfig(minibatch_size=10), 1, workers)
-    assert engine.facts["task_digest"] == task_digest(workers, 10)
+    assert engine.facts["functions"] == function_digests(workers, 10)
     engine.close()
 
 

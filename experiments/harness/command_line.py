@@ -8,7 +8,7 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
-from nos_optax._command import make_console, one_message
+from nos_optax._command import command_line, make_console, one_message
 from nos_optax.search import enable_compilation_cache
 
 Config = TypeVar("Config")
@@ -47,7 +47,8 @@ def parse(presets: Mapping[Name, Config], key: Callable[[Config], Name]) -> Conf
     """
     default = next(iter(presets.values()))
     kind = type(default)
-    name = key(tyro.cli(kind, default=default, description=kind.__doc__))
+    args = command_line(sys.argv[1:])
+    name = key(tyro.cli(kind, default=default, description=kind.__doc__, args=args))
     if name not in presets:
         raise ValueError(f"there is no preset {name}; there are {', '.join(map(str, presets))}")
-    return tyro.cli(kind, default=presets[name], description=kind.__doc__)
+    return tyro.cli(kind, default=presets[name], description=kind.__doc__, args=args)

@@ -28,12 +28,14 @@ from nos_optax.compare.workloads import load_workload
 from nos_optax.grammar import UpdateRule
 from nos_optax.population import Task, TaskLoop, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
+from nos_optax.population.flags import own_flags
 from nos_optax.population.reference import LONGEST, cached_reference, steps_of, training_digest
 from nos_optax.population.task_check import check_task
 
 OUT = Path("runs/compare")
 
 
+@own_flags()
 def compare(
     rivals: "Sequence[str | UpdateRule | Rival]",
     tasks: "Sequence[str | Task | Workload] | str | Task | Workload",
@@ -44,7 +46,7 @@ def compare(
     minibatch_size: int | None = None,
     out: Path | str = OUT,
     accelerator: str = "auto",
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Compare optimizers on tasks: equal tuning, fresh seeds, paired differences.
@@ -84,7 +86,10 @@ def compare(
     named = _distinct("rivals", [as_rival(rival) for rival in rivals], lambda rival: rival.name)
     workloads = _distinct(
         "tasks",
-        [load_workload(task, minibatch_size, epochs, data_dir) for task in tasks],
+        [
+            load_workload(task, minibatch_size, epochs, data_dir and user_path(data_dir))
+            for task in tasks
+        ],
         lambda workload: workload.task.name,
     )
     first = next(iter(named)) if baseline is None else baseline

@@ -87,14 +87,62 @@ class Task:
     evaluation_batch: int = 250
 
     def __post_init__(self):
+        object.__setattr__(self, "name", str(self.name))
+        self._take_numbers()
         for part in ("train", "validation", "test"):
             if part != "test" or self.test is not None:
+                self._take_arrays(part)
                 self._check_set(part)
         self._check_scores()
         for name in ("evaluation_batch", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{self.name}: {name} must be positive, got {value}")
+
+    def _take_numbers(self) -> None:
+        """Turn the numbers of NumPy and JAX into Python's, which JSON holds, or refuse them."""
+        for name, kind in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in ("baseline", "max_grad_norm"):
+                continue
+            number = _plain_number(value, kind)
+            if number is None:
+                raise ValueError(f"{self.name}: {name} is {value!r:.100}; give {_KINDS[kind]}")
+            object.__setattr__(self, name, number)
+
+    def _take_arrays(self, part: str) -> None:
+        """Bring the arrays of a set, with the same values, into a form that a device can hold.
+
+        Raises:
+            ValueError: an array is of a kind that no device holds.
+        """
+        leaves, structure = jax.tree.flatten(getattr(self, part))
+        paths = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(getattr(self, part))
+        ]
+        taken = [self._take_array(part + path, x) for path, x in zip(paths, leaves, strict=True)]
+        object.__setattr__(self, part, jax.tree.unflatten(structure, taken))
+
+    def _take_array(self, where: str, x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        if isinstance(x, np.ma.MaskedArray):
+            raise ValueError(
+                f"{self.name}: {where} is a masked array, and no model sees its mask: fill it, or "
+                "give the mask as an array of its own"
+            )
+        if x.dtype.kind in "mMSUO" or x.dtype.fields is not None:
+            raise ValueError(
+                f"{self.name}: {where} is an array of {x.dtype}, {x.shape}; give NumPy or JAX "
+                "arrays of numbers with a leading axis of examples"
+            )
+        if x.dtype.kind in "fc" and x.dtype.itemsize > (8 if x.dtype.kind == "f" else 16):
+            raise ValueError(
+                f"{self.name}: {where} is of {x.dtype}, which JAX does not have: convert it by "
+                f"x.astype(np.{'float32' if x.dtype.kind == 'f' else 'complex64'})"
+            )
+        native = x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+        return native if type(native) in (np.ndarray, np.memmap) else np.asarray(native)
 
     def _check_set(self, part: str) -> None:
         batch, structure = getattr(self, part), jax.tree.structure(self.train)
@@ -171,6 +219,34 @@ class Task:
         """Return a flat parameter vector `[D]` and a state."""
         params, state = self.init(key)
         return ravel_pytree(params)[0], state
+
+
+_NUMBERS = {
+    "chance": float,
+    "baseline": float,
+    "baseline_error": float,
+    "perfect": float,
+    "max_grad_norm": float,
+    "shuffle": bool,
+    "evaluation_batch": int,
+}
+_KINDS = {float: "a single real number", bool: "True or False", int: "a whole number"}
+
+
+def _plain_number(value: Any, kind: type) -> float | int | bool | None:
+    """Return a number of Python's, NumPy's or JAX's as Python's; None of anything else."""
+    scalar = isinstance(value, np.ndarray | jax.Array) and value.shape == ()
+    if scalar or isinstance(value, np.generic):
+        item = np.asarray(value).item()
+        value = float(item) if isinstance(item, np.longdouble) else item
+    if isinstance(value, bool) or kind is bool:
+        return value if isinstance(value, bool) and kind is bool else None
+    if not isinstance(value, int | float) or (kind is int and value % 1 != 0):
+        return None
+    try:
+        return kind(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def paper_child(dataset: Dataset, device: jax.Device | None = None) -> ConvNet:

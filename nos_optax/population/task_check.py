@@ -74,17 +74,31 @@ def task_digest(task: Task, batch_size: int) -> str:
 
     Other code or constants have another hash; so may another version of JAX, or another device.
     """
+    return jaxpr_digest(*_traced(task, batch_size).values())
+
+
+def function_digests(task: Task, batch_size: int) -> dict[str, str]:
+    """Return the hash of `init`, `loss` and `metric` each, as `task_digest` takes them together."""
+    return {name: jaxpr_digest(jaxpr) for name, jaxpr in _traced(task, batch_size).items()}
+
+
+def _traced(task: Task, batch_size: int) -> dict[str, Any]:
+    """Return what each function of a task computes, by its name."""
     key = jax.random.key(0)
     params, state = jax.eval_shape(task.init, key)
     train = _examples(task.train, batch_size)
     size = min(task.evaluation_batch, task.num_examples(task.validation))
     validation = _examples(task.validation, size)
     loss = jax.value_and_grad(task.loss, has_aux=True)
-    traced = (
-        jax.make_jaxpr(task.init)(key),
-        jax.make_jaxpr(loss)(params, state, train, key),
-        jax.make_jaxpr(task.metric)(params, state, validation),
-    )
+    return {
+        "init": jax.make_jaxpr(task.init)(key),
+        "loss": jax.make_jaxpr(loss)(params, state, train, key),
+        "metric": jax.make_jaxpr(task.metric)(params, state, validation),
+    }
+
+
+def jaxpr_digest(*traced: Any) -> str:
+    """Return a hash of what traced functions compute, and of the arrays that they hold."""
     digest = hashlib.sha256()
     for jaxpr in traced:
         digest.update(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode())  # addresses of functions

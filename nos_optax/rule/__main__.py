@@ -7,6 +7,7 @@ Command:  python -m nos_optax.rule "exp(sign(g) * sign(m)) * g"
 import contextlib
 import dataclasses
 import difflib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,12 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import nos_optax
-from nos_optax._command import make_console, one_message
+from nos_optax._command import command_line, make_console, one_message, printable, say
 from nos_optax.grammar import RuleError, UpdateRule
+from nos_optax.population.flags import use_own_flags
 from nos_optax.rule.facts import Facts, describe
 from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
 from nos_optax.rule.sweep import Sweep, sweep
@@ -26,6 +29,7 @@ from nos_optax.rule.trajectories import FUNCTIONS, STEPS, Trajectory, best_traje
 from nos_optax.search import TaskConfig, enable_compilation_cache, load_task, select_devices
 from nos_optax.search.results import STANDARD
 
+MOST_SEEDS = 1000
 RIVALS = {name: STANDARD[name] for name in ("SGD", "Adam", "PowerSign")}
 
 
@@ -39,8 +43,7 @@ class Arguments(TaskConfig):
     """
 
     rule: Annotated[str, tyro.conf.Positional] = "powersign"
-    """In infix form, or the name of one of the paper's rules. One that begins with a minus goes in
-    parentheses."""
+    """In infix form, or the name of one of the paper's rules."""
     seeds: int = 3
     """Trainings of the child at each learning rate; no child is trained if 0."""
     epochs: int = 3
@@ -57,6 +60,8 @@ class Arguments(TaskConfig):
         super().__post_init__()
         if self.seeds < 0:
             raise ValueError(f"--seeds must be at least 0, got {self.seeds}")
+        if self.seeds > MOST_SEEDS:
+            raise ValueError(f"--seeds must be at most {MOST_SEEDS:,}, got {self.seeds}")
 
 
 def read(text: str) -> UpdateRule:
@@ -129,8 +134,8 @@ def sweeps_table(sweeps: dict[str, Sweep], title: str) -> Table:
             f"{mean:.3f}" + ("" if np.isnan(deviation) else f"\n±{deviation:.3f}")
             for mean, deviation in zip(found.mean, found.deviation, strict=True)
         ]
-        cells[found.best] = f"[bold]{cells[found.best]}[/]"
-        table.add_row(name, *cells)
+        best = Text(cells[found.best], style="bold")
+        table.add_row(name, *cells[: found.best], best, *cells[found.best + 1 :])
     return table
 
 
@@ -180,16 +185,23 @@ def run(arguments: Arguments, console: Console) -> None:
     (arguments.out / "rule.py").write_text(source)
     written = ["rule.py", *draw_trajectories(ways, arguments.out)]
     if sweeps:
-        written += draw_sweeps(sweeps, task, arguments.out)
-    print("\n".join(f"Wrote {arguments.out / name}" for name in written))
+        # The title of a picture is a name, which may hold what an SVG file may not.
+        named = dataclasses.replace(task, name=printable(task.name).replace("$", r"\$"))
+        written += draw_sweeps(sweeps, named, arguments.out)
+    for name in written:
+        say(f"Wrote {arguments.out / name}")
 
 
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
     with one_message():
         arguments = tyro.cli(
-            Arguments, prog="python -m nos_optax.rule", description=Arguments.__doc__
+            Arguments,
+            prog="python -m nos_optax.rule",
+            description=Arguments.__doc__,
+            args=command_line(sys.argv[1:]),
         )
+        use_own_flags()
         enable_compilation_cache()
         run(arguments, make_console())
 

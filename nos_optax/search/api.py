@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from nos_optax._command import make_console
+from nos_optax._command import make_console, printable, user_path
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import Dataset, Task
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
+from nos_optax.search.interrupts import interruptible
 from nos_optax.search.loop import SearchResult, run_search
 from nos_optax.search.results import nothing_learned
-from nos_optax.search.run_folder import CONFIG, default_path, read_config
+from nos_optax.search.run_folder import CONFIG, config_to_resume, folder_of_its_own
 from nos_optax.search.terminal import live_progress
 
 
@@ -91,8 +93,14 @@ def search(
     _note_idle_cores(config, console)
     if config.blind:
         console.print(config.blind)
-    with live_progress(config.samples, console, not progress) as (on_batch, on_stage):
-        result = run_search(config, on_batch, on_stage, strategy, task=None if named else task)
+    with (
+        folder_of_its_own(config) as config,
+        live_progress(config.samples, console, not progress) as (on_batch, on_stage),
+        interruptible(signal.SIGINT) as interrupts,
+    ):
+        result = run_search(
+            config, interrupts.after(on_batch), on_stage, strategy, task=None if named else task
+        )
         on_stage("writing the report")
         try_to_report(result.folder)
     if said := nothing_learned(result.results, result.facts):
@@ -108,7 +116,9 @@ def try_to_report(folder: Path) -> None:
         write_report(folder)
     except Exception as error:
         warnings.warn(
-            f"there is no report ({error}); try python -m nos_optax.report {folder}", stacklevel=2
+            f"there is no report ({printable(error)}); try python -m nos_optax.report "
+            f"{printable(folder)}",
+            stacklevel=2,
         )
 
 
@@ -118,14 +128,15 @@ def _config(dataset: str | None, settings: dict[str, Any]) -> SearchConfig:
         settings = settings | {"dataset": dataset}
     out = settings.get("out")
     if out is not None:
-        settings = settings | {"out": Path(out).absolute()}  # the result outlives a chdir
+        # The result outlives a chdir.
+        settings = settings | {"out": user_path(out).absolute()}
     if settings.get("resume"):
-        if out is None or not Path(out).exists():
+        if out is None or not settings["out"].exists():
             raise ValueError(f"resume needs out, the folder of a run, got {out!r}")
-        if (Path(out) / CONFIG).exists():
-            return dataclasses.replace(read_config(Path(out)), **settings)
-    values: dict[str, Any] = {"out": default_path().absolute()} | settings
-    return SearchConfig(**values)
+        if os.path.lexists(settings["out"] / CONFIG):
+            begun = config_to_resume(settings["out"], settings)
+            return dataclasses.replace(begun, **settings)
+    return SearchConfig(**settings)
 
 
 def _note_idle_cores(config: SearchConfig, console: Console) -> None:

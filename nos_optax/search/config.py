@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import tyro
 
+from nos_optax._command import user_path
 from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
-from nos_optax.population.own import import_own
-from nos_optax.search.strategies import STRATEGIES, find_strategy
+from nos_optax.population.own import check_name
+from nos_optax.search.strategies import STRATEGIES
 
 SUITE = "suite"
 DATASETS = ("digits", "cifar10", SUITE)
@@ -22,6 +23,16 @@ SUITE_DECIDES = (
     *("hurdle_epochs", "hurdle_quantile", "final_epochs"),
 )
 _SPACE = SearchSpace()
+# Upper bounds: far beyond any search, and below what overflows a counter of 32 bits, or asks for
+# memory that no machine has, hours after the start.
+MOST_EXAMPLES = 10**9
+MOST_EPOCHS = 10**4
+MOST_BATCH = 10**6
+MOST_LANES = 2**16
+MOST_SAMPLES = 10**8
+MOST_POPULATION = 10**5
+MOST_FINALISTS = 10**3
+MOST_SEEDS = 10**4
 # Seeds of the final training begin here, apart from those of searches.
 FRESH_SEEDS = 1_000_000
 
@@ -59,9 +70,17 @@ class TaskConfig:
 
     def __post_init__(self):
         _check_types(self)
-        _check(self, train_examples=1, sweep_examples=1, epochs=1, minibatch_size=1, lanes=1)
-        if self.dataset not in (*DATASETS, GIVEN):
-            import_own("dataset", self.dataset, DATASETS)
+        _check(
+            self,
+            train_examples=(1, MOST_EXAMPLES),
+            sweep_examples=(1, MOST_EXAMPLES),
+            epochs=(1, MOST_EPOCHS),
+            minibatch_size=(1, MOST_BATCH),
+            lanes=(1, MOST_LANES),
+        )
+        # As text only: what it names is imported once a run has been compared with its folder.
+        if self.dataset != GIVEN:
+            check_name("dataset", self.dataset, DATASETS)
         if self.dataset == SUITE:
             self._check_suite()
 
@@ -152,11 +171,19 @@ class SearchConfig(TaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self, samples=1, batch_size=1, seed=0, finalists=0, final_seeds=1, final_epochs=1)
         if self.seed >= FRESH_SEEDS:
             raise ValueError(f"--seed must be less than {FRESH_SEEDS}, got {self.seed}")
+        _check(
+            self,
+            samples=(1, MOST_SAMPLES),
+            batch_size=(1, MOST_POPULATION),
+            seed=(0, FRESH_SEEDS - 1),
+            finalists=(0, MOST_FINALISTS),
+            final_seeds=(1, MOST_SEEDS),
+            final_epochs=(1, MOST_EPOCHS),
+        )
         if self.strategy != GIVEN:
-            find_strategy(self.strategy)
+            check_name("strategy", self.strategy, tuple(STRATEGIES))
         if not 0 <= self.hurdle_quantile < 1:
             raise ValueError(f"--hurdle-quantile must be in [0, 1), got {self.hurdle_quantile}")
         if self.final_epochs is not None and self.final_epochs < self.epochs:
@@ -205,16 +232,16 @@ def _check_types(config: TaskConfig) -> None:
             value = value.item()
         if isinstance(value, list | tuple):
             value = tuple(x.item() if isinstance(x, np.generic) else x for x in value)
-        if isinstance(value, str) and Path in get_args(kind):
-            value = Path(value)
-        if not _is(value, kind):
+        if isinstance(value, str | Path) and Path in (kind, *get_args(kind)):
+            value = user_path(value)
+        if not is_of_kind(value, kind):
             expected = kind.__name__ if isinstance(kind, type) else str(kind)
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is {value!r}; expected {expected.replace('typing.', '')}")
         object.__setattr__(config, name, value)
 
 
-def _is(value: object, kind: Any) -> bool:
+def is_of_kind(value: object, kind: Any) -> bool:
     """Whether a value is of the type that an annotation of a field gives."""
     arguments = get_args(kind)
     match get_origin(kind):
@@ -224,15 +251,18 @@ def _is(value: object, kind: Any) -> bool:
         case origin if origin is Literal:
             return value in arguments
         case origin if origin is tuple:
-            return isinstance(value, tuple) and all(_is(item, arguments[0]) for item in value)
+            return isinstance(value, tuple) and all(
+                is_of_kind(item, arguments[0]) for item in value
+            )
         case _:
-            return any(_is(value, argument) for argument in arguments)
+            return any(is_of_kind(value, argument) for argument in arguments)
 
 
-def _check(config: TaskConfig, **least: int) -> None:
-    """Raise if a field is less than it may be, by the name of its flag."""
-    for name, value in least.items():
-        given = getattr(config, name)
-        if given is not None and given < value:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be at least {value}, got {given}")
+def _check(config: TaskConfig, **bounds: tuple[int, int]) -> None:
+    """Raise if a field is not between its bounds, by the name of its flag."""
+    for name, (least, most) in bounds.items():
+        given, flag = getattr(config, name), "--" + name.replace("_", "-")
+        if given is not None and given < least:
+            raise ValueError(f"{flag} must be at least {least}, got {given}")
+        if given is not None and given > most:
+            raise ValueError(f"{flag} must be at most {most:,}, got {given}")

@@ -5,14 +5,14 @@ engine it has, nor in which order the parts come back.
 """
 
 import dataclasses
-import json
 import math
+import os
 import platform
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -28,13 +28,18 @@ from nos_optax.population import (
     paper_child,
 )
 from nos_optax.population.accelerator import select_devices
+from nos_optax.population.flags import own_flags, thread_settings
 from nos_optax.population.lanes import choose_lanes
-from nos_optax.population.own import import_own
+from nos_optax.population.own import call_own, import_own
 from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer, load_suite
 from nos_optax.population.task import Batch
-from nos_optax.population.task_check import check_direction, task_digest
+from nos_optax.population.task_check import check_direction, function_digests
 from nos_optax.search.config import DATASETS, GIVEN, SUITE, SearchConfig, TaskConfig
+from nos_optax.search.run_folder import CONFIG, read_facts, reason
+
+MOST_STEPS = 2**31  # their counter has 32 bits
+BYTES_PER_PARAMETER = 4 * 5  # of a child: weights, gradient, three moving averages, in float32
 
 
 class Engine(Protocol):
@@ -93,12 +98,14 @@ class LocalEngine:
 
     def __init__(self, config: TaskConfig, iterations: int, task: Task | Dataset | None = None):
         devices = select_devices(config.accelerator)
-        self.trainer = make_trainer(config, iterations, devices, task)
-        self.chance = self.trainer.chance
         own = isinstance(task, Task) or config.dataset not in DATASETS
-        self.facts = trainer_facts(self.trainer, own)
+        with own_flags():
+            self.trainer = make_trainer(config, iterations, devices, task)
+            self.facts = trainer_facts(self.trainer, own)
+        self.chance = self.trainer.chance
+        self._settings = thread_settings()
         self._thread = ThreadPoolExecutor(1)
-        self._compiled = self._thread.submit(self.trainer.compile)
+        self._compiled = self._thread.submit(self._under_settings, self.trainer.compile)
 
     def evaluate(
         self,
@@ -109,8 +116,15 @@ class LocalEngine:
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield all rows at once: the devices share them out among themselves."""
         self._compiled.result()
-        done = self._thread.submit(self.trainer.evaluate, programs, seed, epochs, hurdles)
+        done = self._thread.submit(
+            self._under_settings, self.trainer.evaluate, programs, seed, epochs, hurdles
+        )
         yield np.arange(len(programs)), done.result()
+
+    def _under_settings(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in another thread, where JAX's settings are those of this engine."""
+        with own_flags(self._settings):
+            return function(*arguments)
 
     def close(self) -> None:
         """Begin nothing more; the devices belong to the process."""
@@ -156,7 +170,7 @@ def load_task(config: TaskConfig, device: jax.Device) -> Task:
         dataset = load_dataset(config)
         return image_task(dataset, paper_child(dataset, device))
     own = import_own("dataset", config.dataset, DATASETS)
-    task = own() if callable(own) else own
+    task = call_own("dataset", config.dataset, own) if callable(own) else own
     if not isinstance(task, Task):
         raise ValueError(
             f"dataset {config.dataset!r} is a {type(task).__name__}; give a "
@@ -202,6 +216,8 @@ def make_trainer(
             load_suite(), iterations, devices, config.lanes, store, references=_begun(config)
         )
     task = task or load_task(config, devices[0])
+    if isinstance(task, Task):
+        check_size(task, config, devices)
     return PopulationTrainer(
         task,
         config.protocol(),
@@ -212,16 +228,52 @@ def make_trainer(
     )
 
 
+def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) -> None:
+    """Refuse what cannot be counted or held, before anything is compiled.
+
+    Args:
+        task: what the children are.
+        config: how long they train, and how many side by side.
+        devices: where.
+
+    Raises:
+        ValueError: a training has more steps than its counter can hold, or the children side by
+            side need more memory for their parameters alone than this machine has.
+    """
+    steps = task.num_examples(task.train) // config.minibatch_size * config.max_epochs
+    if steps >= MOST_STEPS:
+        raise ValueError(
+            f"{config.max_epochs:,} epochs of {task.num_examples(task.train):,} examples are "
+            f"{steps:,} steps; a training has at most {MOST_STEPS - 1:,}: give fewer epochs, or a "
+            "larger --minibatch-size"
+        )
+    if config.lanes is None or devices[0].platform != "cpu" or not hasattr(os, "sysconf"):
+        return
+    needed = config.lanes * len(devices) * task.num_params * BYTES_PER_PARAMETER
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise ValueError(
+            f"--lanes {config.lanes:,} on each of {len(devices)} cores need {needed / 1e9:,.1f} GB "
+            f"for the parameters, gradients and averages of the children alone, and this machine "
+            f"has {present / 1e9:,.1f} GB: give fewer"
+        )
+
+
 def _begun(config: TaskConfig) -> list[Reference] | None:
     """Return what Adam does on the suite, as a run to go on with was begun; None of a new run.
 
     Measured again, on another machine or by another version, it would differ in the last digits.
     """
-    file = isinstance(config, SearchConfig) and config.resume and config.out
-    if not file or not (file / "config.json").exists():
+    folder = isinstance(config, SearchConfig) and config.resume and config.out
+    if not folder or not (folder / CONFIG).exists():
         return None
-    facts = json.loads((file / "config.json").read_text(encoding="utf-8"))
-    return [from_fields(row) for row in facts.get("adam", ())] or None
+    rows = read_facts(folder).get("adam", ())
+    try:
+        return [from_fields(row) for row in rows] or None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} is damaged: what Adam does, {reason(error)}; start a new run"
+        ) from None
 
 
 def _lanes(
@@ -265,7 +317,11 @@ def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
 def _suite_facts(trainer: SuiteTrainer) -> dict:
     """Return the facts of a suite; what Adam does on its tasks is among them."""
     data = [(w.task.train, w.task.validation) for w in trainer.workloads]
-    digests = [task_digest(w.task, w.minibatch_size) for w in trainer.workloads]
+    functions = {
+        f"{name} of {w.task.name}": digest
+        for w in trainer.workloads
+        for name, digest in function_digests(w.task, w.minibatch_size).items()
+    }
     return {
         "dataset": SUITE,
         "score": "speed against tuned Adam, in doublings",
@@ -273,7 +329,7 @@ def _suite_facts(trainer: SuiteTrainer) -> dict:
         "minibatch_sizes": [w.minibatch_size for w in trainer.workloads],
         "horizons": [w.horizon for w in trainer.workloads],
         "data_checksum": _checksum(data),
-        "task_digest": "-".join(digests),
+        "functions": functions,
         "parameters": [w.task.num_params for w in trainer.workloads],
         "chance": trainer.chance,
         "adam": [dataclasses.asdict(reference) for reference in trainer.references],
@@ -294,7 +350,7 @@ def _task_facts(trainer: PopulationTrainer, own: bool) -> dict:
         "train_examples": Task.num_examples(trainer.task.train),
         "validation_examples": Task.num_examples(trainer.task.validation),
         "data_checksum": _checksum((trainer.task.train, trainer.task.validation)),
-        "task_digest": task_digest(task, batch_size),
+        "functions": function_digests(task, batch_size),
         "sweep_steps": trainer.sweep_steps,
         "train_steps": trainer.train_steps,
         "parameters": trainer.task.num_params,

@@ -10,16 +10,18 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from nos_optax._command import one_message
+from nos_optax._command import command_line, one_message, printable, say, user_path
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.run_folder import open_history, write_whole
 
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms
 NUMBERS = ("reward", "learning_rate", "seconds")
 LISTS = ("sweep", "curve")
 FIELDS = (*(field.name for field in dataclasses.fields(Candidate)), *LISTS, "seconds")
@@ -58,14 +60,29 @@ def jsonl(rows: Sequence[dict]) -> bytes:
 
 
 def comma_separated(rows: Sequence[dict]) -> bytes:
-    """Return a table with a header; lists are JSON, and what is missing is empty."""
+    """Return a table with a header; lists are JSON, and what is missing is empty.
+
+    No text begins as a spreadsheet's formula does: a rule is put in parentheses then, which make no
+    other rule of it, and other text gets an apostrophe.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, FIELDS)
     writer.writeheader()
     for row in rows:
         lists = {name: row[name] and json.dumps(row[name]) for name in LISTS}
-        writer.writerow(row | lists)
-    return text.getvalue().encode()
+        cells = {name: _cell(name, value) for name, value in (row | lists).items()}
+        writer.writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(column: str, value: Any) -> Any:
+    """Return a value that no spreadsheet executes; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    if not value.lstrip(" '\"").startswith(FORMULA):
+        return value
+    return f"({value})" if column == "rule" and value.startswith("-") else f"'{value}"
 
 
 def parquet(rows: Sequence[dict]) -> bytes:
@@ -112,8 +129,9 @@ def export(
         ImportError: the format needs a package that is not installed.
         OSError: there is no run, or the file cannot be written.
     """
+    run = user_path(run)
     content = FORMATS[format](list(rows(run)))
-    out = out or run / f"history.{format}"
+    out = user_path(out) if out else run / f"history.{format}"
     write_whole(out, content)
     return out
 
@@ -121,7 +139,8 @@ def export(
 def main() -> None:
     """Parse the command line and export; a user's mistake is one message and exit code 1 or 2."""
     with one_message():
-        print(tyro.cli(export, prog="python -m nos_optax.search.export"))
+        words = command_line(sys.argv[1:])
+        say(tyro.cli(export, prog="python -m nos_optax.search.export", args=words))
 
 
 if __name__ == "__main__":

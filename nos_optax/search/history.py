@@ -16,6 +16,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nos_optax._command import printable
+
 FILE = "history.sqlite"
 REJECTED = "rejected"  # a status beside those of trainings
 
@@ -52,18 +54,25 @@ class History:
 
     Args:
         path: the sqlite file, made here if need be.
+        read_only: whether to leave the file and its folder as they are.
+        shown: what messages call the file, where `path` is a copy.
 
     Raises:
         OSError: it cannot be read or written, or is no history.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, read_only: bool = False, shown: Path | None = None):
+        self.path = shown or path
         self._timed: dict[str, float] = {}  # seconds that are not stored yet
         with self._errors():
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection = _connect(path, read_only)
             try:
-                self._prepare()
+                if not read_only:
+                    self._prepare()
+                elif not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    self.close()  # a kill right after it was made leaves it empty
+                    self._connection = sqlite3.connect(":memory:", isolation_level=None)
+                    self._prepare()
             except BaseException:
                 self.close()
                 raise
@@ -112,7 +121,10 @@ class History:
         self._timed.clear()
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds that each stage took, over all starts of the search."""
+        """Return the seconds that each stage took, over all starts of the search.
+
+        A value that is no time comes as it is: a report says so and shows the others.
+        """
         with self._errors():
             return dict(self._connection.execute("SELECT stage, seconds FROM stages"))
 
@@ -144,9 +156,14 @@ class History:
         if not rows:
             raise self._damaged(f"it has no training {key}")
         _, reward, rate, status, sweep, curve, seconds = rows[0]
-        return Training(
-            reward, rate, status, tuple(json.loads(sweep)), tuple(json.loads(curve)), seconds
-        )
+        try:
+            lists = tuple(json.loads(sweep)), tuple(json.loads(curve))
+            training = Training(reward, rate, status, *lists, seconds)
+        except (TypeError, ValueError, RecursionError):
+            training = None
+        if training is None or not _is_training(training):
+            raise self._damaged(f"training {key!r:.100} is not what was written")
+        return training
 
     def add_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Store a population, all of it or nothing."""
@@ -161,7 +178,11 @@ class History:
         rows = self._select("candidates", "ORDER BY id")
         if [row[0] for row in rows] != list(range(len(rows))):
             raise self._damaged("candidates are missing")
-        return [Candidate(*row) for row in rows]
+        found = [Candidate(*row) for row in rows]
+        for candidate in found:
+            if not _is_candidate(candidate):
+                raise self._damaged(f"candidate {candidate.id} is not what was written")
+        return found
 
     def _insert(self, table: str, rows: Sequence[tuple]) -> None:
         """Append rows, all of them or none."""
@@ -178,7 +199,7 @@ class History:
             rows = self._connection.execute(query, values).fetchall()
         for *row, checksum in rows:
             if checksum != _checksum(row):
-                raise self._damaged(f"{table[:-1]} {row[0]!r} is not what was written")
+                raise self._damaged(f"{table[:-1]} {row[0]!r:.100} is not what was written")
         return [row[:-1] for row in rows]
 
     def _damaged(self, what: str) -> OSError:
@@ -206,13 +227,53 @@ class History:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             remedy = f"; {_REMEDIES[code]}" if code in _REMEDIES else ""
-            raise OSError(f"{self.path}: {error}{remedy}") from error
+            raise OSError(f"{self.path}: {printable(error)}{remedy}") from error
 
 
 _TABLES = {
     "candidates": tuple(field.name for field in dataclasses.fields(Candidate)),
     "trainings": ("key", *Training._fields),
 }
+
+
+def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    """Open a file; for reading so that SQLite makes, changes and deletes nothing beside it."""
+    if not read_only:
+        return sqlite3.connect(path, isolation_level=None)
+    # The index beside a file in use is only read; after a kill SQLite makes another in memory.
+    index = "&readonly_shm=1" if path.with_name(f"{path.name}-shm").exists() else ""
+    uri = f"{path.absolute().as_uri()}?mode=ro{index}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a file is a number; True is none."""
+    return type(value) in (int, float)
+
+
+def _is_candidate(candidate: Candidate) -> bool:
+    """Whether the values are of the kinds that a search writes: a checksum can be made anew."""
+    words = (candidate.rule, candidate.tokens, candidate.digest, candidate.fingerprint)
+    return (
+        all(isinstance(word, str) for word in (*words, candidate.status))
+        and isinstance(candidate.reason, str | None)
+        and isinstance(candidate.origin, int | None)
+        and (candidate.origin is None or 0 <= candidate.origin <= candidate.id)
+        and is_number(candidate.reward)
+        and (candidate.learning_rate is None or is_number(candidate.learning_rate))
+    )
+
+
+def _is_training(training: Training) -> bool:
+    """Whether the values are of the kinds that a search writes."""
+    numbers = (training.learning_rate, *training.sweep, *training.curve)
+    return (
+        isinstance(training.status, str)
+        and is_number(training.reward)
+        and is_number(training.seconds)
+        and all(number is None or is_number(number) for number in numbers)
+    )
+
 
 _NEW_RUN = "restore it from a copy, or start a new run"
 _SPACE = "make room on the disk, then go on by --resume"

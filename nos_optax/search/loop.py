@@ -14,8 +14,10 @@ import numpy as np
 from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import Dataset, Task
+from nos_optax.population.flags import arithmetic, own_flags
+from nos_optax.population.own import import_own
 from nos_optax.search.checkpoints import Checkpoints
-from nos_optax.search.config import FRESH_SEEDS, GIVEN, SearchConfig
+from nos_optax.search.config import DATASETS, FRESH_SEEDS, GIVEN, SearchConfig
 from nos_optax.search.engine import Engine, make_engine
 from nos_optax.search.events import Events
 from nos_optax.search.history import Candidate
@@ -29,7 +31,7 @@ from nos_optax.search.results import (
     write_best,
 )
 from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
-from nos_optax.search.strategies import Strategy, make_strategy
+from nos_optax.search.strategies import Strategy, find_strategy, make_strategy
 
 if TYPE_CHECKING:
     from nos_optax.search.reports import Run
@@ -123,18 +125,30 @@ def run_search(
         OSError: the folder holds another run, is in use, or cannot be written.
         ValueError: the run to resume has another configuration.
     """
+    with own_flags():
+        return _run(config, on_batch, on_stage, strategy, engine, task)
+
+
+def _run(
+    config: SearchConfig,
+    on_batch: OnBatch,
+    on_stage: OnStage,
+    strategy: Strategy | type[Strategy] | None,
+    engine: Engine | None,
+    task: Task | Dataset | None,
+) -> SearchResult:
     start = time.perf_counter()
-    check(config)
-    if strategy is None and config.strategy == GIVEN:
-        raise ValueError(
-            "a strategy that is given from Python must be given again to go on: "
-            "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
-        )
+    check(config)  # before anything that the configuration names is imported
+    _find_named(config, strategy is None, engine is None and task is None)
     iterations = max(config.iterations, STANDARD_ITERATIONS)
     own_engine = engine or make_engine(config, iterations, task)
     try:
         with RunFolder(config) as folder:
-            facts = {**own_engine.facts, "space_size": str(config.space().size)}
+            facts = {
+                **own_engine.facts,
+                "space_size": str(config.space().size),
+                "arithmetic": arithmetic(),
+            }
             folder.write_config(config, facts)
             on_stage("compiling")
             timed = folder.history.timed
@@ -158,6 +172,23 @@ def run_search(
         if engine is None:
             own_engine.close()
     return SearchResult(folder.path, candidates, results, time.perf_counter() - start, facts)
+
+
+def _find_named(config: SearchConfig, strategy: bool, dataset: bool) -> None:
+    """Import what the configuration names, a strategy or a task of the user's own.
+
+    Raises:
+        ValueError: it cannot be imported, or was given from Python and must be given again.
+    """
+    if strategy and config.strategy == GIVEN:
+        raise ValueError(
+            "a strategy that is given from Python must be given again to go on: "
+            "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
+        )
+    if strategy:
+        find_strategy(config.strategy)
+    if dataset and config.dataset not in (*DATASETS, GIVEN):
+        import_own("dataset", config.dataset, DATASETS)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from queue import SimpleQueue
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,10 +27,12 @@ from nos_optax.population.accelerator import (
     enable_compilation_cache,
     select_devices,
 )
+from nos_optax.population.flags import thread_settings, use_own_flags
 from nos_optax.population.loop import LANES as SUITE_LANES
 from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.config import DATASETS, SUITE, TaskConfig
 from nos_optax.search.engine import make_trainer, trainer_facts
+from nos_optax.search.interrupts import handlers_kept
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
 LANES = 64  # on an accelerator, where none are asked for
@@ -67,7 +70,8 @@ class RayEngine:
         self._joined = _join(address, workers)
         try:
             self.accelerator = _accelerator(config.accelerator)
-            self.task = (_for_workers(config, self.accelerator), iterations)
+            settings = tuple(sorted(thread_settings().items()))
+            self.task = (_for_workers(config, self.accelerator), iterations, settings)
             self.lanes, self.task_size = config.lanes or _default_lanes(config), task_size
             self._evaluate = _remote(_evaluate, self.accelerator)
             self.chance, self.facts = _result(
@@ -174,7 +178,8 @@ def _join(address: str | None, workers: int | None) -> bool:
     elif address != "auto":
         _probe(address)
     try:
-        ray.init(**options)
+        with handlers_kept():
+            ray.init(**options)
     except (RuntimeError, ValueError, OSError) as error:
         raise ConnectionError(f"cannot join Ray at {address}: {error}") from error
     return True
@@ -266,13 +271,17 @@ def _cancel(tasks) -> None:
 # What follows runs in the workers.
 
 
-def _describe(task: tuple[TaskConfig, int]) -> tuple[float, dict]:
+# A task: its configuration, the length of the longest program, and the driver's settings of JAX.
+WorkerTask = tuple[TaskConfig, int, tuple[tuple[str, Any], ...]]
+
+
+def _describe(task: WorkerTask) -> tuple[float, dict]:
     trainer = _trainer(*task)
     return trainer.chance, trainer_facts(trainer, own=task[0].dataset not in DATASETS)
 
 
 def _evaluate(
-    task: tuple[TaskConfig, int],
+    task: WorkerTask,
     programs: np.ndarray,
     seed: int,
     epochs: int | None,
@@ -282,8 +291,11 @@ def _evaluate(
 
 
 @lru_cache(maxsize=1)
-def _trainer(config: TaskConfig, iterations: int) -> PopulationTrainer | SuiteTrainer:
+def _trainer(
+    config: TaskConfig, iterations: int, settings: tuple[tuple[str, Any], ...]
+) -> PopulationTrainer | SuiteTrainer:
     """Build the trainer, once in a worker's life."""
+    use_own_flags(dict(settings))
     enable_compilation_cache()
     return make_trainer(config, iterations, _devices(config.accelerator))
 

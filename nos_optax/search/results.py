@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from nos_optax._command import printable
 from nos_optax.grammar import encode, parse
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
@@ -23,6 +24,16 @@ STANDARD = {
     "AddSign": "(1 + sign(g) * sign(m)) * g",
 }
 STANDARD_ITERATIONS = max(len(encode(rule).iterations) for rule in STANDARD.values())
+
+# Of each module in `best/`. Python looks for an encoding in the first two lines, and editors for
+# orders in the first five: none of them may come from a name.
+HEADER = """\
+# An update rule that a search of nos_optax found, as an Optax gradient transformation.
+#
+# It needs jax and optax, nothing else. Its scores are those of one network on one task:
+# another model will want another learning rate, and may want another rule.
+#
+"""
 
 
 class Result(NamedTuple):
@@ -148,7 +159,7 @@ def results_table(results: Sequence[Result], score: str = "validation score") ->
 
 def write_best(folder: RunFolder, results: Sequence[Result], facts: Mapping[str, Any]) -> None:
     """Write `results.json`, and each found rule as a standalone Python module in `best/`."""
-    task, unit = " ".join(str(facts["dataset"]).split()), score_name(facts)
+    task, unit = facts["dataset"], score_name(facts)
     ranked = sorted(results, key=lambda r: -r.mean)
     rows = [
         result._asdict()
@@ -168,9 +179,18 @@ def write_best(folder: RunFolder, results: Sequence[Result], facts: Mapping[str,
             source = parse(result.rule).to_python(f"scale_by_{name}", result.usual_rate or "0.01")
             scores = ", ".join(f"{reward:.4f}" for reward in result.rewards)
             rates = ", ".join("none" if r is None else f"{r:g}" for r in result.learning_rates)
-            header = (
-                f"# Found by a search on {task}.\n"
-                f"# There its {unit} was {scores} with fresh seeds,\n"
-                f"# at the learning rates {rates}; another model will want another.\n"
+            folder.write_text(
+                f"best/{name}.py",
+                HEADER
+                + comments(
+                    f"Task: {task}",
+                    f"Its {unit} there, with fresh seeds: {scores}",
+                    f"at the learning rates: {rates}",
+                )
+                + source,
             )
-            folder.write_text(f"best/{name}.py", header + source)
+
+
+def comments(*lines: str) -> str:
+    """Return lines as comments of a Python module: no text ends its line, whatever it holds."""
+    return "".join(f"# {printable(line)}\n" for line in lines)

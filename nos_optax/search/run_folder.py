@@ -6,19 +6,24 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import filelock
 
 from nos_optax import __version__
-from nos_optax.search.config import SearchConfig
+from nos_optax._command import printable, user_path
+from nos_optax.search.config import DATASETS, GIVEN, SearchConfig
 from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, History
+from nos_optax.search.strategies import STRATEGIES
 
 CONFIG, CANDIDATES, CHECKPOINTS, LOCK = "config.json", "candidates.jsonl", "checkpoints", "lock"
 
@@ -34,7 +39,8 @@ class RunFolder:
 
     Raises:
         FileExistsError: it holds another run, or anything else.
-        OSError: it cannot be written, or another process holds it.
+        OSError: it cannot be written, another process holds it, it holds links, or it has lost
+            its history.
         ValueError: the run to go on with has another configuration, or is of another version.
     """
 
@@ -49,6 +55,8 @@ class RunFolder:
             raise BlockingIOError(f"another process is searching in {self.path}") from None
         try:
             check(config)  # again: until here another process could have begun a run
+            self._check_whole()
+            clear_leftovers(self.path)
             self.history = History(self.path / HISTORY)
             self._check_begun()
         except BaseException:
@@ -66,6 +74,14 @@ class RunFolder:
     ) -> None:
         self.history.close()
         self._lock.release()
+
+    def _check_whole(self) -> None:
+        """Refuse a run whose history is gone: to begin again would delete its checkpoints."""
+        history = self.path / HISTORY
+        if (self.path / CONFIG).exists() and not (history.exists() and history.stat().st_size):
+            raise FileNotFoundError(
+                f"{self.path} is damaged: it has lost its {HISTORY}; restore it, or start a new run"
+            )
 
     def _check_begun(self) -> None:
         """Refuse a history of which nobody knows how it was made."""
@@ -86,20 +102,42 @@ class RunFolder:
         content = {"version": __version__, "config": _fields(config), **facts}
         self.write_json(CONFIG, content)
 
-    def _check_same_data(self, facts: dict) -> None:
+    def _check_same_data(self, facts: Mapping[str, Any]) -> None:
         """Refuse to go on with rewards that were earned on something else."""
-        begun = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        begun, now = read_facts(self.path), json.loads(json.dumps(_plain(facts)))
         names = ["dataset", "train_examples", "validation_examples", "data_checksum"]
         names += ["parameters", "chance", "threshold", "tasks", "horizons", "adam"]
-        if all(begun.get(name) == facts.get(name) for name in ("versions", "device_kind")):
-            names.append("task_digest")  # elsewhere, the same functions may be traced otherwise
-        now = json.loads(json.dumps(_plain(facts)))
         for name in names:
-            if name in now and begun.get(name, now[name]) != now[name]:
-                raise ValueError(
-                    f"{self.path} was begun with {name} {begun[name]!s:.200}, now it is "
-                    f"{now[name]!s:.200}. Go on with the old data and task, or name a new folder"
-                )
+            self._compare(name, begun, now)
+        then, today = begun.get("arithmetic"), now.get("arithmetic")
+        if isinstance(then, dict) and isinstance(today, dict):
+            for name in sorted(then.keys() & today.keys()):
+                self._compare(name, then, today)
+        # Elsewhere, the same functions may be traced otherwise.
+        if all(begun.get(name) == now.get(name) for name in ("versions", "device_kind")):
+            self._compare_functions(begun.get("functions"), now.get("functions"))
+
+    def _compare(self, name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        if name in now and begun.get(name, now[name]) != now[name]:
+            raise ValueError(
+                f"{self.path} was begun with {name} {printable(begun[name]):.200}, now it is "
+                f"{printable(now[name]):.200}. Go on with the old data, task and settings of JAX, "
+                "or name a new folder"
+            )
+
+    def _compare_functions(self, begun: Any, now: Any) -> None:
+        """Say which function of a task computes something else now, and what it may be due to."""
+        if not isinstance(begun, dict) or not isinstance(now, dict):
+            return
+        changed = [name for name in now if begun.get(name, now[name]) != now[name]]
+        if changed:
+            raise ValueError(
+                f"{self.path} was begun with another {' and another '.join(changed)} of the task: "
+                "what it computes has changed. If its code has not, then it depends on more than "
+                "its arguments: on the order of a set, which differs between processes (sort it), "
+                "on numbers drawn when it is made, or on settings of JAX such as x64. Go on with "
+                "the old task, or name a new folder"
+            )
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Export the history as JSON, a line each."""
@@ -140,11 +178,86 @@ def write_whole(target: Path, content: bytes) -> None:
         raise OSError(f"cannot write {target}: {error.strerror}") from error
 
 
+def clear_leftovers(path: Path) -> None:
+    """Delete the files of a run folder that a killed process left half-written."""
+    for file in path.rglob("*.partial"):
+        number = re.search(r"\.(\d+)\.partial$", file.name)
+        if file.is_file() and not (number and _is_alive(int(number[1]))):
+            file.unlink(missing_ok=True)
+    for folder in (path / CHECKPOINTS).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process of this machine has a number; a report may be writing."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def refuse_links(path: Path) -> None:
+    """Raise if a run folder holds a link, a pipe or a device, which would lead outside it.
+
+    A folder may come from somebody else: through a link, what is meant for it would be written to,
+    deleted from or read from somewhere else. The folder itself may be given by a link.
+
+    Raises:
+        OSError: it does, naming the first.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in sorted([*folders, *files]):
+            inside = Path(folder) / name
+            try:
+                mode = inside.lstat().st_mode
+            except FileNotFoundError:  # a file that another process has just finished
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                raise OSError(
+                    f"{printable(inside)} is {kind}, and a run folder holds files and folders of "
+                    "its own only: remove it, or put what it stands for in its place"
+                )
+
+
 def default_path() -> Path:
-    """Return a new folder for a run that was not given one: `runs/DATE-TIME`, or `-2` and so on."""
-    path = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    others = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
-    return next(p for p in itertools.chain([path], others) if not p.exists())
+    """Make a new folder for a run that was not given one: `runs/DATE-TIME`, or `-2` and so on.
+
+    It is made here, so that of two searches that start together each has its own.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = Path("runs").absolute() / time.strftime("%Y%m%d-%H%M%S")
+    for name in itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            path.with_name(name).mkdir(parents=True)
+            return path.with_name(name)
+    raise AssertionError("there is always a next number")
+
+
+@contextlib.contextmanager
+def folder_of_its_own(config: SearchConfig) -> Generator[SearchConfig]:
+    """Yield a configuration with a folder: a new one where it has none, removed if nothing comes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if config.out is not None:
+        yield config
+        return
+    made = default_path()
+    try:
+        yield dataclasses.replace(config, out=made)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty, as it should be
+            made.rmdir()
+            made.parent.rmdir()
 
 
 def check(config: SearchConfig) -> None:
@@ -152,7 +265,7 @@ def check(config: SearchConfig) -> None:
     path = config.out
     if path is None:
         return
-    if (path / CONFIG).exists():
+    if os.path.lexists(path / CONFIG):
         if not config.resume:
             raise FileExistsError(
                 f"--out {path} holds another run; go on with it by --resume, or name a new folder"
@@ -160,8 +273,10 @@ def check(config: SearchConfig) -> None:
         _check_same(config, read_config(path))
     elif path.exists() and not path.is_dir():
         raise NotADirectoryError(f"--out {path} is a file; name a new folder")
-    elif path.exists() and not all(_is_first(file.name) for file in path.iterdir()):
-        raise FileExistsError(f"--out {path} holds other files; name a new folder")
+    elif path.exists():
+        if not all(_is_first(file.name) for file in path.iterdir()):
+            raise FileExistsError(f"--out {path} holds other files; name a new folder")
+        refuse_links(path)
 
 
 def _is_first(name: str) -> bool:
@@ -169,41 +284,107 @@ def _is_first(name: str) -> bool:
     return name == LOCK or name.startswith((HISTORY, CONFIG))
 
 
-def read_config(path: Path) -> SearchConfig:
-    """Return the configuration of a run, as it was recorded.
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return all that a run folder's `config.json` holds.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: it is of another version, or cannot be understood.
+        OSError: it holds links.
+        ValueError: the file cannot be understood.
     """
+    path = user_path(path)
+    if os.path.lexists(path / CONFIG):
+        refuse_links(path)
     try:
         content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        version, fields = content["version"], YOUNGER | content["config"]
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path / CONFIG} is damaged ({reason}); start a new run") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path / CONFIG} is damaged ({reason(error)}); restore it, or start a new run"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise ValueError(
+            f"{path / CONFIG} is damaged: it holds no configuration; restore it, or start a new run"
+        )
+    return content
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with a file in a few words on one line."""
+    return f"{type(error).__name__}: {printable(error):.200}"
+
+
+def read_config(path: Path) -> SearchConfig:
+    """Return the configuration of a run, as it was recorded; nothing that it names is imported.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        OSError: it holds links.
+        ValueError: it is of another version, or cannot be understood.
+    """
+    path = user_path(path)
+    content = read_facts(path)
+    version, fields = content.get("version"), YOUNGER | content["config"]
+    if version is None:
+        raise ValueError(f"{path / CONFIG} is damaged: it has no version; start a new run")
     if version != __version__:
         raise ValueError(
-            f"{path} was written by nos_optax {version}, this is {__version__}: go on with that "
-            "version, or start a new run"
+            f"{path} was written by nos_optax {printable(version):.50}, this is {__version__}: go "
+            "on with that version, or start a new run"
         )
     known = {field.name for field in dataclasses.fields(SearchConfig)}
     if set(fields) != known - {"out", "resume"}:
-        wrong = ", ".join(sorted(set(fields) ^ (known - {"out", "resume"})))
+        wrong = printable(", ".join(sorted(set(fields) ^ (known - {"out", "resume"}))))
         raise ValueError(f"{path / CONFIG} is damaged: look at {wrong}, or start a new run")
     try:
         return SearchConfig(**fields, out=path, resume=True)
     except ValueError as error:
-        raise ValueError(f"{path / CONFIG} is damaged: {error}; start a new run") from None
+        raise ValueError(
+            f"{path / CONFIG} is damaged: {printable(error)}; start a new run"
+        ) from None
+
+
+def config_to_resume(path: Path, given: Mapping[str, Any]) -> SearchConfig:
+    """Return the configuration to go on with, if what it trusts has been given again.
+
+    A folder may come from somebody else. What would lead from it to code that is imported, to data
+    whose description names code, or to a cluster that is sent code, must therefore be in the call
+    or on the command line as well.
+
+    Args:
+        path: the run folder.
+        given: the settings that the user has given, by name.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        OSError: it holds links.
+        ValueError: it is of another version, cannot be understood, or names what was not given.
+    """
+    begun = read_config(path)
+    if given.get("engine") == "local":  # to go on without the cluster
+        begun = dataclasses.replace(begun, engine="local", ray_address=None)
+    leads_out = {
+        "strategy": begun.strategy not in (*STRATEGIES, GIVEN),
+        "dataset": begun.dataset not in (*DATASETS, GIVEN),
+        "data_dir": begun.data_dir is not None,
+        "ray_address": begun.ray_address is not None,
+    }
+    for name, does in leads_out.items():
+        if does and name not in given:
+            flag, value = "--" + name.replace("_", "-"), getattr(begun, name)
+            raise ValueError(
+                f"{path} names {flag} {printable(value)}, and a run folder alone is not trusted "
+                f"with what lies outside it. If you trust that, give {flag} again"
+            )
+    return begun
 
 
 def _check_same(config: SearchConfig, begun: SearchConfig) -> None:
     """Refuse to go on with a run in another way than it was begun."""
     old, new = _fields(begun), _fields(config)
     different = [
-        f"--{name.replace('_', '-')} was {old[name]}, is {new[name]}"
+        f"--{name.replace('_', '-')} was {printable(old[name])}, is {printable(new[name])}"
         for name in old
         if name not in FREE and old[name] != new[name]
     ]
@@ -241,21 +422,29 @@ def _fields(config: SearchConfig) -> dict:
 
 @contextlib.contextmanager
 def open_history(path: Path) -> Generator[History]:
-    """Open the history of a run folder, also while it is being written, for reading.
+    """Open the history of a run folder for reading, also while it is being written.
+
+    Nothing in the folder is made, changed or deleted.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or holds links.
     """
-    if not (path / HISTORY).exists():
+    path = user_path(path)
+    if not os.path.lexists(path / HISTORY):
         raise FileNotFoundError(f"{path} holds no run: there is no {HISTORY} in it")
+    refuse_links(path)
     with contextlib.ExitStack() as stack:
-        if not os.access(path, os.W_OK):  # a copy: sqlite writes to read
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for file in path.glob(f"{HISTORY}*"):
-                shutil.copyfile(file, copy / file.name)
-            path = copy
-        yield stack.enter_context(contextlib.closing(History(path / HISTORY)))
+        # SQLite's index of a file that is being written, or that a kill left; without it SQLite
+        # would make one beside the file, so a copy is read.
+        read = path
+        if not (path / f"{HISTORY}-shm").exists():
+            read = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for file in (path / HISTORY, path / f"{HISTORY}-wal"):
+                if file.exists():
+                    shutil.copyfile(file, read / file.name)
+        history = History(read / HISTORY, read_only=True, shown=path / HISTORY)
+        yield stack.enter_context(contextlib.closing(history))
 
 
 def read_candidates(path: Path) -> list[Candidate]:

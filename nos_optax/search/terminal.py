@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nos_optax._command import printable
 from nos_optax.search.history import Candidate
 from nos_optax.search.loop import OnBatch, OnStage
 
@@ -26,7 +27,7 @@ def live_progress(
         `on_batch` and `on_stage` of `run_search`.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
@@ -40,11 +41,11 @@ def live_progress(
         task = progress.add_task("starting", total=samples, note="")
 
         def on_stage(stage: str) -> None:
-            progress.update(task, description=stage)
+            progress.update(task, description=printable(stage))
 
         def on_batch(candidates: Sequence[Candidate]) -> None:
             best = max(candidates, key=lambda c: c.reward)
-            note = f"best {best.reward:.3f}: {best.rule}"
+            note = printable(f"best {best.reward:.3f}: {best.rule}")
             progress.update(task, description="searching", completed=len(candidates), note=note)
 
         yield on_batch, on_stage

@@ -12,14 +12,15 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from nos_optax._command import printable
 from nos_optax.search.reports.theme import DARK, LIGHT, variables
 
 _FILES = files("nos_optax.search.reports")
 
 
 def text(value: object) -> str:
-    """Return a value as text of a page."""
-    return html.escape(str(value))
+    """Return a value as text of a page, on one line and without what no page may hold."""
+    return html.escape(printable(value))
 
 
 def prose(value: str) -> str:

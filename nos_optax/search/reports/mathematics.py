@@ -1,11 +1,11 @@
 """Rules as mathematics that every browser typesets without a network."""
 
-import html
 import re
 
 from latex2mathml.converter import convert
 
 from nos_optax.grammar import RuleError, parse
+from nos_optax.search.reports.markup import code
 
 _LETTERS = re.compile(r'(?:<mi mathvariant="normal">([A-Za-z])</mi>)+')
 _WORD = re.compile(r"<mo>([A-Za-z]+)</mo>")
@@ -23,7 +23,7 @@ def mathml(rule: str) -> str:
     """Return a rule in infix form as MathML; its text where this version cannot read it."""
     source = latex(rule)
     if source is None:
-        return f"<code>{html.escape(rule)}</code>"
+        return code(rule)
     markup = _LETTERS.sub(lambda m: f"<mi>{re.sub('<[^>]*>', '', m[0])}</mi>", convert(source))
     # A function's name as an operator would have an operator's space before the parenthesis.
     return _WORD.sub(r"<mi>\1</mi>", markup)

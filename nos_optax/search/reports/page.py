@@ -73,11 +73,16 @@ def _summary(run: Run) -> str:
 
 
 def _notice(run: Run) -> str:
+    """Return what is damaged, and what is missing of a run that came to no end or to nothing."""
+    return "".join(f'<p class="notice">{prose(said)}</p>' for said in (*run.damage, *_missing(run)))
+
+
+def _missing(run: Run) -> list[str]:
     """Return what is missing of a run that has not come to its end, or came to nothing."""
     if said := nothing_learned(run.results, run.facts):
-        return f'<p class="notice">{prose(said)}</p>'
+        return [said]
     if run.finished:
-        return ""
+        return []
     sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
     sentences[0] += f" of {run.samples:,}."
     if run.results:
@@ -85,7 +90,7 @@ def _notice(run: Run) -> str:
     else:
         sentences.append("Its best rules have not been trained again with fresh seeds.")
     sentences.append("Go on with it by --resume, or make this page again later.")
-    return f'<p class="notice">{prose(" ".join(sentences))}</p>'
+    return [" ".join(sentences)]
 
 
 def _verdict(run: Run) -> str:

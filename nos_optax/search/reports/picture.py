@@ -1,6 +1,5 @@
 """Charts as files and as parts of a page, drawn by matplotlib without its global state."""
 
-import html
 import io
 import re
 import warnings
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from nos_optax.search.reports.markup import prose
+from nos_optax.search.reports.markup import prose, text
 from nos_optax.search.reports.theme import LIGHT, PICTURE_STYLE
 
 WIDE, NARROW = 760, 340  # CSS pixels, which are a picture's points
@@ -74,8 +73,8 @@ def _inline(chart: Chart, variant: str, content: bytes) -> str:
     box = re.findall(r'viewBox="[^"]*"', attributes)[0]
     return (
         f'<svg class="{variant}" {box} role="img" aria-labelledby="{prefix}title {prefix}desc">'
-        f'<title id="{prefix}title">{html.escape(chart.title)}</title>'
-        f'<desc id="{prefix}desc">{html.escape(chart.caption)}</desc>{body}'
+        f'<title id="{prefix}title">{text(chart.title)}</title>'
+        f'<desc id="{prefix}desc">{text(chart.caption)}</desc>{body}'
     )
 
 

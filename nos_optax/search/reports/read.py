@@ -3,15 +3,20 @@
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from nos_optax.search.history import Candidate
+from nos_optax._command import printable, user_path
+from nos_optax.search.config import SearchConfig, is_of_kind
+from nos_optax.search.history import FILE as HISTORY
+from nos_optax.search.history import Candidate, is_number
 from nos_optax.search.results import Result, score_name
-from nos_optax.search.run_folder import CONFIG, open_history
+from nos_optax.search.run_folder import CONFIG, open_history, read_facts, reason
 
 RESULTS = "results.json"
+NUMBERS = ("chance", "untrained", "threshold", "sweep_steps")  # facts that are reckoned with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Run:
         candidates: all so far, in order.
         results: the rules that were trained again at the end, the best mean first; none before.
         seconds: the time of each stage; empty for a run that did not record it.
+        damage: what could not be read, a sentence each; the rest is as it was written.
     """
 
     path: Path
@@ -33,6 +39,7 @@ class Run:
     candidates: tuple[Candidate, ...]
     results: tuple[Result, ...]
     seconds: Mapping[str, float]
+    damage: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -87,56 +94,135 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run folder.
+    """Read a run folder; nothing in it is changed, followed by a link, or imported.
+
+    A file or a value that is damaged is named in `damage`, and the others are read. All texts are
+    on one line, and without what a terminal or a picture would obey.
 
     Raises:
         FileNotFoundError: it holds no run.
-        OSError: it cannot be read.
-        ValueError: a file in it is damaged.
+        OSError: it cannot be read, holds links, or its history is damaged.
     """
-    path = Path(path)
-    content = _json(path / CONFIG)
-    if content is None:
-        raise FileNotFoundError(f"{path} holds no run: there is no {CONFIG} in it")
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-        raise ValueError(f"{path / CONFIG} is damaged: it holds no configuration")
-    config = content.pop("config")
+    path, damage = user_path(path), []
+    try:
+        facts = dict(_plain_text(read_facts(path)))
+    except ValueError as error:
+        damage.append(str(error))
+        facts = {"config": {}}
+    config = _known(facts.pop("config"), damage)
     with open_history(path) as history:
         candidates, seconds = tuple(history.candidates()), history.seconds()
-    return Run(path, config, content, candidates, _results(path / RESULTS), seconds)
+    return Run(
+        path,
+        config,
+        _numeric(facts, damage),
+        tuple(map(_readable, candidates)),
+        _results(path / RESULTS, damage),
+        _times(seconds, damage),
+        tuple(damage),
+    )
 
 
-def _results(path: Path) -> tuple[Result, ...]:
-    """Return the rules that were trained again, the best mean first."""
-    rows = _json(path)
-    if rows is None:
-        return ()
-    try:
-        results = [
-            Result(
-                row["name"],
-                row["rule"],
-                row.get("tokens", ""),
-                tuple(math.nan if x is None else float(x) for x in row["rewards"]),
-                tuple(row.get("learning_rates", ())),
-                tuple(row.get("statuses", ())),
-                row.get("searched"),
+def _plain_text(value: Any) -> Any:
+    """Return what JSON holds with every text on one line; see `printable`."""
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {printable(name): _plain_text(item) for name, item in value.items()}
+        case list():
+            return [_plain_text(item) for item in value]
+        case _:
+            return value
+
+
+def _readable(candidate: Candidate) -> Candidate:
+    """Return a candidate with every text on one line."""
+    values = {f.name: getattr(candidate, f.name) for f in dataclasses.fields(candidate)}
+    return Candidate(**{name: _plain_text(value) for name, value in values.items()})
+
+
+def _known(config: Mapping[str, Any], damage: list[str]) -> dict[str, Any]:
+    """Return the flags whose values are of their kinds; those of other versions are as they are."""
+    kinds = get_type_hints(SearchConfig)
+    found = {}
+    for name, value in config.items():
+        frozen = tuple(value) if isinstance(value, list) else value
+        is_path = isinstance(value, str) and Path in get_args(kinds.get(name))
+        if name not in kinds or is_path or is_of_kind(frozen, kinds[name]):
+            found[name] = value
+        else:
+            damage.append(f"{CONFIG} is damaged: {name} is {value!r:.60}; it is left out")
+    return found
+
+
+def _numeric(facts: Mapping[str, Any], damage: list[str]) -> dict[str, Any]:
+    """Return the facts without those that should be numbers and are not."""
+    wrong = [n for n in NUMBERS if not (facts.get(n) is None or is_number(facts[n]))]
+    for name in wrong:
+        damage.append(f"{CONFIG} is damaged: {name} is {facts[name]!r:.60}; it is left out")
+    absent = [name for name in NUMBERS if name in facts and facts[name] is None]
+    return {name: value for name, value in facts.items() if name not in (*wrong, *absent)}
+
+
+def _times(seconds: Mapping[Any, Any], damage: list[str]) -> dict[str, float]:
+    """Return the times that are times."""
+    found = {}
+    for stage, value in seconds.items():
+        if isinstance(stage, str) and is_number(value) and 0 <= value < math.inf:
+            found[printable(stage)] = float(value)
+        else:
+            said = printable(repr(value))
+            damage.append(
+                f"{HISTORY} is damaged: the seconds of {printable(stage)} are {said:.60}; they are "
+                "left out"
             )
-            for row in rows
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged ({reason}); remove it, or restore it") from None
-    known = [result for result in results if result.rewards]
+    return found
+
+
+def _results(path: Path, damage: list[str]) -> tuple[Result, ...]:
+    """Return the rules that were trained again, the best mean first."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError("it holds no list of rules")
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, ValueError, RecursionError) as error:
+        damage.append(f"{path} is damaged ({reason(error)}): its rules are left out")
+        return ()
+    known = []
+    for number, row in enumerate(_plain_text(rows), 1):
+        result = _result(row)
+        if result is None:
+            damage.append(f"{path} is damaged: rule {number} of {len(rows)} is left out")
+        elif result.rewards:
+            known.append(result)
     return tuple(sorted(known, key=lambda r: -r.mean if math.isfinite(r.mean) else math.inf))
 
 
-def _json(path: Path) -> Any:
-    """Return what a JSON file holds; None where there is no file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+def _result(row: Any) -> Result | None:
+    """Return a rule that was trained again; None if the values are not of their kinds."""
+    if not isinstance(row, dict):
         return None
-    except (ValueError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged ({reason}); restore it") from None
+    name, rule, tokens = (row.get(key, "") for key in ("name", "rule", "tokens"))
+    lists = [row.get(key, []) for key in ("rewards", "learning_rates", "statuses")]
+    if not all(isinstance(values, list) for values in lists):
+        return None
+    rewards, rates, statuses = lists
+    searched = row.get("searched")
+    texts = (name, rule, tokens, *statuses)
+    numbers = (x for x in (*rewards, *rates, searched) if x is not None)
+    if not (name and rule and "rewards" in row and all(isinstance(x, str) for x in texts)):
+        return None
+    if not all((is_number(x) and abs(x) <= sys.float_info.max) or x != x for x in numbers):
+        return None
+    return Result(
+        name,
+        rule,
+        tokens,
+        tuple(math.nan if x is None else float(x) for x in rewards),
+        tuple(rates),
+        tuple(statuses),
+        searched,
+    )

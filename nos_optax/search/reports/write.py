@@ -1,15 +1,17 @@
 """Reports as files: each appears whole or not at all."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nos_optax._command import user_path
 from nos_optax.search.reports.charts import charts
 from nos_optax.search.reports.comparison import comparison_page
 from nos_optax.search.reports.comparison_charts import comparison_charts
 from nos_optax.search.reports.groups import group_runs
 from nos_optax.search.reports.page import run_page
 from nos_optax.search.reports.picture import Picture, draw, files
-from nos_optax.search.reports.read import read_run
+from nos_optax.search.reports.read import Run, read_run
 from nos_optax.search.run_folder import write_whole
 
 
@@ -24,12 +26,14 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        OSError: there is no run, or the report cannot be written.
-        ValueError: the run is damaged, or `out` is no page.
+        OSError: there is no run, its history is damaged, it holds links, or the report cannot be
+            written.
+        ValueError: `out` is no page.
     """
-    path, out = Path(path), out and Path(out)
+    path, out = user_path(path), user_path(out) if out else None
     _check(out or path / "report.html")
     run = read_run(path)
+    _warn(run)
     made = {name: draw(chart) for name, chart in charts(run).items()}
     content = run_page(run, made)
     try:
@@ -50,17 +54,28 @@ def write_comparison(paths: Sequence[Path], out: Path = Path("comparison.html"))
         The page.
 
     Raises:
-        OSError: there is no run, or the page cannot be written.
-        ValueError: a run is damaged or given twice, or `out` is no page.
+        OSError: there is no run, its history is damaged, it holds links, or the page cannot be
+            written.
+        ValueError: a run is given twice, or `out` is no page.
     """
+    paths, out = [user_path(path) for path in paths], user_path(out)
     _check(out)
     resolved = [path.resolve() for path in paths]
     for path in paths:
         if resolved.count(path.resolve()) > 1:
             raise ValueError(f"{path} is given more than once; name each run once")
-    groups = group_runs([read_run(path) for path in paths])
+    runs = [read_run(path) for path in paths]
+    for run in runs:
+        _warn(run)
+    groups = group_runs(runs)
     made = {name: draw(chart) for name, chart in comparison_charts(groups).items()}
     return _write(out, made, comparison_page(groups, made))
+
+
+def _warn(run: Run) -> None:
+    """Say what is damaged; the page says it too, and has the rest."""
+    for said in run.damage:
+        warnings.warn(said, stacklevel=3)
 
 
 def _check(page: Path) -> None:
