@@ -82,14 +82,12 @@ def compare(
     enable_compilation_cache()
     devices = select_devices(accelerator)
     budget, out = budget or Budget(), user_path(out)
+    images = None if data_dir is None else user_path(data_dir)
     tasks = [tasks] if isinstance(tasks, str | Task | Workload) else list(tasks)
     named = _distinct("rivals", [as_rival(rival) for rival in rivals], lambda rival: rival.name)
     workloads = _distinct(
         "tasks",
-        [
-            load_workload(task, minibatch_size, epochs, data_dir and user_path(data_dir))
-            for task in tasks
-        ],
+        [load_workload(task, minibatch_size, epochs, images) for task in tasks],
         lambda workload: workload.task.name,
     )
     first = next(iter(named)) if baseline is None else baseline
