@@ -242,7 +242,7 @@ def notes(rows: Mapping[str, dict], golden: list[dict] | None) -> str:
         f"{noise['noise_deviation']:.3f} over {noise['noise_n']} steps. "
     )
     if golden is None:
-        return f"{text}TensorFlow's numbers are not at hand.\n"
+        return f"{text}TensorFlow's numbers are not beside this project.\n"
     error, count = max(row["error"] for row in golden), sum(row["values"] for row in golden)
     return f"{text}To TensorFlow's linear cosine: {error:.1e} at most, in {count} values.\n"
 

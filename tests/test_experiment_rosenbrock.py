@@ -312,7 +312,7 @@ def test_smoke_of_the_schedules(tmp_path):
     assert len(content["decays"]) == 10 and content["tensorflow"] is None
     assert content["decays"]["restarts"]["final"] == 1
     text = (tmp_path / "schedules_smoke.md").read_text()
-    assert "| rd20 |" in text and "not at hand" in text
+    assert "| rd20 |" in text and "not beside this project" in text
     assert (tmp_path / "schedules_smoke.png").read_bytes().startswith(b"\x89PNG")
 
 
