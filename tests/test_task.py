@@ -236,7 +236,9 @@ def test_numbers_of_any_library_become_plain(name, kind):
 
 @pytest.mark.parametrize("name", [*NUMBERS, "evaluation_batch", "shuffle"])
 @pytest.mark.parametrize(
-    "value", [np.ones(1), np.ones((2, 2)), jnp.ones(3), "1", 1j, [1.0], {}, object()], ids=repr
+    "value",
+    [np.ones(1), np.ones((2, 2)), jnp.ones(3), "1", 1j, [1.0], {}, object()],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_single_number_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^line: {name} is "):
