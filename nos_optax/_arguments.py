@@ -1,12 +1,19 @@
-"""Checks of what users pass: at once, by name. Arrays, which may be traced, pass unchecked."""
+"""What the optimizers and schedules do with their arguments: check them at once, by name, use them.
+
+What is a number is checked, in whatever array it comes; only a tracer, which has no value yet,
+passes unchecked.
+"""
 
 import math
 import numbers
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.core import Tracer
 
 # Up to this horizon the integers of `schedules._cycle_fraction` fit in 32 bits.
 MAX_STEPS = 2**30
@@ -22,7 +29,7 @@ def check_number(
 
     Args:
         name: of the argument.
-        value: a number, or an array.
+        value: a number, or an array, of which each entry is checked; a tracer passes.
         must: what it must be, in words.
         holds: whether a number is that.
 
@@ -30,18 +37,34 @@ def check_number(
         TypeError: It is something else than a number.
         ValueError: It is another number.
     """
-    if isinstance(value, jax.Array | np.ndarray):
+    if not _has_value(value):
         return
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not isinstance(value, numbers.Real):
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
+            raise TypeError(f"{name} is {value!r}, but must be {must}.")
+        entries = np.asarray(value).astype(float).ravel().tolist()
+    elif isinstance(value, numbers.Real):
+        entries = [value]
+    else:
         raise TypeError(f"{name} is {value!r}, but must be {must}.")
     try:
-        fine = holds(float(value))
+        fine = all(holds(float(x)) for x in entries)
     except OverflowError:  # an integer beyond all floats
         fine = False
     if not fine:
         raise ValueError(f"{name} is {value}, but must be {must}.")
+
+
+_REAL = (jnp.bool_, jnp.integer, jnp.floating)
+
+
+def _has_value(value: object) -> bool:
+    """Whether this process knows the value: not of a tracer, nor of an array on other machines."""
+    if isinstance(value, Tracer):
+        return False
+    return not isinstance(value, jax.Array) or (
+        value.is_fully_addressable or value.is_fully_replicated
+    )
 
 
 def check_numbers(**values: object) -> None:
@@ -57,14 +80,39 @@ def check_numbers_or_schedules(**values: object) -> None:
             check_number(name, value, "a finite number, or a schedule of the count")
 
 
-def check_decay_rate(name: str, value: object) -> None:
-    """Raise if the value is a number, and not the decay rate of a moving average."""
+def decay_rate(name: str, value: Any, usual: float) -> Any:
+    """Return the decay rate of a moving average, checked; one in half precision as float32.
+
+    `optax.inject_hyperparams` casts every number to the dtype of the parameters. In bfloat16 the
+    rates from 0.998 to 1 all become 1, which is no rate. A rate that is what the usual one becomes
+    is therefore the usual one, and a tracer is at most the greatest number below 1.
+
+    Args:
+        name: of the argument.
+        value: the rate: a number, or an array of any dtype.
+        usual: the default of the argument.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is a number outside [0, 1).
+    """
     must = "in [0, 1): it is the weight of the past in a moving average"
-    check_number(name, value, must, lambda x: 0 <= x < 1)
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:
+        check_number(name, value, must, lambda x: 0 <= x < 1)
+        return value
+    must += f"; {dtype} rounds rates near 1, pass inject_hyperparams a hyperparam_dtype of float32"
+    rounded = float(np.asarray(usual, dtype))
+    check_number(name, value, must, lambda x: 0 <= x < 1 or x == rounded)
+    wide = value.astype(np.float32)
+    if not isinstance(wide, jax.Array):
+        return np.where(wide == rounded, np.float32(usual), wide)
+    below = float(1 - jnp.finfo(dtype).epsneg)
+    return jnp.where(wide == rounded, jnp.float32(usual), jnp.minimum(wide, below))
 
 
 def whole_steps(name: str, value: int | jax.Array) -> int | jax.Array:
-    """Return a number of steps as an int, once checked; an array as it is.
+    """Return a number of steps, once checked: as an int, unless it is a tracer or has axes.
 
     Raises:
         TypeError: It is no number.
@@ -72,7 +120,145 @@ def whole_steps(name: str, value: int | jax.Array) -> int | jax.Array:
     """
     must = "a whole number between 1 and 2**30: pass the number of optimizer updates"
     check_number(name, value, must, lambda x: 1 <= x <= MAX_STEPS and x == int(x))
-    return value if isinstance(value, jax.Array | np.ndarray) else int(value)
+    return int(value) if _has_value(value) and np.ndim(value) == 0 else value
+
+
+def check_trees(updates: Any, **others: Any) -> None:
+    """Raise if the gradients do not have the structure and shapes of the trees beside them.
+
+    Args:
+        updates: The gradients; None where a parameter has none.
+        others: By name, trees of as many arrays of the same shapes; None for one that is not there.
+
+    Raises:
+        ValueError: With both outlines.
+    """
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    for name, tree in others.items():
+        if tree is None:
+            continue
+        try:
+            beside = treedef.flatten_up_to(tree)
+            fit = all(
+                g is None or (jax.tree.structure(x).num_nodes == 1 and jnp.shape(g) == jnp.shape(x))
+                for g, x in zip(leaves, beside, strict=True)
+            )
+        except (ValueError, TypeError):
+            fit = False
+        if not fit:
+            raise ValueError(
+                f"The gradients are {_outline(updates)}, but {name} is {_outline(tree)}: pass "
+                "gradients, parameters and a state that belong to one another."
+            )
+
+
+def _outline(tree: Any) -> str:
+    """Describe a tree in a line: its type, and the path and shape of its first leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if jax.tree.structure(tree).num_nodes == 1 and leaves:
+        return f"an array of shape {jnp.shape(tree)}"
+    first = ", ".join(f"{jax.tree_util.keystr(path)} {jnp.shape(x)}" for path, x in leaves[:4])
+    more = f" and {len(leaves) - 4} more" if len(leaves) > 4 else ""
+    return f"a {type(tree).__name__} of {first or 'no arrays'}{more}"
+
+
+def wide_dtype(x):
+    """Return the dtype in which to compute with an array: float32, or its own where that is wider.
+
+    Raises:
+        ValueError: It is complex.
+    """
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"A parameter is {dtype}, and the optimizers here are for real numbers, which have a "
+            "sign and an order: wrap the optimizer in optax.contrib.split_real_and_imaginary."
+        )
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return jnp.dtype("float32")  # JAX promotes no float8 by itself
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def descend(
+    scale_by: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: optax.ScalarOrSchedule,
+    mask: Any | Callable[[optax.Params], Any] | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Return the optimizer w <- w - learning_rate (scale_by + weight_decay w).
+
+    It computes in float32 or wider, and its updates have the dtypes of the gradients: Optax's own
+    links of a chain hand on the dtype of a rate that is an array or comes from a schedule.
+
+    Args:
+        scale_by: What replaces the gradient.
+        learning_rate: A number, or a schedule of the count.
+        weight_decay: A number, or a schedule of the count. For the number 0, `update` does not need
+            the parameters.
+        mask: Which parameters decay: a tree of booleans, or a function of the parameters.
+
+    Raises:
+        TypeError: A rate is no number, or the mask seems to be the value of a mask function.
+        ValueError: A rate is not finite.
+    """
+    check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
+    _check_mask(mask, learning_rate, weight_decay)
+    without_decay = isinstance(weight_decay, int | float) and weight_decay == 0
+    learning_rate, weight_decay = widen(learning_rate), widen(weight_decay)
+    chain = optax.chain(
+        scale_by,
+        # The identity has the same empty state, but does not ask for the parameters.
+        optax.identity() if without_decay else optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if not without_decay:
+            check_trees(updates, params=params)
+        steps, state = chain.update(widen(updates), state, widen(params))
+        steps = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
+        return steps, state
+
+    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+
+
+def widen(tree: Any) -> Any:
+    """Return half-precision arrays of a tree as float32, and everything else as it is."""
+
+    def wide(x):
+        half = jnp.issubdtype(getattr(x, "dtype", bool), jnp.floating) and x.dtype.itemsize < 4
+        return x.astype(jnp.float32) if half else x
+
+    return jax.tree.map(wide, tree)
+
+
+def _check_mask(mask: object, learning_rate: object, weight_decay: object) -> None:
+    """Raise if the mask is what `inject_hyperparams` makes of a function: its value at a count.
+
+    It makes an array of every number beside it, too. Without that, a single boolean is a mask.
+    """
+    injected = isinstance(learning_rate, jax.Array) or isinstance(weight_decay, jax.Array)
+    single = isinstance(mask, jax.Array) or (injected and isinstance(mask, bool | np.bool_))
+    if single and np.ndim(mask) == 0:
+        raise TypeError(
+            f"mask is {mask}, but must be a tree of booleans or a function of the parameters. "
+            "optax.inject_hyperparams takes a function for a schedule and passes its value at the "
+            'count: name it there, inject_hyperparams(..., static_args="mask").'
+        )
+
+
+def key_data(key: jax.Array | int) -> jax.Array:
+    """Return the numbers of a key or a seed, uint32: a state of numbers can be saved anywhere."""
+    return jax.random.key_data(as_key(key))
+
+
+def typed_key(data: jax.Array, like: jax.Array | int) -> jax.Array:
+    """Return the key of these numbers, for the generator of the key or seed `like`."""
+    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):
+        return data  # of a state that was saved when states had typed keys
+    typed = jnp.issubdtype(getattr(like, "dtype", bool), jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like) if typed else None)
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:

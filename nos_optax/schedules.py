@@ -26,7 +26,7 @@ from nos_optax import _arguments
 
 def linear_decay(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
     """Return ld, which falls linearly from 1 at step 0 to 0 at step T and stays there."""
-    return _as_float(T - jnp.minimum(t, T)) / _as_float(T)
+    return _as_float(T - _clamp(t, T)) / _as_float(T)
 
 
 def cyclical_decay(
@@ -154,17 +154,25 @@ def noisy_linear_cosine(
         num_periods=num_periods,
         alpha=alpha,
         beta=beta,
-        initial_variance=initial_variance,
         variance_decay=variance_decay,
+    )
+    _arguments.check_number(
+        "initial_variance",
+        initial_variance,
+        "a finite number, 0 or more",
+        lambda x: 0 <= x < math.inf,
     )
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         ld = linear_decay(count, decay_steps)
         cd = cyclical_decay(count, decay_steps, num_periods)
-        t = _as_float(jnp.minimum(count, decay_steps))
-        variance = initial_variance / (1 + t) ** variance_decay
-        eps = jnp.sqrt(variance) * _standard_normal(key, count)
+        t = _as_float(_clamp(count, decay_steps))
+        variance = initial_variance * (1 + t) ** -variance_decay  # which may be 0, but not infinite
+        # The slope of the root of 0 is infinite: there the derivative is that of no noise.
+        none = variance == 0
+        deviation = jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, variance)))
+        eps = deviation * _standard_normal(key, count)
         return init_value * ((alpha + ld + eps) * cd + beta)
 
     return schedule
@@ -282,7 +290,7 @@ def _cycle_fraction(
     t: jax.typing.ArrayLike, T: jax.typing.ArrayLike, n: jax.typing.ArrayLike
 ) -> jax.Array:
     """Return ((t n) mod T) / T, rounded only where n is fractional and in the last division."""
-    t = jnp.minimum(t, T)
+    t = _clamp(t, T)
     n = jnp.asarray(n)
     whole = jnp.floor(n).astype(jnp.int32)
     rest = (n - whole) * _as_float(t)
@@ -310,7 +318,7 @@ def _periods_are_over(
     periods: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Return whether n t/T, with t at most T, has reached this number of periods."""
-    t = jnp.minimum(t, T)
+    t = _clamp(t, T)
     if isinstance(T, int) and isinstance(n, int | float) and isinstance(periods, int | float):
         return jnp.greater_equal(t, _first_count(T, n, periods))
     # One is an array, perhaps a tracer, and float32 has to do. The slack is more than the rounding
@@ -335,7 +343,22 @@ def _standard_normal(key: jax.Array | int | None, count: jax.typing.ArrayLike) -
     # The default key is made here, not with the schedule, which must not start JAX's backends.
     key = _arguments.as_key(key)
     draw = jnp.vectorize(lambda c: jax.random.normal(jax.random.fold_in(key, c), dtype=float))
-    return draw(count)
+    return draw(_clamp(count, _arguments.MAX_STEPS))
+
+
+def _clamp(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
+    """Return t between 0 and T, of any integer type: counts of a narrow one wrap around beside T.
+
+    `optax.join_schedules` calls a schedule before its start, too, and drops the value. What is not
+    finite there would still make the derivative nan.
+    """
+    if isinstance(t, int):
+        t = min(max(t, 0), 2**30)
+    elif not isinstance(t, float | complex) and jnp.issubdtype(t.dtype, jnp.integer):
+        # Before JAX makes 32 bits of NumPy's 64.
+        t = t.clip(0, min(2**30, jnp.iinfo(t.dtype).max))
+        t = jnp.asarray(t, jnp.int32)
+    return jnp.clip(t, 0, T)
 
 
 def _as_float(x: jax.typing.ArrayLike) -> jax.Array:

@@ -69,5 +69,6 @@ OPTIMIZERS = [
     ),
     Case("rule_powersign_ld", from_rule, RULE | {"rule": "exp(ld * sign(g) * sign(m)) * g"}),
     Case("rule_rmsprop_cd", from_rule, RULE | {"rule": "cd * (rmsprop + m)"}),
+    Case("rule_drop", from_rule, RULE | {"rule": "drop(exp(ld * sign(g) * sign(m)) * g, 0.3)"}),
     Case("rule_weights", from_rule, RULE | {"rule": "m + 1e-5 * w", "mu_dtype": "bfloat16"}),
 ]

@@ -1,10 +1,13 @@
 """Rules as Optax transformations, and as exported Python."""
 
 import ast
+import pickle
 import subprocess
 import sys
 
+import flax.serialization
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +17,7 @@ from test_evaluators import random_programs
 
 import nos_optax
 from nos_optax.grammar import RuleError, decode, from_rule, parse, rules, scale_by_rule
+from nos_optax.grammar.expression import structural_hash
 
 BUSY = "exp(ld * sign(g) * sign(m)) * adam + 1e-3 * w + noise + drop(gamma, 0.3)"
 
@@ -286,7 +290,7 @@ def test_keys_of_every_kind_are_the_same(key):
 
 
 def test_large_seeds_and_default_key():
-    assert_equal(run(scale_by_rule("noise"))[0], run(scale_by_rule("noise", key=0))[0])
+    assert_equal(run(scale_by_rule("noise"))[0], run(scale_by_rule("noise"))[0])
     run(scale_by_rule("noise", key=2**40), steps=1)
 
 
@@ -316,6 +320,197 @@ def test_construction_starts_no_backend():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# Random numbers: which they are, how they are drawn, how they are saved
+
+SHAPES = {  # of one shape, of one size, small and large, with and without axes
+    "alike": [(3, 4), (3, 4), (3, 4)],
+    "of one size": [(12,), (3, 4), (2, 2, 3)],
+    "mixed": [(5,), (), (70, 80), (3, 4), (0,), (600,), (5,)],
+    "large": [(1000, 300), (1000, 300), (7,)],  # one after the other, beside a small one
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "generator", "counted"),
+    [
+        ("float32", "threefry2x32", True),
+        ("float32", "threefry2x32", False),
+        ("float32", "rbg", True),
+        ("bfloat16", "threefry2x32", True),
+        ("float64", "threefry2x32", True),
+    ],
+)
+def test_arrays_that_draw_together_draw_what_each_would_alone(shapes, dtype, generator, counted):
+    """The numbers are those of a key folded with the count, the position and the subexpression."""
+    texts = ["noise", "drop(g, 0.3)", "drop(1, 0.5)"]
+    rule = parse(" + ".join(texts))
+    start = jax.random.key(3, impl=generator)
+    with jax.enable_x64(dtype == "float64"), jax.threefry_partitionable(counted):
+        g = [jnp.ones(shape, dtype) for shape in shapes]
+        tx = scale_by_rule(rule, key=start)
+        state = tx.init(g)._replace(count=jnp.int32(2))
+        updates, _ = tx.update(g, state)
+        jitted, _ = jax.jit(tx.update)(g, state)
+        theirs, _ = exported(rule)[0](key=start).update(g, state)
+        wide = "float64" if dtype == "float64" else "float32"
+        for leaf, shape in enumerate(shapes):
+            key = jax.random.fold_in(jax.random.fold_in(start, 2), leaf)
+            keys = [
+                jax.random.fold_in(key, structural_hash(parse(text).expression)) for text in texts
+            ]
+            a, b = (jax.random.uniform(k, shape, wide) for k in keys[1:])
+            noise = 0.1 * jax.random.normal(keys[0], shape, wide)
+            expected = noise + jnp.where(a >= 0.3, 1, 0) + jnp.where(b >= 0.5, 1, 0)
+            np.testing.assert_array_equal(updates[leaf], expected.astype(dtype))
+            np.testing.assert_array_equal(theirs[leaf], updates[leaf])
+            close = {"rtol": 1e-2} if dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-7}
+            np.testing.assert_allclose(
+                *(np.asarray(x[leaf], float) for x in (jitted, updates)), **close
+            )
+
+
+@pytest.mark.parametrize("text", ["drop(g, 0.3)", "noise", "drop(m, 0.1) + drop(g, 0.2) * noise"])
+def test_more_arrays_and_equal_draws_are_not_more_to_compile(text):
+    def draws(text, arrays):
+        g = [jnp.ones(1 + i % 7) for i in range(arrays)]
+        tx = scale_by_rule(text)
+        text = jax.jit(tx.update).lower(g, tx.init(g)).as_text()
+        return text.count("call @_uniform") + text.count("call @_normal_real")
+
+    few = draws(text, 2)
+    assert few > 0
+    assert draws(text, 40) == few
+    assert draws(f"({text}) * 2 - ({text}) * m + exp({text})", 2) == few
+
+
+@pytest.mark.parametrize("part", ["drop(g, 0.{i:03})", "drop(g + {i}, 0.5)", "drop({i} * m, 0.1)"])
+def test_a_rule_has_a_bounded_number_of_different_draws(part):
+    few = [part.format(i=i + 1) for i in range(32)]
+    equal = "(" + " + ".join(few[:16]) + ") * (" + " + ".join(few[:16]) + ")"
+    for text in (" + ".join(few), equal):
+        parse(text)
+    with pytest.raises(RuleError, match="33 different random parts"):
+        parse(" + ".join([*few, part.format(i=99)]))
+
+
+SAVERS = {
+    "flax": lambda state: flax.serialization.from_bytes(
+        jax.tree.map(jnp.zeros_like, state), flax.serialization.to_bytes(state)
+    ),
+    "numpy": lambda state: jax.tree.map(np.asarray, state),
+    "pickle": lambda state: pickle.loads(pickle.dumps(state)),
+    "cast": lambda state: jax.tree.map(
+        lambda x: (
+            x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+        ),
+        state,
+    ),
+    "vector": lambda state: (
+        lambda flat, back: back(flat)  # of unsigned and signed integers and floats
+    )(*jax.flatten_util.ravel_pytree(state)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("text", ["drop(m, 0.3)", "noise + g", "rmsprop * annealed_noise"])
+def test_a_state_with_randomness_is_saved_as_numbers(name, text):
+    tx = scale_by_rule(text, key=jax.random.key(5))
+    _, state = run(tx, steps=2)
+    assert all(isinstance(np.asarray(leaf), np.ndarray) for leaf in jax.tree.leaves(state))
+    if name == "vector":  # float32 holds no key: what is left is that it does not fail
+        return SAVERS[name](state)
+    back = SAVERS[name](state)
+    np.testing.assert_equal(*(jax.tree.map(np.asarray, tuple(x)) for x in (back, state)))
+    assert_equal(run(tx, state=back)[0], run(tx, state=state)[0])
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_generator_of_the_key_is_that_of_the_draws(generator):
+    key = jax.random.key(5, impl=generator)
+    tx = scale_by_rule("noise", key=key)
+    state = tx.init(PARAMS)
+    np.testing.assert_array_equal(state.key, jax.random.key_data(key))
+    typed = state._replace(key=key)  # of a checkpoint of earlier versions
+    assert_equal(tx.update(PARAMS, typed)[0], tx.update(PARAMS, state)[0])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("noise", "2 * noise"), ("drop(g, 0.5)", "drop(g, 0.5) * 1")]
+)
+def test_different_rules_in_a_partition_draw_differently(one, other):
+    g = {"a": jnp.ones(500), "b": jnp.ones(500)}
+
+    def correlation(one, other):
+        tx = optax.partition(
+            {"a": scale_by_rule(one), "b": scale_by_rule(other)}, {"a": "a", "b": "b"}
+        )
+        updates, _ = tx.update(g, tx.init(g), g)
+        return abs(np.corrcoef(updates["a"], updates["b"])[0, 1])
+
+    assert correlation(one, other) < 0.2 < correlation(one, one)
+
+
+# Derivatives through the optimizer
+
+
+ROOTS = ["sqrt(g) * m", "g^0.5", "m / sqrt(v)", "exp(log(g))", "exp(2 * log(g)) + g^0.3 * m^0.7"]
+
+
+@pytest.mark.parametrize(
+    "text", [*ROOTS, "sqrt(sqrt(v))", *sorted({str(entry.rule) for entry in rules.values()})]
+)
+def test_derivatives_by_the_rate_are_finite_where_the_value_is(text):
+    assert_derivatives_are_finite(text, scale_by_rule)
+
+
+@pytest.mark.parametrize("text", [*ROOTS, "adam"])
+def test_derivatives_of_exported_rules_are_finite_too(text):
+    assert_derivatives_are_finite(text, lambda rule, **arguments: exported(rule)[0](**arguments))
+
+
+def assert_derivatives_are_finite(text, make):
+    """Of three entries, one has no gradient at all and one has none at first."""
+    rule = parse(text)
+    arguments = {"total_steps": 4} if rule.needs_total_steps else {}
+    scaling = make(rule, **arguments)
+
+    def loss(w):
+        return jnp.sum(w * jnp.array([0.0, 1.0, 1.0]) * w)
+
+    def end(rate):
+        w = jnp.array([0.7, 0.0, 0.4])
+        state = scaling.init(w)
+        for _ in range(3):
+            updates, state = scaling.update(jax.grad(loss)(w), state, w)
+            w = w - rate * updates
+        return w
+
+    value, slope = jax.jit(lambda rate: jax.jvp(end, (rate,), (1.0,)))(1e-3)
+    assert np.isfinite(slope[np.isfinite(value)]).all(), (value, slope)
+
+
+@pytest.mark.parametrize("name", ["b1", "b2", "b3"])
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.1, 0.5, 0.999])
+def test_derivatives_by_the_decay_rates_are_those_of_differences(name, rate):
+    g = jnp.array([0.5, -2.0])
+
+    def value(rate):
+        tx = scale_by_rule("m + v + gamma", **{name: rate})
+        state = tx.init(g)
+        for k in (1.0, 3.0, -2.0):
+            updates, state = tx.update(k * g, state)
+        return updates
+
+    with jax.enable_x64(True):
+        g, h = jnp.asarray(g, float), 1e-7
+        slope = jax.jvp(value, (rate,), (1.0,))[1]
+        np.testing.assert_allclose(slope, (value(rate + h) - value(rate)) / h, rtol=1e-4, atol=1e-5)
 
 
 # Exported Python
@@ -388,7 +583,9 @@ def test_exported_signature():
 
     assert signature("g") == ((), None)
     assert signature("adam") == (("b1", "b2"), (0.9, 0.999))
-    assert signature("ld * gamma + noise") == (("total_steps", "b3", "key"), (0.999, 0))
+    rule = parse("ld * gamma + noise")
+    seed = structural_hash(rule.expression)  # the default of `scale_by_rule` is the same
+    assert signature(str(rule)) == (("total_steps", "b3", "key"), (0.999, seed))
 
 
 def test_exported_half_precision_and_absent_leaves():

@@ -228,6 +228,77 @@ def test_building_a_schedule_starts_no_backend(factory, monkeypatch):
     factory(0.5, 10)
 
 
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+@each_factory
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("x64", [False, True])
+def test_any_integer_is_a_count(factory, dtype, x64):
+    """Below 0 it is 0. A narrow integer does not wrap around, a wide one does not lose digits."""
+    kinds = np.iinfo(dtype)
+    counts = [c for c in (kinds.min, -1, 0, 100, kinds.max) if kinds.min <= c <= kinds.max]
+    with jax.enable_x64(x64):
+        schedule = factory(0.5, 1000)
+        for count in counts:
+            expected = float(schedule(max(0, min(count, 2**30))))
+            assert math.isfinite(expected)
+            assert float(schedule(np.dtype(dtype).type(count))) == expected
+            assert float(schedule(np.array(count, dtype))) == expected
+            assert float(schedule(count)) == expected
+            if x64 or kinds.bits < 64:
+                assert float(schedule(jnp.array(count, dtype))) == expected
+
+
+@each_factory
+@pytest.mark.parametrize("wrap", ["join", "where", "cond"])
+@pytest.mark.parametrize("dtype", ["int8", "int32"])
+def test_derivatives_are_finite_in_branches_that_are_not_taken(factory, wrap, dtype):
+    def value(init_value, num_periods, count):
+        schedule = factory(init_value, 100, num_periods=num_periods)
+        if wrap == "join":
+            return optax.join_schedules([optax.constant_schedule(init_value), schedule], [7])(count)
+        if wrap == "where":
+            return jnp.where(count < 7, init_value, schedule(count - 7))
+        return jax.lax.cond(count < 7, lambda _: init_value, schedule, count - 7)
+
+    counts = jnp.array([-128, -1, 0, 6, 7, 8, 107, 127], dtype)
+    slopes = jax.vmap(jax.grad(value, (0, 1)), (None, None, 0))(0.5, 0.5, counts)
+    assert all(jnp.isfinite(x).all() for x in slopes)
+
+
+@pytest.mark.parametrize("initial_variance", [0.0, 1e-30, 1.0])
+@pytest.mark.parametrize("variance_decay", [0.0, 0.55, 50.0])
+def test_derivatives_by_the_variance_are_finite(initial_variance, variance_decay):
+    def value(variance, decay, count):
+        return noisy_linear_cosine(0.5, 100, initial_variance=variance, variance_decay=decay)(count)
+
+    counts = jnp.array([-5, 0, 1, 99, 500])
+    slopes = jax.vmap(jax.grad(value, (0, 1)), (None, None, 0))(
+        initial_variance, variance_decay, counts
+    )
+    assert all(jnp.isfinite(x).all() for x in slopes)
+    quiet = noisy_linear_cosine(0.5, 100, initial_variance=0.0)
+    np.testing.assert_allclose(quiet(counts), linear_cosine(0.5, 100, beta=0.001)(counts))
+
+
+@each_factory
+@pytest.mark.parametrize("kind", [np.array, np.int16, np.float32, jnp.asarray, jnp.bfloat16])
+@pytest.mark.parametrize("steps", [0, -5, 2.5])
+def test_concrete_arrays_are_checked_like_numbers(factory, kind, steps):
+    with pytest.raises(ValueError, match=r"decay_steps is .*, but must be a whole number"):
+        factory(0.5, kind(steps) if kind is not np.int16 else np.int16(-abs(int(steps))))
+    with pytest.raises(ValueError, match="init_value is nan"):
+        factory(np.asarray(np.nan) if kind is np.int16 else kind(np.nan), 10)
+    assert factory(0.5, kind(10))(3) == factory(0.5, 10)(3)
+
+
+@pytest.mark.parametrize("variance", [-1.0, np.array(-1e-9), jnp.float32(-2)])
+def test_a_variance_is_not_negative(variance):
+    with pytest.raises(ValueError, match=r"initial_variance is .*, but must be .* 0 or more"):
+        noisy_linear_cosine(0.5, 10, initial_variance=variance)
+
+
 def test_tensorflow_golden_values():
     if not GOLDEN.exists():
         pytest.skip(f"{GOLDEN} is absent")

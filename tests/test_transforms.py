@@ -1,8 +1,8 @@
 """PowerSign and AddSign against TensorFlow's kernels and a float64 NumPy reference."""
 
-import functools
 import math
 import pathlib
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,11 +13,17 @@ import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
+from nos_optax.grammar import from_rule
 from nos_optax.schedules import linear_cosine, linear_decay, noisy_linear_cosine
 from nos_optax.transforms import addsign, powersign, scale_by_addsign, scale_by_powersign
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "optimizers.npz"
 SCALE_BY = {"powersign": scale_by_powersign, "addsign": scale_by_addsign}
+
+
+def partial_rule(text):
+    return partial(from_rule, text)
+
 
 each_method = pytest.mark.parametrize("method", SCALE_BY)
 
@@ -302,6 +308,141 @@ def test_complex_parameters_are_refused_with_the_remedy(method):
     assert updates.dtype == params.dtype
 
 
+# Dtypes, and numbers in arrays
+
+FACTORIES = {
+    "powersign": powersign,
+    "addsign": addsign,
+    "rule": partial_rule("m + 1e-3 * w"),
+    "random rule": partial_rule("drop(adam, 0.3)"),
+}
+each_factory = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
+RATES = {
+    "numbers": (0.1, 0.1),
+    "arrays": (jnp.float32(0.1), np.float64(0.1)),
+    "schedules": (linear_cosine(0.1, 100), lambda count: np.float64(0.1)),
+}
+WRAPPERS = {
+    "alone": lambda tx: tx,
+    "finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "masked": lambda tx: optax.masked(tx, {"w": True, "b": False}),
+    "partition": lambda tx: optax.partition({"a": tx, "b": tx}, {"w": "a", "b": "b"}),
+    "steps": lambda tx: optax.MultiSteps(tx, 2),
+}
+
+
+@each_factory
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+def test_updates_keep_the_dtype_of_the_gradient(factory, rates, wrapper):
+    """One tree has all dtypes of a training; of float8, Optax's wrappers know nothing."""
+    for dtype in ("float16", "bfloat16", "float32", "float8_e4m3fn"):
+        if dtype.startswith("float8") and wrapper is not WRAPPERS["alone"]:
+            continue
+        with jax.enable_x64(dtype == "float32"):
+            params = {"w": jnp.ones((2, 2), dtype), "b": jnp.ones(3, dtype)}
+            tx = wrapper(factory(rates[0], weight_decay=rates[1]))
+            state = tx.init(params)
+            before = jax.tree.map(jnp.result_type, state)
+            for _ in range(2):
+                updates, state = tx.update(params, state, params)
+                assert {str(u.dtype) for u in jax.tree.leaves(updates)} == {dtype}
+                assert all(jnp.isfinite(u.astype(float)).all() for u in jax.tree.leaves(updates))
+            assert jax.tree.map(jnp.result_type, state) == before
+
+
+@each_factory
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_injected_numbers_in_half_precision_are_rates(factory, dtype):
+    """Optax casts them to the dtype of the parameters: 0.999 to 1, in bfloat16."""
+    g = jnp.array([0.5, -1.0, 2.0], dtype)
+    plain, injected = factory(0.125), optax.inject_hyperparams(factory)(0.125)
+    state, expected = injected.init(g), plain.init(g)
+    update = jax.jit(injected.update)
+    for _ in range(3):
+        updates, state = update(g, state, g)
+        wanted, expected = plain.update(g, expected, g)
+        np.testing.assert_allclose(*(np.asarray(x, float) for x in (updates, wanted)), rtol=1e-2)
+    for rate in (0.99, 0.9999, 0.997):  # a tracer is below 1, if it is not what was meant
+        traced = jax.jit(lambda rate: factory(0.1, b1=rate).update(g, plain.init(g), g)[0])
+        assert jnp.isfinite(traced(jnp.asarray(rate, dtype)).astype(float)).all()
+
+
+WRONG = {
+    (powersign, "learning_rate"): np.nan,
+    (powersign, "weight_decay"): np.inf,
+    (powersign, "base"): -1.0,
+    (addsign, "alpha"): np.inf,
+    (addsign, "sign_decay"): np.nan,
+    (addsign, "b1"): 1.5,
+    (FACTORIES["rule"], "b2"): -0.5,
+    (FACTORIES["rule"], "b3"): np.nan,
+    (FACTORIES["rule"], "learning_rate"): -np.inf,
+}
+ARRAYS = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "array": np.array,
+    "vector": lambda x: np.array([0.5, x]),
+    "jax": jnp.float32,
+    "jax bfloat16": jnp.bfloat16,
+}
+
+
+@pytest.mark.parametrize("argument", WRONG, ids=lambda row: row[1])
+@pytest.mark.parametrize("kind", ARRAYS.values(), ids=ARRAYS)
+def test_concrete_arrays_are_checked_like_numbers(argument, kind):
+    factory, name = argument
+    with pytest.raises(ValueError, match=f"{name} is .*, but must be"):
+        factory(**{name: kind(WRONG[argument])})
+    for other in (np.array("a"), np.array(1j), jax.random.key(0)):
+        with pytest.raises(TypeError, match=f"(?s){name} is .*, but must be"):
+            factory(**{name: other})
+
+
+MASKS = {
+    "dimensions": lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+    "none": lambda p: jax.tree.map(lambda x: False, p),
+    "array": lambda p: jax.tree.map(lambda x: jnp.ones([], bool), p),
+}
+
+
+@each_factory
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_mask_function_that_is_called_as_a_schedule_is_refused(factory, mask):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    arguments = {"learning_rate": 0.1, "weight_decay": 0.5, "mask": mask}
+    with pytest.raises(TypeError, match='static_args="mask"'):
+        optax.inject_hyperparams(factory)(**arguments).init(params)
+    injected = optax.inject_hyperparams(factory, static_args="mask")(**arguments)
+    plain = factory(**arguments)
+    if mask is not MASKS["array"]:  # which is no mask for Optax
+        updates, _ = injected.update(params, injected.init(params), params)
+        expected, _ = plain.update(params, plain.init(params), params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), updates, expected)
+
+
+@each_factory
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (jnp.ones(3), r"are an array of shape \(3,\), but"),
+        ({"v": jnp.ones(3)}, r"are a dict of \['v'\] \(3,\), but"),
+        ({"w": jnp.ones(2)}, r"\['w'\] \(2,\), but"),
+        ({"w": (jnp.ones(3),)}, r"\['w'\]\[0\]"),
+        ([jnp.ones(3)], "are a list"),
+        ({"w": jnp.ones(3), "b": jnp.ones(1)}, r"\['b'\] \(1,\)"),
+    ],
+    ids=["array", "name", "shape", "nested", "list", "more"],
+)
+def test_gradients_that_do_not_fit_are_named(factory, given, words):
+    params = {"w": jnp.ones(3)}
+    tx = factory(0.1)
+    with pytest.raises(ValueError, match=f"(?s){words}.*is a dict of .'w'. .3,"):
+        tx.update(given, tx.init(params), params)
+
+
 # Training a small network, as a user would.
 
 
@@ -317,7 +458,7 @@ def descending(method, schedule):
 
 each_schedule = pytest.mark.parametrize(
     "schedule",
-    [linear_cosine, functools.partial(noisy_linear_cosine, initial_variance=0.1)],
+    [linear_cosine, partial(noisy_linear_cosine, initial_variance=0.1)],
     ids=["linear_cosine", "noisy_linear_cosine"],
 )
 

@@ -8,7 +8,7 @@ import inspect
 import keyword
 import re
 import textwrap
-from types import FunctionType
+from typing import Any
 
 from nos_optax import _arguments, schedules
 from nos_optax.grammar import semantics, static
@@ -36,10 +36,18 @@ _DECAYS = {
     "cd": schedules.cyclical_decay,
     "rd": schedules.restart_decay,
 }
+# What a word takes over, beside the decays.
+_HELPERS = {
+    "drop": [semantics.drop_by],
+    "noise": [semantics.noise_of],
+    "annealed_noise": [semantics.annealed_noise_of],
+    "log": [semantics.log, semantics._log_jvp],
+    "^": [semantics.power, semantics._power_jvp],
+}
 _FUNCTIONS = {
     "exp": "jnp.exp({})",
-    "log": "jnp.log(jnp.abs({}))",
-    "sqrt": "jnp.sqrt(jnp.abs({}))",
+    "log": "log({})",
+    "sqrt": "root({})",
     "sign": "jnp.sign({})",
     "sigmoid": "jax.nn.sigmoid({})",
 }
@@ -60,7 +68,10 @@ def to_python(rule: UpdateRule, name: str, learning_rate: str) -> str:
     definitions = [
         _state(rule, state),
         _transformation(rule, name, state),
-        *(re.sub(r"\b(semantics|schedules)\.", "", source).rstrip() for source in sources),
+        *(
+            re.sub(r"\b(semantics|schedules|_arguments)\.", "", source).rstrip()
+            for source in sources
+        ),
     ]
     return (
         "\n\n".join([_header(rule, name, learning_rate), imports, *(f"\n{d}" for d in definitions)])
@@ -88,24 +99,29 @@ def _moments(rule: UpdateRule) -> dict[str, tuple[str, str, float, int]]:
     return {moment: row for moment, row in _MOMENTS.items() if moment in rule.moments}
 
 
-def _helpers(rule: UpdateRule) -> list[FunctionType]:
+def _helpers(rule: UpdateRule) -> list[Any]:
     """Return the functions that the module takes over, with all that they call."""
-    helpers: list[FunctionType] = [static._map, static._wide]
+    helpers: list[Any] = [static._map, _arguments.wide_dtype]
     if rule.moments & {"v", "gamma"}:
         helpers.append(static._wide_zeros)
     if rule.moments:
         helpers += [static._update_average, semantics.moving_average]
         helpers += [static._correct_bias, semantics.bias_correction]
     if rule.needs_key:
-        helpers += [_arguments.as_key, static._numbered, semantics.stream_key]
-    if any(isinstance(e, Unary) and e.function == "drop" for e in walk(rule.expression)):
-        helpers.append(semantics.drop)
-    helpers += [f for f in (semantics.noise, semantics.annealed_noise) if f.__name__ in rule.leaves]
+        helpers += [_arguments.key_data, _arguments.as_key, _arguments.typed_key]
+        helpers += [semantics.draw_all, semantics.draw_groups, semantics.stream_keys]
+        helpers += [semantics.stream_key, semantics.draw_rows, semantics.threefry]
+        helpers.append(semantics.pick_row)
+    words = {e.function for e in walk(rule.expression) if isinstance(e, Unary | Binary)}
+    words |= rule.leaves
+    helpers += [f for word, functions in _HELPERS.items() if word in words for f in functions]
+    if words & {"sqrt", "adam", "rmsprop"}:
+        helpers += [semantics.root, semantics._root_jvp]
     helpers += [decay for leaf, decay in _DECAYS.items() if leaf in rule.leaves]
     if rule.leaves & {"cd", "rd"}:
         helpers.append(schedules._cycle_fraction)
     if rule.needs_total_steps:
-        helpers.append(schedules._as_float)
+        helpers += [schedules._clamp, schedules._as_float]
     return helpers
 
 
@@ -114,14 +130,14 @@ def _state(rule: UpdateRule, state: str) -> str:
     for field, _, _, power in _moments(rule).values():
         fields.append(f"{field}: optax.Updates  # moving average of {_power('g', power)}")
     if rule.needs_key:
-        fields.append("key: jax.Array  # PRNG key, never advanced but folded with the count")
+        fields.append("key: jax.Array  # uint32, a PRNG key: never advanced, folded with the count")
     return _block(f"class {state}(NamedTuple):", fields)
 
 
 def _transformation(rule: UpdateRule, name: str, state: str) -> str:
     arguments = ["total_steps"] if rule.needs_total_steps else []
     arguments += [f"{rate}={default}" for _, rate, default, _ in _moments(rule).values()]
-    arguments += ["key=0"] if rule.needs_key else []
+    arguments += [f"key={_stream(structural_hash(rule.expression))}"] if rule.needs_key else []
     run = ", in a run of `total_steps` updates" if rule.needs_total_steps else ""
     body = [
         f'"""Replace each update by the value of the rule{run}."""',
@@ -141,7 +157,7 @@ def _init_function(rule: UpdateRule, state: str) -> list[str]:
         f"{field}={'optax.tree.zeros_like' if moment == 'm' else '_wide_zeros'}(params)"
         for moment, (field, *_) in _moments(rule).items()
     ]
-    fields += ["key=as_key(key)"] if rule.needs_key else []
+    fields += ["key=key_data(key)"] if rule.needs_key else []
     return _block("def init_fn(params):", _call(f"return {state}", fields)).splitlines()
 
 
@@ -159,8 +175,12 @@ def _update_function(rule: UpdateRule, state: str) -> list[str]:
         for field, rate, _, power in moments.values()
     ]
     body += ["", *_leaf_function(rule, [*trees]).splitlines(), ""]
-    numbered = ["_numbered(updates)"] if rule.needs_key else []
-    body += _call("updates = _map", ["rule", *trees.values(), *numbered])
+    if rule.needs_key:
+        arguments = ["updates", "typed_key(state.key, like=key)", "state.count"]
+        for kind, streams in static.drawing_parts(rule.expression).items():
+            arguments.append(f"{kind}=[{', '.join(map(_stream, streams))}]")
+        body += _call("draws = draw_all", arguments)
+    body += _call("updates = _map", ["rule", *trees.values(), *(["draws"] * rule.needs_key)])
     averages = [field for field, *_ in moments.values()]
     body += [f"{field} = optax.tree.cast_like({field}, state.{field})" for field in averages]
     fields = ["count", *averages, *(["state.key"] if rule.needs_key else [])]
@@ -173,22 +193,20 @@ def _leaf_function(rule: UpdateRule, arrays: list[str]) -> str:
     body = ["if g is None:", "    return None", "shape, dtype = jnp.shape(g), jnp.result_type(g)"]
     names = ", ".join(arrays)
     body.append(
-        "g = jnp.asarray(g, _wide(g))"
+        "g = jnp.asarray(g, wide_dtype(g))"
         if arrays == ["g"]
-        else f"{names} = (jnp.asarray(x, _wide(g)) for x in ({names}))"
+        else f"{names} = (jnp.asarray(x, wide_dtype(g)) for x in ({names}))"
     )
     for e in dict.fromkeys(walk(rule.expression)):
         if isinstance(e, Operand) and e.name in _DECAYS:
             n = "" if e.n is None else f", {number(e.n)}"
             decay = f"{_DECAYS[e.name].__name__}(state.count, total_steps{n})"
             body.append(f"{_variable(e)} = {decay}.astype(g.dtype)")
-    if rule.needs_key:
-        body.append("key = stream_key(state.key, state.count, leaf)")
     value = _assign_parts(rule.expression, {}, body)
     body.append(f"value = {value}")
     body.append("return jnp.broadcast_to(value, shape).astype(dtype)")
-    leaf = ", leaf" if rule.needs_key else ""
-    return _block(f"def rule({names}{leaf}):", body)
+    draws = ", draws" if rule.needs_key else ""
+    return _block(f"def rule({names}{draws}):", body)
 
 
 def _assign_parts(e: Expression, variables: dict[Expression, str], body: list[str]) -> str:
@@ -226,11 +244,11 @@ def _source(e: Expression, variables: dict[Expression, str], level: int = _SUM) 
         case Constant(value):
             text = repr(value)
         case Operand("adam" | "rmsprop" as name):
-            own, text = _PRODUCT, f"{'m' if name == 'adam' else 'g'} / (jnp.sqrt(v) + 1e-8)"
+            own, text = _PRODUCT, f"{'m' if name == 'adam' else 'g'} / (root(v) + 1e-8)"
         case Operand("noise"):
-            text = f"noise({_draw_key(e)}, g.shape, g.dtype)"
+            text = f"noise_of({_draw(e)})"
         case Operand("annealed_noise"):
-            text = f"annealed_noise({_draw_key(e)}, g.shape, g.dtype, state.count)"
+            text = f"annealed_noise_of({_draw(e)}, state.count)"
         case Operand():
             text = _variable(e)
         case Unary("neg", x):
@@ -239,13 +257,15 @@ def _source(e: Expression, variables: dict[Expression, str], level: int = _SUM) 
             text = f"jnp.clip({source(x)}, -{c!r}, {c!r})"
         case Unary("drop", x, p):
             array = source(x) if _is_array(x) else f"jnp.full_like(g, {source(x)})"
-            text = f"drop({_draw_key(e)}, {array}, {p!r})"
+            text = f"drop_by({_draw(e)}, {array}, {p!r})"
         case Unary(function, x):
             text = _FUNCTIONS[function].format(source(x))
         case Binary("^", x, y):
             k = static.exact_power(y)
             if k is None or _is_number(x):
-                text = f"jnp.power({source(x)}, {source(y) if k is None else k})"
+                numbers = _is_number(x) and _is_number(y)
+                function = "jnp.power" if numbers else "power"
+                text = f"{function}({source(x)}, {source(y) if k is None else k})"
             else:
                 own, text = _POWER, _power(source(x, _ATOM), k)
         case Binary("/", x, y) if _is_number(x) and _is_number(y):
@@ -265,8 +285,12 @@ def _variable(e: Operand) -> str:
     return re.sub(r"\W", "_", f"{e.name}_{number(e.n)}")
 
 
-def _draw_key(e: Expression) -> str:
-    return f"jax.random.fold_in(key, 0x{structural_hash(e):08X})"
+def _draw(e: Expression) -> str:
+    return f"draws[{_stream(structural_hash(e))}]"
+
+
+def _stream(stream: int) -> str:
+    return f"0x{stream:08X}"
 
 
 def _power(base: str, k: int) -> str:

@@ -14,6 +14,7 @@ from nos_optax.grammar.errors import RuleError
 
 MAX_DEPTH = 48
 MAX_NODES = 512
+MAX_DRAWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def depth(e: Expression) -> int:
 
 def check_tree(e: Expression) -> None:
     """Raise `RuleError` unless `e` is a tree of expressions that recursion can handle."""
-    nodes = 0
+    nodes, draws = 0, set()
     for height, level in enumerate(levels(e), start=1):
         nodes += len(level)
         for node in level:
@@ -143,6 +144,22 @@ def check_tree(e: Expression) -> None:
                 f"the rule is more than {MAX_DEPTH} levels deep or has more than {MAX_NODES} "
                 "operands and functions; split it or drop a part"
             )
+        draws |= {node for node in level if draws_numbers(node)}
+    if len(draws) > MAX_DRAWS:
+        raise RuleError(
+            f"the rule has {len(draws)} different random parts (noise, annealed_noise, drop), each "
+            f"of the size of the parameters, and at most {MAX_DRAWS} are allowed; drop a part, or "
+            "write the same one again, which is the same draw"
+        )
+
+
+def draws_numbers(e: Expression) -> bool:
+    """Whether this node, not its parts, draws random numbers: `drop`, `noise`, `annealed_noise`."""
+    match e:
+        case Unary("drop") | Operand("noise" | "annealed_noise"):
+            return True
+        case _:
+            return False
 
 
 def number(value: float) -> str:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from nos_optax import _arguments
@@ -17,7 +16,9 @@ from nos_optax.grammar.expression import (
     Expression,
     Operand,
     Unary,
+    draws_numbers,
     structural_hash,
+    walk,
 )
 from nos_optax.grammar.rule import RuleLike, UpdateRule, as_rule
 from nos_optax.grammar.vocabulary import DECAYS
@@ -30,7 +31,7 @@ class ScaleByRuleState(NamedTuple):
     mu: optax.Updates | None  # shapes of the parameters, moving average of g
     nu: optax.Updates | None  # of g^2
     gamma: optax.Updates | None  # of g^3
-    key: jax.Array | None  # PRNG key; it never advances, but is folded with the count
+    key: jax.Array | None  # uint32 [2], a PRNG key: it never advances, but is folded with the count
 
 
 class Environment(NamedTuple):
@@ -46,27 +47,41 @@ class Environment(NamedTuple):
     gamma: Any = None
     w: Any = None
     total_steps: Any = None
-    key: Any = None  # of this parameter array at this step
+    draws: Any = None  # random numbers of the shape of g, by the hash of the part that draws them
 
 
-def evaluate(e: Expression, env: Environment) -> jax.Array:
-    """Return the value of an expression: shaped like `env.g`, or `[]` where it reads no array."""
+def evaluate(
+    e: Expression, env: Environment, known: dict[Expression, jax.Array] | None = None
+) -> jax.Array:
+    """Return the value of an expression: shaped like `env.g`, or `[]` where it reads no array.
+
+    Equal subexpressions are evaluated once: `known` has the values of those that were met before.
+    """
+    known = {} if known is None else known
+    if e not in known:
+        known[e] = _evaluate(e, env, lambda x: evaluate(x, env, known))
+    return known[e]
+
+
+def _evaluate(
+    e: Expression, env: Environment, value: Callable[[Expression], jax.Array]
+) -> jax.Array:
+    """Return the value of a node, given how to find those of its parts."""
     match e:
-        case Constant(value):
-            return jnp.asarray(value, env.g.dtype)
+        case Constant(number):
+            return jnp.asarray(number, env.g.dtype)
         case Operand():
             return _operand(e, env)
         case Unary("clip", x, float() as c):
-            return semantics.clip(evaluate(x, env), c)
+            return semantics.clip(value(x), c)
         case Unary("drop", x, float() as p):
-            value = jnp.broadcast_to(evaluate(x, env), env.g.shape)
-            return semantics.drop(_draw_key(e, env), value, p)
+            return semantics.drop_by(env.draws[structural_hash(e)], value(x), p)
         case Unary(function, x):
-            return semantics.UNARY_FUNCTIONS[function](evaluate(x, env))
+            return semantics.UNARY_FUNCTIONS[function](value(x))
         case Binary("^", x, y) if (k := exact_power(y)) is not None:
-            return jax.lax.integer_pow(evaluate(x, env), k)
+            return jax.lax.integer_pow(value(x), k)
         case Binary(function, x, y):
-            return semantics.BINARY_FUNCTIONS[function](evaluate(x, env), evaluate(y, env))
+            return semantics.BINARY_FUNCTIONS[function](value(x), value(y))
 
 
 def exact_power(exponent: Expression) -> int | None:
@@ -85,19 +100,24 @@ def _operand(e: Operand, env: Environment) -> jax.Array:
         case "g" | "m" | "v" | "gamma" | "w":
             return getattr(env, e.name)
         case "adam":
-            return semantics.divide(env.m, jnp.sqrt(env.v))
+            return semantics.divide(env.m, semantics.root(env.v))
         case "rmsprop":
-            return semantics.divide(env.g, jnp.sqrt(env.v))
+            return semantics.divide(env.g, semantics.root(env.v))
         case "noise":
-            return semantics.noise(_draw_key(e, env), env.g.shape, env.g.dtype)
+            return semantics.noise_of(env.draws[structural_hash(e)])
         case "annealed_noise":
-            return semantics.annealed_noise(_draw_key(e, env), env.g.shape, env.g.dtype, env.t)
+            return semantics.annealed_noise_of(env.draws[structural_hash(e)], env.t)
         case _:
             return semantics.decay(e.name, e.n, env.t, env.total_steps, env.g.dtype)
 
 
-def _draw_key(e: Expression, env: Environment) -> jax.Array:
-    return jax.random.fold_in(env.key, np.uint32(structural_hash(e)))
+def drawing_parts(e: Expression) -> dict[str, list[int]]:
+    """Return the hashes of what draws random numbers, under `uniform` and `normal`, once each."""
+    draws: dict[str, dict[int, None]] = {"uniform": {}, "normal": {}}
+    for x in walk(e):
+        if draws_numbers(x):
+            draws["uniform" if isinstance(x, Unary) else "normal"][structural_hash(x)] = None
+    return {kind: list(streams) for kind, streams in draws.items()}
 
 
 def scale_by_rule(
@@ -126,7 +146,10 @@ def scale_by_rule(
     Half-precision gradients are computed in float32; v and gamma are stored so too, and m as
     ``mu_dtype`` says. A random subexpression is one draw per parameter array and step: written
     twice, it is the same draw. The arrays of a tree draw differently by their position among those
-    that have a gradient; two transformations in one optimizer need different keys to do so.
+    that have a gradient, and different rules draw differently by default. Two transformations by
+    one rule in one optimizer need different keys to do so, and so do the shards of a
+    ``jax.shard_map``: fold the key with ``jax.lax.axis_index``. The key is kept as numbers, so that
+    a state can be saved, compared and cast like that of any other optimizer.
 
     Args:
         rule: The rule, its text, or a program.
@@ -137,7 +160,7 @@ def scale_by_rule(
         b3: Decay rate of gamma, in [0, 1).
         mu_dtype: dtype in which m is stored; that of the parameters if None.
         key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
-            ``annealed_noise`` and ``drop``; the seed 0 if None.
+            ``annealed_noise`` and ``drop``; a seed of the rule's own if None.
 
     Returns:
         The :class:`optax.GradientTransformation`. It has no learning rate and no minus sign: see
@@ -148,7 +171,8 @@ def scale_by_rule(
             missing or not a whole number between 1 and 2**30.
         TypeError: If an argument is no number, where one is expected.
         ValueError: If a rate is outside [0, 1); from ``init``, if a parameter is complex; from
-            ``update``, if the rule reads the weights and ``params`` is missing.
+            ``update``, if the rule reads the weights and ``params`` is missing, or if the gradients
+            do not fit the state.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -164,22 +188,28 @@ def scale_by_rule(
     """
     rule = as_rule(rule)
     total_steps = _checked_total_steps(rule, total_steps)
-    for name, rate in (("b1", b1), ("b2", b2), ("b3", b3)):
-        _arguments.check_decay_rate(name, rate)
+    b1, b2, b3 = (
+        _arguments.decay_rate(name, rate, usual)
+        for name, rate, usual in (("b1", b1, 0.9), ("b2", b2, 0.999), ("b3", b3, 0.999))
+    )
+    key = structural_hash(rule.expression) if key is None else key
+    draws = drawing_parts(rule.expression)
 
     def init_fn(params):
-        jax.tree.map(_wide, params)  # raises if one is complex
+        jax.tree.map(_arguments.wide_dtype, params)  # raises if one is complex
         return ScaleByRuleState(
             count=jnp.zeros([], jnp.int32),
             mu=optax.tree.zeros_like(params, dtype=mu_dtype) if "m" in rule.moments else None,
             nu=_wide_zeros(params) if "v" in rule.moments else None,
             gamma=_wide_zeros(params) if "gamma" in rule.moments else None,
-            key=_arguments.as_key(key) if rule.needs_key else None,
+            key=_arguments.key_data(key) if rule.needs_key else None,
         )
 
     def update_fn(updates, state, params=None):
         if rule.needs_params and params is None:
             raise ValueError(_NO_PARAMS)
+        w = params if rule.needs_params else None
+        _arguments.check_trees(updates, params=w, mu=state.mu, nu=state.nu, gamma=state.gamma)
         count = optax.safe_increment(state.count)
         mu = _update_average(updates, state.mu, b1, 1)
         nu = _update_average(updates, state.nu, b2, 2)
@@ -188,25 +218,24 @@ def scale_by_rule(
             "m": _correct_bias(mu, b1, count),
             "v": _correct_bias(nu, b2, count),
             "gamma": _correct_bias(gamma, b3, count),
-            "w": params if rule.needs_params else None,
+            "w": w,
         }
+        if rule.needs_key:
+            step_key = _arguments.typed_key(state.key, like=key)
+            trees["draws"] = semantics.draw_all(updates, step_key, state.count, **draws)
         trees = {name: tree for name, tree in trees.items() if tree is not None}
 
-        def value(leaf, g, *arrays):
+        def value(g, *arrays):
             if g is None:
                 return None
-            dtype = _wide(g)
-            env = Environment(
-                g=jnp.asarray(g, dtype),
-                t=state.count,
-                total_steps=total_steps,
-                key=semantics.stream_key(state.key, state.count, leaf) if rule.needs_key else None,
-                **{name: jnp.asarray(x, dtype) for name, x in zip(trees, arrays, strict=True)},
-            )
+            dtype = _arguments.wide_dtype(g)
+            read = {"g": g} | dict(zip(trees, arrays, strict=True))
+            read = jax.tree.map(lambda x: jnp.asarray(x, dtype), read)
+            env = Environment(t=state.count, total_steps=total_steps, **read)
             update = jnp.broadcast_to(evaluate(rule.expression, env), jnp.shape(g))
             return update.astype(jnp.result_type(g))
 
-        updates = _map(value, _numbered(updates), updates, *trees.values())
+        updates = _map(value, updates, *trees.values())
         averages = optax.tree.cast_like((mu, nu, gamma), (state.mu, state.nu, state.gamma))
         return updates, ScaleByRuleState(count, *averages, state.key)
 
@@ -241,18 +270,21 @@ def from_rule(
         b3: Decay rate of gamma, in [0, 1).
         mu_dtype: dtype in which m is stored; that of the parameters if None.
         key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
-            ``annealed_noise`` and ``drop``; the seed 0 if None.
+            ``annealed_noise`` and ``drop``; a seed of the rule's own if None.
         weight_decay: Decay :math:`\lambda` of the parameters, multiplied by the learning rate.
             Unless it is the number 0, ``update`` needs the parameters.
         mask: Which parameters ``weight_decay`` applies to: a tree of booleans with the structure of
-            the parameters or a prefix of it, or a function from parameters to such a tree.
+            the parameters or a prefix of it, or a function from parameters to such a tree. Under
+            ``optax.inject_hyperparams`` name it in ``static_args`` there, or a function is called
+            as a schedule.
 
     Returns:
         The :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
         RuleError: As :func:`nos_optax.scale_by_rule`.
-        TypeError: As :func:`nos_optax.scale_by_rule`.
+        TypeError: As :func:`nos_optax.scale_by_rule`, or if ``mask`` is a single boolean from
+            ``optax.inject_hyperparams``.
         ValueError: As :func:`nos_optax.scale_by_rule`.
 
     Examples:
@@ -271,14 +303,8 @@ def from_rule(
         Bello et al., `Neural Optimizer Search with Reinforcement Learning
         <https://arxiv.org/abs/1709.07417>`_, 2017, sections 3.1, 4.1 and 4.2
     """
-    _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
-    without_decay = isinstance(weight_decay, int | float) and weight_decay == 0
-    return optax.chain(
-        scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key),
-        # The identity has the same empty state, but does not ask for the parameters.
-        optax.identity() if without_decay else optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    scaling = scale_by_rule(rule, total_steps, b1, b2, b3, mu_dtype, key)
+    return _arguments.descend(scaling, learning_rate, weight_decay, mask)
 
 
 def _checked_total_steps(
@@ -311,20 +337,9 @@ def _map(function, *trees):
     return jax.tree.map(function, *trees, is_leaf=lambda x: x is None)
 
 
-def _wide(x):
-    """Return float32, or the dtype of an array where that is wider."""
-    dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise ValueError(
-            f"A parameter is {dtype}, and the functions of a rule are of real numbers: wrap the "
-            "optimizer in optax.contrib.split_real_and_imaginary."
-        )
-    return dtype
-
-
 def _wide_zeros(params):
     """Return zeros in which an average can grow: at a rate of 0.999, half precision rounds it."""
-    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_wide(x)), params)
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_arguments.wide_dtype(x)), params)
 
 
 def _update_average(updates, moments, rate, power: int):
@@ -333,8 +348,8 @@ def _update_average(updates, moments, rate, power: int):
     def average(g, moment):
         if g is None:
             return moment
-        g = jax.lax.integer_pow(jnp.asarray(g, _wide(g)), power)
-        return semantics.moving_average(moment.astype(_wide(moment)), g, rate)
+        g = jax.lax.integer_pow(jnp.asarray(g, _arguments.wide_dtype(g)), power)
+        return semantics.moving_average(moment.astype(_arguments.wide_dtype(moment)), g, rate)
 
     return None if moments is None else _map(average, updates, moments)
 
@@ -344,9 +359,3 @@ def _correct_bias(moments, rate, count):
         return moment / semantics.bias_correction(rate, count, moment.dtype)
 
     return jax.tree.map(correct, moments)
-
-
-def _numbered(tree):
-    """Replace each leaf by its position among the leaves."""
-    treedef = jax.tree.structure(tree)
-    return treedef.unflatten(range(treedef.num_leaves))

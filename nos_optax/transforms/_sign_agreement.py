@@ -4,22 +4,16 @@
 are computed once, as scalars, and each entry of the gradient selects its own.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from nos_optax import _arguments
+
 
 def init_average(params: optax.Params, mu_dtype: jax.typing.DTypeLike | None) -> optax.Updates:
     """Return zeros like the parameters, of type ``mu_dtype`` if given."""
-    for leaf in jax.tree.leaves(params):
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-            raise ValueError(
-                f"A parameter is {jnp.result_type(leaf)}, and complex numbers have no two signs to "
-                "compare: wrap the optimizer in optax.contrib.split_real_and_imaginary."
-            )
+    jax.tree.map(_arguments.wide_dtype, params)  # raises if one is complex
     return optax.tree.zeros_like(params, dtype=mu_dtype)
 
 
@@ -31,11 +25,12 @@ def update_average(
     The methods use its sign, and in half precision ``(1 - b1) * g`` may round to 0, which has none.
     Where there is no gradient (None), the average stays as it is.
     """
+    _arguments.check_trees(updates, mu=mu)
 
     def average(g, m):
         if g is None:
             return m
-        dtype = jnp.result_type(g, m, jnp.float32)
+        dtype = jnp.promote_types(_arguments.wide_dtype(g), _arguments.wide_dtype(m))
         return b1 * jnp.asarray(m, dtype) + (1 - b1) * jnp.asarray(g, dtype)
 
     return jax.tree.map(average, updates, mu, is_leaf=lambda x: x is None)
@@ -65,11 +60,13 @@ def scale_by_agreement(
     def scale(g, m):
         if g is None:
             return None
+        dtype = jnp.result_type(g)
+        g = jnp.asarray(g, _arguments.wide_dtype(g))
         product = jnp.sign(g) * jnp.sign(m)
         up, same, down = (jnp.asarray(x, product.dtype) for x in (agree, neutral, disagree))
         # The last case is 0 or NaN: adding the product keeps the one and hands on the other.
         multiplier = jnp.where(product > 0, up, jnp.where(product < 0, down, same + product))
-        return (multiplier * g).astype(jnp.result_type(g))
+        return (multiplier * g).astype(dtype)
 
     return jax.tree.map(scale, updates, mu, is_leaf=lambda x: x is None)
 
@@ -77,16 +74,4 @@ def scale_by_agreement(
 def value_at(value_or_schedule: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.Array:
     """Return the number, or the schedule's value at the count, in float32 or wider."""
     value = value_or_schedule(count) if callable(value_or_schedule) else value_or_schedule
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
-
-
-def decay_weights(
-    weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[optax.Params], Any] | None
-) -> optax.GradientTransformation:
-    """Return ``optax.add_decayed_weights``, or the identity where the decay is the number 0.
-
-    Both have the same empty state; the identity also updates without the parameters.
-    """
-    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
-        return optax.identity()
-    return optax.add_decayed_weights(weight_decay, mask)
+    return jnp.asarray(value, _arguments.wide_dtype(value))

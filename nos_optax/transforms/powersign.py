@@ -47,10 +47,11 @@ def scale_by_powersign(
         ValueError: If ``b1`` is outside [0, 1) or ``base`` is not positive; from ``init``, if a
             parameter is complex.
     """
-    _arguments.check_decay_rate("b1", b1)
+    b1 = _arguments.decay_rate("b1", b1, 0.9)
     must = "positive, as it is raised to powers; above 1 where signs that agree shall enlarge steps"
     _arguments.check_number("base", base, must, lambda x: 0 < x < math.inf)
     _arguments.check_numbers_or_schedules(sign_decay=sign_decay)
+    base = _arguments.widen(base)
 
     def init_fn(params):
         mu = _sign_agreement.init_average(params, mu_dtype)
@@ -105,7 +106,9 @@ def powersign(
         weight_decay: Decay :math:`\lambda` of the parameters, multiplied by the learning rate.
             Unless it is the number 0, ``update`` needs the parameters.
         mask: Which parameters ``weight_decay`` applies to: a tree of booleans with the structure of
-            the parameters or a prefix of it, or a function from parameters to such a tree.
+            the parameters or a prefix of it, or a function from parameters to such a tree. Under
+            ``optax.inject_hyperparams`` name it in ``static_args`` there, or a function is called
+            as a schedule.
 
     Returns:
         The :class:`optax.GradientTransformationExtraArgs`.
@@ -141,9 +144,5 @@ def powersign(
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 5.1; 4.1 for the decays and 8.1 for the
         choice of a learning rate
     """
-    _arguments.check_numbers_or_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
-    return optax.chain(
-        scale_by_powersign(b1=b1, base=base, sign_decay=sign_decay, mu_dtype=mu_dtype),
-        _sign_agreement.decay_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    scaling = scale_by_powersign(b1=b1, base=base, sign_decay=sign_decay, mu_dtype=mu_dtype)
+    return _arguments.descend(scaling, learning_rate, weight_decay, mask)
