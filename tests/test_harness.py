@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 from nos_optax.search import AcceleratorError
@@ -381,5 +382,5 @@ def test_what_is_wrong_is_named(monkeypatch, capsys, arguments):
 
 
 def test_output_that_is_no_terminal_has_a_width_and_no_colours(monkeypatch, capsys):
-    call(monkeypatch, lambda config, console: console.print("[red]" + "x" * 150))
+    call(monkeypatch, lambda config, console: console.print(Text("x" * 150, style="red")))
     assert capsys.readouterr().out == "x" * 150 + "\n"
