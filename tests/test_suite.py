@@ -180,11 +180,11 @@ def test_no_search_and_no_fresh_training_has_the_seeds_that_measured_adam():
 
 def test_a_run_goes_on_with_the_adam_that_it_was_begun_with(tmp_path):
     fields = dataclasses.asdict(REFERENCE)
-    (tmp_path / "config.json").write_text(json.dumps({"adam": [fields, fields]}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "adam": [fields, fields]}))
     config = SearchConfig(dataset="suite", out=tmp_path, resume=True)
     assert engine._begun(config) == [REFERENCE, REFERENCE]
     assert engine._begun(dataclasses.replace(config, resume=False)) is None
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"config": {}}')
     assert engine._begun(config) is None
 
 

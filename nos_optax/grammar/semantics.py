@@ -150,7 +150,8 @@ def bias_correction(rate, steps: jax.Array, dtype) -> jax.Array:
     # Somebody may take the derivative by the rate: the logarithm of 0 has none.
     rate = jnp.asarray(rate, dtype)
     far = 1 - jnp.power(rate, steps)
-    return jnp.where(rate < 0.1, far, -jnp.expm1(steps * jnp.log1p(jnp.maximum(rate, 0.1) - 1)))
+    near = -jnp.expm1(steps * jnp.log1p(jnp.where(rate < 0.1, 0.1, rate) - 1))
+    return jnp.where(rate < 0.1, far, near)
 
 
 def stream_key(key: jax.Array, count: jax.Array, leaf: int) -> jax.Array:
@@ -176,7 +177,8 @@ def draw_all(updates, key: jax.Array, count: jax.Array, uniform: list[int], norm
         The tree, in place of each array a dict from stream to numbers of its shape.
     """
     arrays, treedef = jax.tree.flatten(updates)
-    draws: list[dict[int, jax.Array]] = [{} for _ in arrays]
+    nothing = [g if jnp.size(g) == 0 else None for g in arrays]  # an empty array draws itself
+    draws = [{} if g is None else dict.fromkeys(uniform + normal, g) for g in nothing]
     for draw, streams in ((jax.random.uniform, uniform), (jax.random.normal, normal)):
         if not streams or not arrays:
             continue
@@ -204,6 +206,8 @@ def draw_groups(arrays: list, key: jax.Array) -> list[tuple]:
     kinds = {leaf: (str(_arguments.wide_dtype(g)), -jnp.size(g)) for leaf, g in enumerate(arrays)}
     for leaf in sorted(kinds, key=kinds.__getitem__):
         shape, size = jnp.shape(arrays[leaf]), jnp.size(arrays[leaf])
+        if size == 0:
+            continue
         dtype = _arguments.wide_dtype(arrays[leaf])
         if not counted or size > 2**18:  # a large array may be sharded, so it keeps its axes
             large.setdefault((shape, dtype), []).append(leaf)
@@ -234,10 +238,17 @@ def draw_rows(keys, draw, shape, dtype):
     def one(key):
         return draw(key, shape, dtype)
 
-    # A draw takes several times the memory of its numbers: large ones are made one by one.
-    few = keys.size * jax.ShapeDtypeStruct(shape, dtype).size <= 2**22
-    together = few and threefry(keys)
-    numbers = jax.lax.map(one, keys.ravel(), batch_size=(-(-keys.size // 4) if together else None))
+    # A loop, also where a few turns do: XLA would compile what `draw` computes of each number anew
+    # for each array that reads it. Large draws take one turn each, as a draw takes several times
+    # the memory of its numbers.
+    rows, size = keys.size, jax.ShapeDtypeStruct(shape, dtype).size
+    if threefry(keys) and rows * size <= 2**22:
+        batch = -(-rows // 4)
+        batches = keys.ravel()[jnp.minimum(jnp.arange(-(-rows // batch) * batch), rows - 1)]
+        numbers = jax.lax.map(jax.vmap(one), batches.reshape(-1, batch))
+        numbers = numbers.reshape(-1, *shape)[:rows]
+    else:
+        numbers = jax.lax.map(one, keys.ravel())
     return numbers.reshape(*keys.shape, *shape)
 
 
