@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich import box
 from rich.table import Table
@@ -162,8 +163,8 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
             *mean_and_deviation(outcome.values),
             len(outcome.values),
             sum(run.learned for run in outcome.runs),
-            _mean([run.loss for run in outcome.runs]),
-            _mean([run.training_loss for run in outcome.runs]),
+            fmean(run.loss for run in outcome.runs),
+            fmean(run.training_loss for run in outcome.runs),
             changes.get(name),
             adjusted.get(name),
             verdict(name),
@@ -173,13 +174,9 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
     return sorted(rows, key=lambda row: -sign * row.mean)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of values and their standard deviation, of a sample."""
-    mean = _mean(values)
+    mean = fmean(values)
     return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1))
 
 

@@ -12,8 +12,9 @@ import optax
 
 import nos_optax
 from nos_optax.grammar import RuleError, UpdateRule, encode
+from nos_optax.grammar.catalogue import named_rule
 from nos_optax.population import Task
-from nos_optax.population.loop import Factory, make_optimizer
+from nos_optax.population.loop import Factory, call_factory, make_optimizer
 from nos_optax.population.own import import_own
 from nos_optax.population.task_check import jaxpr_digest
 
@@ -154,16 +155,7 @@ def _named(text: str) -> Rival:
         return Rival(text, text, _checked(text, _of_optax(text)))
     if ":" in text:
         return Rival(text, text, _checked(text, import_own("rival", text, KINDS)))
-    if text in nos_optax.rules:
-        rule = nos_optax.rules[text].rule
-        return Rival(text, str(rule), rule)
-    try:
-        rule = nos_optax.parse(text)
-    except RuleError as error:
-        near = difflib.get_close_matches(text, nos_optax.rules)
-        if not (near and text.isidentifier()):
-            raise
-        raise RuleError(f"{error}\nOr one of the paper's rules: {', '.join(near)}?") from None
+    rule = named_rule(text)
     return Rival(text, str(rule), rule)
 
 
@@ -198,8 +190,7 @@ def _checked(text: str, factory: Any) -> Factory:
             "to an optimizer"
         )
     try:
-        keyed = "key" in inspect.signature(factory).parameters
-        made = factory(0.1, key=jax.random.key(0)) if keyed else factory(0.1)
+        made = call_factory(factory, 0.1, jax.random.key(0))
     except Exception as error:  # whatever somebody's function raises
         raise ValueError(
             f"rival {text!r}, called with a learning rate of 0.1 and nothing else, fails: {error}; "

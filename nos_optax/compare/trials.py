@@ -143,7 +143,8 @@ class Trials:
         """Tune the rival's learning rate, then train with fresh seeds."""
         tuning = range(self.budget.tuning_seeds)
         fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
-        tried = dict(self._tried(rival, self.budget.rates, tuning))
+        key = rival.key(self.loop.task, self.steps)
+        tried = self._tried(rival, key, self.budget.rates, tuning)
         for _ in range(EXTENSIONS if len(tried) > 1 else 0):  # one rate has no distance to go on by
             rates, best = sorted(tried), max(tried, key=tried.__getitem__)
             if rates[0] < best < rates[-1]:
@@ -151,20 +152,20 @@ class Trials:
             beyond = best * (best / (rates[1] if best == rates[0] else rates[-2]))
             if not _is_rate(beyond):
                 break
-            tried |= self._tried(rival, [beyond], tuning)
+            tried |= self._tried(rival, key, [beyond], tuning)
         rate = max(tried, key=tried.__getitem__)
-        runs = self._trainings(rival, [rate], fresh)[0]
+        runs = self._trainings(rival, key, [rate], fresh)[0]
         return Outcome(rival, rate, tuple(sorted(tried)), runs, tuple(map(self._value, runs)))
 
     def _tried(
-        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
+        self, rival: Rival, key: str, rates: Sequence[float], seeds: Sequence[int]
     ) -> dict[float, tuple[float, float]]:
         """Return how good each rate is: the mean value, and where it ties, as accuracies do, loss.
 
         The test set has no part in it.
         """
         sign = 1 if HIGHER_IS_BETTER[self.budget.measure] else -1
-        rows = self._trainings(rival, rates, seeds)
+        rows = self._trainings(rival, key, rates, seeds)
         return {
             rate: (
                 sign * float(np.mean([self._value(run, test=False) for run in runs])),
@@ -187,10 +188,9 @@ class Trials:
         return float(self.reference.speed(losses))
 
     def _trainings(
-        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
+        self, rival: Rival, key: str, rates: Sequence[float], seeds: Sequence[int]
     ) -> list[tuple[Training, ...]]:
         """Return the trainings at each rate, one for each seed; train those not in the records."""
-        key = rival.key(self.loop.task, self.steps)
         keys = [[{"rival": key, "rate": rate, "seed": seed} for seed in seeds] for rate in rates]
         known = [[self.records.get(k) is not None for k in row] for row in keys]
         self._advance(sum(map(sum, known)))

@@ -20,7 +20,8 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nos_optax.grammar.rule import Accuracy, PaperRule, parse
+from nos_optax.grammar.errors import RuleError
+from nos_optax.grammar.rule import Accuracy, PaperRule, UpdateRule, parse
 
 # Table 6, in its order: final validation, final test, best validation, best test.
 _TABLE_6: dict[str, tuple[str, tuple[float, float, float, float]]] = {
@@ -118,3 +119,20 @@ _RULES = [
     *(PaperRule(name, parse(text), "Table 1") for name, text in _TABLE_1.items()),
 ]
 rules: Mapping[str, PaperRule] = MappingProxyType(_Catalogue({rule.name: rule for rule in _RULES}))
+
+
+def named_rule(text: str) -> UpdateRule:
+    """Return a rule of the catalogue by its name, or any by its text.
+
+    Raises:
+        RuleError: it is neither; the message has the names that are like it.
+    """
+    if text in rules:
+        return rules[text].rule
+    try:
+        return parse(text)
+    except RuleError as error:
+        near = difflib.get_close_matches(text, rules)
+        if not (near and text.isidentifier()):
+            raise
+        raise RuleError(f"{error}\nOr one of the paper's rules: {' or '.join(near)}?") from None

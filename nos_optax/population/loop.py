@@ -445,13 +445,18 @@ class TaskLoop:
         return jax.lax.map(loss, parts).mean()
 
 
-def make_optimizer(factory: Factory, rate, key) -> optax.GradientTransformationExtraArgs:
-    """Return a factory's optimizer for a rate and a training's key."""
+def call_factory(factory: Factory, rate, key):
+    """Return what a factory makes of a rate, and of the training's key if it takes a `key`."""
     try:
         keyed = "key" in inspect.signature(factory).parameters
     except ValueError:  # not every callable has a signature
         keyed = False
-    return optax.with_extra_args_support(factory(rate, key=key) if keyed else factory(rate))
+    return factory(rate, key=key) if keyed else factory(rate)
+
+
+def make_optimizer(factory: Factory, rate, key) -> optax.GradientTransformationExtraArgs:
+    """Return a factory's optimizer for a rate and a training's key; it may be given the loss."""
+    return optax.with_extra_args_support(call_factory(factory, rate, key))
 
 
 def _equal_parts(batch: Batch, size: int) -> Batch:

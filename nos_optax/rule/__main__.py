@@ -6,7 +6,6 @@ Command:  python -m nos_optax.rule "exp(sign(g) * sign(m)) * g"
 
 import contextlib
 import dataclasses
-import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +19,7 @@ from rich.text import Text
 
 import nos_optax
 from nos_optax._command import command_line, make_console, one_message, printable, say
-from nos_optax.grammar import RuleError, UpdateRule
+from nos_optax.grammar.catalogue import named_rule
 from nos_optax.population.flags import use_own_flags
 from nos_optax.rule.facts import Facts, describe
 from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
@@ -62,20 +61,6 @@ class Arguments(TaskConfig):
             raise ValueError(f"--seeds must be at least 0, got {self.seeds}")
         if self.seeds > MOST_SEEDS:
             raise ValueError(f"--seeds must be at most {MOST_SEEDS:,}, got {self.seeds}")
-
-
-def read(text: str) -> UpdateRule:
-    """Return a rule of the catalogue by its name, or any by its text."""
-    if text in nos_optax.rules:
-        return nos_optax.rules[text].rule
-    near = difflib.get_close_matches(text, nos_optax.rules)
-    try:
-        return nos_optax.parse(text)
-    except RuleError as error:
-        if not (near and text.isidentifier()):
-            raise
-        names = " or ".join(near)
-        raise RuleError(f"{error}\nOr one of the paper's rules by name: {names}?") from None
 
 
 def facts_table(facts: Facts) -> Table:
@@ -141,7 +126,7 @@ def sweeps_table(sweeps: dict[str, Sweep], title: str) -> Table:
 
 def run(arguments: Arguments, console: Console) -> None:
     """Look at the rule, print it all, and write what was asked for."""
-    rule = read(arguments.rule)
+    rule = named_rule(arguments.rule)
     devices = select_devices(arguments.accelerator)
     facts = describe(rule)
     console.print(facts_table(facts))
