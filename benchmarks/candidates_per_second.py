@@ -7,7 +7,7 @@ Method:   the same random candidates of 2 iterations, the same data and protocol
           compile time is printed beside it. The rewards are compared too: the loops draw other
           weights and random numbers, so they agree in kind, not in digits.
 Command:  python benchmarks/candidates_per_second.py
-          python benchmarks/candidates_per_second.py --dataset cifar10 --data-dir DIR
+          python benchmarks/candidates_per_second.py --task cifar10 --data-dir DIR
           --peers pytorch --repeats 1
 Needs:    pip install torch (CPU) for the PyTorch row; without it the row is left out.
 Time:     3 minutes for digits, 15 for CIFAR-10, on 2 cores.
@@ -28,7 +28,7 @@ import numpy as np
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=("digits", "cifar10"), default="digits")
+    parser.add_argument("--task", choices=("digits", "cifar10"), default="digits")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--candidates", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -46,7 +46,10 @@ def main() -> None:
     # training has 10,000 of the 45,000 examples.
     small = args.dataset == "cifar10"
     config = TaskConfig(
-        dataset=args.dataset, data_dir=args.data_dir, train_examples=10_000 if small else None
+        task=(args.dataset,),
+        protocol="paper",
+        data_dir=args.data_dir,
+        train_examples=10_000 if small else None,
     )
     dataset, protocol = load_dataset(config), Protocol()
     count = args.candidates or (4 if small else 32)

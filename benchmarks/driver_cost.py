@@ -191,7 +191,7 @@ def measure_memory(tasks: int, few: int = 1, many: int = 7) -> tuple[float, floa
     for workers in (few, many):
         ray.get([sleep.remote(3) for _ in range(workers)])
         held.append(memory())
-    task = TaskConfig(), ITERATIONS
+    task = TaskConfig(protocol="paper"), ITERATIONS
     waiting = [
         sleep.remote(3600, task, np.zeros(5 * ITERATIONS, np.int32), 0, None, None)
         for _ in range(tasks)
@@ -212,7 +212,11 @@ def measure_tasks(tasks: int, size: int) -> dict:
     from nos_optax.search.ray_engine import RayEngine
 
     engine = RayEngine(
-        TaskConfig(accelerator="cpu"), ITERATIONS, "local", workers=2, task_size=size
+        TaskConfig(protocol="paper", accelerator="cpu"),
+        ITERATIONS,
+        "local",
+        workers=2,
+        task_size=size,
     )
     programs = np.zeros((tasks * size, 5 * ITERATIONS), np.int32)
     _, result = next(engine.evaluate(programs[:size], seed=0))
@@ -291,7 +295,7 @@ def candidate_spread(count: int, train_examples: int | None) -> np.ndarray:
     from nos_optax.search import TaskConfig
     from nos_optax.search.engine import make_trainer
 
-    config = TaskConfig(accelerator="cpu", train_examples=train_examples)
+    config = TaskConfig(protocol="paper", accelerator="cpu", train_examples=train_examples)
     trainer = make_trainer(config, ITERATIONS, jax.local_devices()[:1])
     programs = np.asarray(SearchSpace(iterations=ITERATIONS).sample(jax.random.key(0), count))
     trainer.evaluate(programs[:1])

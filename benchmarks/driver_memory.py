@@ -66,7 +66,12 @@ def memory(strategy: str, count: int) -> dict:
     points: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         config = SearchConfig(
-            samples=count, strategy=strategy, finalists=1, final_seeds=1, out=Path(folder) / "run"
+            protocol="paper",
+            samples=count,
+            strategy=strategy,
+            finalists=1,
+            final_seeds=1,
+            out=Path(folder) / "run",
         )
         result = run_search(
             config, lambda c: points.append((len(c), resident())), engine=FakeEngine()
@@ -102,7 +107,9 @@ def share(samples: int) -> dict:
         for name in names:
             clocked(kind, name, spent)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = run_search(SearchConfig(samples=samples, out=Path(folder) / "run")).seconds
+        seconds = run_search(
+            SearchConfig(protocol="paper", samples=samples, out=Path(folder) / "run")
+        ).seconds
     part = sum(spent.values()) / seconds
     print(f"history and checkpoints: {part:.2%} of {seconds:.0f} s; {dict(spent)}", flush=True)
     return {

@@ -36,10 +36,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEARCH = Path(__file__).parents[1] / "experiments" / "search.py"
-FLAGS = "--batch-size 16 --epochs 1 --finalists 1 --final-seeds 1 --accelerator cpu".split()
+FLAGS = (
+    "--batch-size 16 --epochs 1 --finalists 1 --final-seeds 1 --accelerator cpu --protocol paper"
+).split()
 DIGITS = "--samples 96 --train-examples 200".split()
 CIFAR10 = (
-    "--samples 48 --dataset cifar10 --train-examples 500 --sweep-examples 200 --minibatch-size 20"
+    "--samples 48 --task cifar10 --train-examples 500 --sweep-examples 200 --minibatch-size 20"
 ).split()
 STRATEGIES = ("ppo", "random", "evolution")
 # The search as its users run it, but for the checkpoints.

@@ -44,7 +44,7 @@ def main() -> None:
     from nos_optax.search.ray_engine import RayEngine
 
     enable_compilation_cache()
-    config = TaskConfig(accelerator="cpu", train_examples=args.train_examples)
+    config = TaskConfig(protocol="paper", accelerator="cpu", train_examples=args.train_examples)
     # Ray first: JAX warns of processes that start after it has.
     ray = RayEngine(config, ITERATIONS, "local", workers=args.workers, task_size=args.task_size)
     engines = {"local": LocalEngine(config, ITERATIONS), "ray": ray}

@@ -42,6 +42,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         config = SearchConfig(
+            protocol="paper",
             samples=args.samples,
             strategy=args.strategy,
             iterations=args.iterations,

@@ -49,7 +49,13 @@ def child(samples: int) -> None:
     enable_compilation_cache()
     with tempfile.TemporaryDirectory() as folder:
         run_search(
-            SearchConfig(samples=samples, finalists=1, final_seeds=1, out=Path(folder) / "run"),
+            SearchConfig(
+                protocol="paper",
+                samples=samples,
+                finalists=1,
+                final_seeds=1,
+                out=Path(folder) / "run",
+            ),
             lambda candidates: batches.append((time.time(), len(compiles), len(controller))),
         )
     (first, compiled, calls), (last, compiled_at_last, _) = batches[0], batches[-1]

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import tyro
 from harness import command_line
 from harness.tables import markdown
 from rich.console import Console
@@ -39,6 +40,7 @@ from nos_optax.search import (
     FRESH_SEEDS,
     Engine,
     LocalEngine,
+    PaperTaskConfig,
     SearchConfig,
     TaskConfig,
     load_dataset,
@@ -51,11 +53,12 @@ PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(TaskConfig):
+class Arguments(PaperTaskConfig):
     """Compare search strategies at equal numbers of samples, over several seeds."""
 
     dataset: Literal["digits", "cifar10"] = "cifar10"
     """What the children learn; cifar10 is read from --data-dir."""
+    task: tyro.conf.Suppress[tuple[str, ...]] = ()  # by the dataset
     scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     strategies: tuple[str, ...] = ("ppo", "reinforce", "evolution", BASELINE)
@@ -80,6 +83,7 @@ class Arguments(TaskConfig):
     """Folder of the tables and the picture."""
 
     def __post_init__(self):
+        object.__setattr__(self, "task", (self.dataset,))
         super().__post_init__()
         for name, least in (("seeds", 2), ("finalists", 1), ("final_seeds", 2), ("samples", 4)):
             if getattr(self, name) < least:
@@ -166,7 +170,7 @@ def make_engine(arguments: Arguments) -> Engine:
         validation_images=dataset.validation_images[:images],
         validation_labels=dataset.validation_labels[:images],
     )
-    return LocalEngine(config, iterations, few)
+    return LocalEngine(config, iterations, [few])
 
 
 def run_searches(arguments: Arguments, engine: Engine, console: Console) -> list[Run]:

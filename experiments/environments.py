@@ -154,10 +154,11 @@ class Arguments:
         return self.environment, PLAIN
 
     def search_config(self, task: str, seed: int) -> SearchConfig:
-        """Return one of the searches; its `dataset` says where it can go on by itself."""
+        """Return one of the searches; its `task` says where it can go on by itself."""
         return SearchConfig(
             accelerator=self.accelerator,
-            dataset="digits" if task == PLAIN else f"environments:{task}",
+            task=("digits" if task == PLAIN else f"environments:{task}",),
+            protocol="paper",
             train_examples=self.train_examples,
             epochs=self.epochs,
             minibatch_size=self.minibatch_size,
@@ -206,7 +207,7 @@ def make_engine(arguments: Arguments, task: str) -> Engine:
     """Return where the children of a task train."""
     config = arguments.search_config(task, seed=0)
     iterations = max(arguments.iterations, STANDARD_ITERATIONS)
-    return LocalEngine(config, iterations, in_environment(task, arguments.train_examples))
+    return LocalEngine(config, iterations, [in_environment(task, arguments.train_examples)])
 
 
 def run_searches(

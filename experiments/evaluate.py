@@ -1,25 +1,27 @@
-"""Train the paper's child with update rules of your own, under the search's protocol.
+"""Evaluate update rules of your own as a search does.
 
 Command:  python experiments/evaluate.py "exp(sign(g) * sign(m)) * g" adam
-          python experiments/evaluate.py "ld * (sign(g) + sign(m))" --dataset suite
-          python experiments/evaluate.py "m * ld" --dataset cifar10 --data-dir DIR --seeds 1
-Time:     seconds for digits, a minute for the suite; on 2 cores a minute or two a rule and seed
-          for all of CIFAR-10.
+          python experiments/evaluate.py "ld * (sign(g) + sign(m))" --protocol paper
+          python experiments/evaluate.py "m * ld" --protocol paper --task cifar10 --data-dir DIR
+Time:     a minute for the suite, seconds for digits by the paper's protocol; on 2 cores a minute or
+          two a rule and seed for all of CIFAR-10.
 """
 
 import dataclasses
+import sys
 import time
 from typing import Annotated
 
 import tyro
-from harness import command_line
 from rich.console import Console
 
+from nos_optax._command import command_line, make_console, one_message
 from nos_optax.grammar import Program, encode
 from nos_optax.search import (
     FRESH_SEEDS,
     LocalEngine,
     TaskConfig,
+    enable_compilation_cache,
     results_table,
     train_again,
 )
@@ -28,7 +30,7 @@ from nos_optax.search.results import score_name
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(TaskConfig):
-    """Train the paper's child network with given update rules and print their accuracy."""
+    """Evaluate given update rules as a search does, with fresh seeds."""
 
     rules: Annotated[tuple[str, ...], tyro.conf.Positional] = ("g", "m", "adam")
     """Update rules in infix form."""
@@ -57,7 +59,16 @@ def run(arguments: Arguments, console: Console) -> None:
 
 def main() -> None:
     """Parse the command line and run."""
-    command_line.main(run, {"all": Arguments()}, key=lambda _: "all")
+    try:
+        with one_message():
+            # By the class: what is not given is as the protocol has it.
+            arguments = tyro.cli(
+                Arguments, description=Arguments.__doc__, args=command_line(sys.argv[1:])
+            )
+            enable_compilation_cache()
+            run(arguments, make_console())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from scipy import stats
 from nos_optax.compare.records import write_results
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import STATUSES, Evaluation
-from nos_optax.search import LocalEngine, RandomSearch, SearchConfig, TaskConfig
+from nos_optax.search import LocalEngine, PaperTaskConfig, RandomSearch, SearchConfig, TaskConfig
 from nos_optax.search.probes import Probes
 
 DRAW = 64  # rules at a time
@@ -44,7 +44,7 @@ LEAST = 4  # that must be trained
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(TaskConfig):
+class Arguments(PaperTaskConfig):
     """Measure what hurdles in the training save, and what they do to the ranking of the rules."""
 
     scale: Literal["small", "smoke"] = "small"
@@ -258,14 +258,14 @@ def run(arguments: Arguments, console: Console) -> None:
         for quantile, of_seeds in zip(arguments.quantiles, zip(*rows, strict=True), strict=True)
     ]
     title = (
-        f"{arguments.dataset}, hurdles after epochs {', '.join(map(str, arguments.hurdle_epochs))} "
+        f"{arguments.task[0]}, hurdles after epochs {', '.join(map(str, arguments.hurdle_epochs))} "
         f"of {arguments.epochs}: mean ± standard error over {arguments.seeds} seeds of "
         f"{arguments.rules} rules"
     )
     table = results_table(summary, title)
     console.print(table)
 
-    name = f"hurdles_{arguments.dataset}_{arguments.scale}"
+    name = f"hurdles_{arguments.task[0]}_{arguments.scale}"
     content = {
         "arguments": {
             k: v

@@ -18,4 +18,4 @@ from nos_optax.transforms import powersign as powersign
 from nos_optax.transforms import scale_by_addsign as scale_by_addsign
 from nos_optax.transforms import scale_by_powersign as scale_by_powersign
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -39,6 +39,7 @@ class FakeEngine:
         seed: int,
         epochs: int | None = None,
         hurdles: Sequence[float] | None = None,
+        rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         self.asked_hurdles.append(hurdles)
         programs = np.asarray(programs, np.int32).reshape(len(programs), -1, 5)

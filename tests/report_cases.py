@@ -9,7 +9,13 @@ from nos_optax.search.history import Candidate
 from nos_optax.search.run_folder import RunFolder
 
 CONFIG = SearchConfig(
-    samples=96, batch_size=32, strategy="random", finalists=2, final_seeds=3, accelerator="cpu"
+    protocol="paper",
+    samples=96,
+    batch_size=32,
+    strategy="random",
+    finalists=2,
+    final_seeds=3,
+    accelerator="cpu",
 )
 INVALID = "<script>alert('no')</script>&\"'</script>"
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "population": {"schedules", "grammar"},
     "_command": {"population"},
     "compare": {"grammar", "population", "_command", ""},
-    "search": {"grammar", "controller", "population", "_command"},
+    "search": {"grammar", "controller", "population", "compare", "_command"},
     "rule": {"grammar", "population", "search", "_command", ""},
     "report": {"search", "grammar", "population", "_command"},
 }

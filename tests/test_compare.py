@@ -25,9 +25,9 @@ from nos_optax.compare import Budget, Rival, as_rival, compare
 from nos_optax.compare.results import interval, rows_of
 from nos_optax.compare.statistics import Difference, difference, holm
 from nos_optax.compare.trials import EXTENSIONS, Outcome, Training
-from nos_optax.compare.workloads import load_workload
 from nos_optax.population import Reference, Task, TaskLoop, Workload
 from nos_optax.population.reference import LENGTHS, training_digest
+from nos_optax.population.workloads import load_workload
 
 SOURCE = """
 import jax, jax.numpy as jnp, numpy as np, optax

@@ -35,7 +35,7 @@ NEEDS_DATA = "needs an accelerator, the images of CIFAR-10 or their archive"
 INSTALLS = "installs packages"
 # Blocks that no test runs, by page and first line.
 NOT_RUN = {
-    ("docs/index.md", "$ pip install nos_optax-0.1.0-py3-none-any.whl"): INSTALLS,
+    ("docs/index.md", "$ pip install nos_optax-0.2.0-py3-none-any.whl"): INSTALLS,
     ("docs/machines.md", "$ ray start --head"): NEEDS_A_CLUSTER,
     ("docs/reproducing.md", "$ python experiments/rosenbrock.py"): "takes minutes, and needs data",
     ("docs/reproducing.md", "$ python -m nos_optax.search --prepare-data"): NEEDS_DATA,

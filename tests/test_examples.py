@@ -78,7 +78,7 @@ def slow_to_compile(name):
 
 @pytest.mark.parametrize("name", MINIBATCH)
 def test_a_task_fits_together(name):
-    task = load_task(TaskConfig(dataset=f"{name}:task"), jax.devices()[0])
+    task = load_task(TaskConfig(protocol="paper", task=(f"{name}:task",)), jax.devices()[0])
     check_task(task, MINIBATCH[name])
     assert task.chance < task.baseline < task.threshold(margin=6) < 0.85
 
@@ -87,7 +87,9 @@ def test_a_task_fits_together(name):
     "name", ["breast_cancer", slow_to_compile("nnx_digits"), slow_to_compile("transformer")]
 )
 def test_a_task_learns(name):
-    config = TaskConfig(dataset=f"{name}:task", minibatch_size=MINIBATCH[name], epochs=2)
+    config = TaskConfig(
+        protocol="paper", task=(f"{name}:task",), minibatch_size=MINIBATCH[name], epochs=2
+    )
     trainer = make_trainer(config, 1, jax.devices()[:1])
     programs = np.stack([encode(rule, 1).array for rule in ("adam", "g - g", "-g")])
     evaluation = trainer.evaluate(programs)
@@ -98,7 +100,7 @@ def test_a_task_learns(name):
 
 @pytest.mark.slow
 def test_nnx_children_train_side_by_side_as_alone():
-    task = load_task(TaskConfig(dataset="nnx_digits:task"), jax.devices()[0])
+    task = load_task(TaskConfig(protocol="paper", task=("nnx_digits:task",)), jax.devices()[0])
     # Continuous rules: a sign turns last digits, which differ from machine to machine, into steps.
     programs = np.stack([encode(rule, 1).array for rule in ("g", "m", "m + g")])
     protocol, devices = Protocol((0.1,), batch_size=100, epochs=1), jax.devices()[:1]
@@ -138,7 +140,14 @@ def test_the_generated_text_is_fixed_and_varied():
 @pytest.mark.parametrize("name", MINIBATCH)
 def test_a_task_is_searched(name, tmp_path):
     command = [sys.executable, ROOT / "experiments" / "search.py"]
-    command += ["--dataset", f"{name}:task", "--minibatch-size", str(MINIBATCH[name])]
+    command += [
+        "--protocol",
+        "paper",
+        "--task",
+        f"{name}:task",
+        "--minibatch-size",
+        str(MINIBATCH[name]),
+    ]
     command += ["--samples", "6", "--batch-size", "3", "--epochs", "1", "--out", tmp_path / "run"]
     command += ["--finalists", "1", "--final-seeds", "1", "--accelerator", "cpu"]
     env = os.environ | {"PYTHONPATH": str(EXAMPLES)}

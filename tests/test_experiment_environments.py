@@ -220,7 +220,7 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["three_bits", "four_bits", "one_bit"])
 def test_an_environment_can_be_searched_by_its_name(name):
-    config = SearchConfig(dataset=f"environments:{name}", train_examples=300)
+    config = SearchConfig(protocol="paper", task=(f"environments:{name}",), train_examples=300)
     task = load_task(config, None)
     assert isinstance(task, Task) and Task.num_examples(task.train) == 300
     assert task.name != "digits" and np.isfinite(task.threshold(6.0))
@@ -232,8 +232,8 @@ def test_presets():
     for scale, preset in environments.PRESETS.items():
         assert preset.scale == scale and preset.final_seeds >= (2 if scale == "smoke" else 10)
         config = preset.search_config(preset.environment, 1)
-        assert config.resume and config.dataset == f"environments:{preset.environment}"
-        assert preset.search_config("plain", 1).dataset == "digits"
+        assert config.resume and config.task == (f"environments:{preset.environment}",)
+        assert preset.search_config("plain", 1).task == ("digits",)
 
 
 @pytest.mark.parametrize("name", ["searches", "finalists", "choosing_seeds", "final_seeds"])

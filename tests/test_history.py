@@ -21,7 +21,13 @@ from nos_optax.search.run_folder import RunFolder, read_candidates
 TRAINING = Training(0.9, 0.1, "trained", (0.1, None, 0.3), (0.5, 0.9), 1.5)
 CANDIDATE = Candidate(0, "g", "g m x x left", "d", "f", 0, 0.9, 0.1, "trained", None)
 CONFIG = SearchConfig(
-    samples=24, batch_size=8, iterations=1, strategy="random", finalists=0, final_seeds=1
+    protocol="paper",
+    samples=24,
+    batch_size=8,
+    iterations=1,
+    strategy="random",
+    finalists=0,
+    final_seeds=1,
 )
 
 

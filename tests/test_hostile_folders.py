@@ -49,7 +49,13 @@ from nos_optax.search.results import Result, results_table, write_best
 from nos_optax.search.run_folder import RunFolder, default_path, folder_of_its_own, read_config
 
 CONFIG = SearchConfig(
-    samples=24, batch_size=8, iterations=1, strategy="random", finalists=1, final_seeds=2
+    protocol="paper",
+    samples=24,
+    batch_size=8,
+    iterations=1,
+    strategy="random",
+    finalists=1,
+    final_seeds=2,
 )
 
 
@@ -121,12 +127,12 @@ def payload(tmp_path, monkeypatch):
 NAMED = [
     {"strategy": "payload:Greedy"},
     {"strategy": "sent.payload:Greedy"},
-    {"dataset": "payload:task"},
-    {"dataset": "sent.payload:absent"},
-    {"dataset": "http.server:test"},
-    {"strategy": "payload:Greedy", "dataset": "payload:task"},
+    {"task": ("payload:task",)},
+    {"task": ("sent.payload:absent",)},
+    {"task": ("http.server:test",)},
+    {"strategy": "payload:Greedy", "task": ("payload:task",)},
     {"data_dir": "/tmp/sent"},
-    {"dataset": "cifar10", "data_dir": "sent"},
+    {"task": ("cifar10",), "data_dir": "sent"},
     {"engine": "ray", "ray_address": "192.0.2.1:6379"},
 ]
 
@@ -134,7 +140,7 @@ NAMED = [
 @pytest.mark.parametrize("named", NAMED, ids=str)
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"samples": 30}, {"strategy": "ppo"}, {"dataset": "digits"}, {"strategy": "other:Name"}],
+    [{}, {"samples": 30}, {"strategy": "ppo"}, {"task": ("digits",)}, {"strategy": "other:Name"}],
     ids=str,
 )
 def test_what_only_a_folder_names_is_neither_imported_nor_used(
@@ -142,21 +148,22 @@ def test_what_only_a_folder_names_is_neither_imported_nor_used(
 ):
     edit_config(folder, **named)
     before = contents(folder)
-    words = [w for name, value in flags.items() for w in (f"--{name}", value)]
+    texts = {k: v[0] if isinstance(v, tuple) else v for k, v in flags.items()}
+    words = [w for name, value in texts.items() for w in (f"--{name}", value)]
     said = call(monkeypatch, command.main, "--resume", "--out", folder, *words)
     assert said.startswith("error: ") and "\n" not in said
     assert any(word in said for word in (f"names --{n.replace('_', '-')} " for n in named)) or (
         "another configuration" in said
     )
     with pytest.raises(ValueError, match=r"is not trusted|another configuration"):
-        search(flags.get("dataset"), out=folder, resume=True, **_without_dataset(flags))
+        search(flags.get("task"), out=folder, resume=True, **_without_task(flags))
     with pytest.raises(ValueError, match="another configuration"):  # all flags are other ones
         search("digits", out=folder, resume=True, strategy="random", seed=9, **_outside(named))
     assert not payload.exists() and contents(folder) == before
 
 
-def _without_dataset(flags):
-    return {name: value for name, value in flags.items() if name != "dataset"}
+def _without_task(flags):
+    return {name: value for name, value in flags.items() if name != "task"}
 
 
 def _outside(named):

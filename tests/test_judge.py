@@ -11,7 +11,7 @@ from nos_optax.grammar import SearchSpace, encode, parse
 from nos_optax.search import History, SearchConfig
 from nos_optax.search.judge import HURDLE_AFTER, Judge, trainings
 
-CONFIG = SearchConfig(iterations=2, batch_size=4)
+CONFIG = SearchConfig(protocol="paper", iterations=2, batch_size=4)
 
 
 def tokens(*rules):

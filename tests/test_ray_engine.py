@@ -20,7 +20,9 @@ from nos_optax.search.engine import LocalEngine
 from nos_optax.search.ray_engine import RayEngine, _result, task_size
 
 ROOT = Path(__file__).parents[1]
-TASK = TaskConfig(accelerator="cpu", train_examples=100, sweep_examples=100, epochs=1)
+TASK = TaskConfig(
+    protocol="paper", accelerator="cpu", train_examples=100, sweep_examples=100, epochs=1
+)
 PROGRAMS = np.asarray(SearchSpace(iterations=2).sample(jax.random.key(0), 60))
 
 # Ray starts its processes from here, where JAX runs already.
@@ -154,7 +156,7 @@ def test_errors_of_the_workers_arrive_as_they_were_raised(cluster, engine):
         list(LocalEngine(TASK, 2).evaluate(np.zeros((2, 4, 5)), 0))
     assert str(from_ray.value) == str(here.value)
 
-    absent = dataclasses.replace(TASK, dataset="cifar10", data_dir=Path("nowhere"))
+    absent = dataclasses.replace(TASK, task=("cifar10",), data_dir=Path("nowhere"))
     with pytest.raises(DatasetError, match=str(Path.cwd() / "nowhere")):
         RayEngine(absent, 2)
     with pytest.raises(AcceleratorError, match="has no tpu, but cpu"):

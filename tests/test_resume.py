@@ -26,7 +26,13 @@ from nos_optax.search import checkpoints as checkpoints_module
 from nos_optax.search.history import History
 
 CONFIG = SearchConfig(
-    samples=90, batch_size=8, iterations=1, finalists=1, final_seeds=1, resume=True
+    protocol="paper",
+    samples=90,
+    batch_size=8,
+    iterations=1,
+    finalists=1,
+    final_seeds=1,
+    resume=True,
 )
 STRATEGIES = ("random", "evolution", "ppo")  # evolution breeds from candidate 64 on
 HERE = Path(__file__).parent
@@ -373,7 +379,7 @@ def test_a_damaged_configuration_is_refused(left, content):
         {"samples": "90"},
         {"seed": True},
         {"lanes": 1.5},
-        {"dataset": "mnist"},
+        {"task": ["mnist"]},
         {"data_dir": 3},
         {"hurdle_epochs": [1.5]},
         {"strategy": None},
@@ -386,14 +392,6 @@ def test_a_damaged_configuration_is_refused(left, content):
 def test_a_configuration_with_a_wrong_value_is_refused(left, config):
     edit_config(left, config=config)
     assert_refused(left, ValueError, "config.json is damaged", "start a new run")
-
-
-def test_a_run_from_before_a_setting_was_there_goes_on_as_it_was(left, unbroken):
-    content = json.loads((left / "config.json").read_text())
-    del content["config"]["live_results"]
-    (left / "config.json").write_text(json.dumps(content))
-    assert_refused(left, ValueError, "--live-results was False, is True", live_results=True)
-    assert begin(left, "ppo", samples=80) == unbroken["ppo"][:80]
 
 
 def test_a_lost_configuration_is_missed(left):

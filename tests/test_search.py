@@ -16,9 +16,9 @@ from nos_optax.search.results import Result, best_candidates, results_table
 from nos_optax.search.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-from harness import command_line
 
 TINY = SearchConfig(
+    protocol="paper",
     samples=10,
     batch_size=4,
     train_examples=200,
@@ -135,9 +135,12 @@ def call(monkeypatch, *arguments):
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--accelerator", "tpu"], "no tpu here; JAX sees cpu"),
         (["--accelerator", "gpu"], "no gpu here; JAX sees cpu"),
-        (["--dataset", "cifar10", "--data-dir", "nowhere"], "nowhere"),
+        (["--task", "cifar10", "--data-dir", "nowhere"], "nowhere"),
         (["--train-examples", "5000"], "5000"),
-        (["--train-examples", "50"], "50 training examples do not fill a minibatch"),
+        (
+            ["--protocol", "paper", "--train-examples", "50"],
+            "50 training examples do not fill a minibatch",
+        ),
         (["--prepare-data", "absent.tar.gz", "--data-dir", "data"], "absent.tar.gz"),
         (["--prepare-data", "absent.tar.gz"], "--data-dir"),
     ],
@@ -154,7 +157,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--dataset", "mnist"], ["--sample", "3"]])
+@pytest.mark.parametrize("arguments", [["--task", "mnist"], ["--sample", "3"]])
 def test_unknown_words_of_the_command_line(monkeypatch, capsys, arguments):
     code = call(monkeypatch, *arguments)
     assert code not in (0, None)
@@ -183,8 +186,8 @@ def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         sys,
         "argv",
-        "search.py --samples 4 --batch-size 4 --train-examples 200 --epochs 1 --iterations 1 "
-        "--strategy random --finalists 1 --final-seeds 1 --seed 3 "
+        "search.py --protocol paper --samples 4 --batch-size 4 --train-examples 200 --epochs 1 "
+        "--iterations 1 --strategy random --finalists 1 --final-seeds 1 --seed 3 "
         f"--out {tmp_path / 'run'}".split(),
     )
     monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
@@ -198,8 +201,8 @@ def test_the_command_line_runs_a_search(monkeypatch, tmp_path, capsys):
 def test_the_command_line_evaluates_rules(monkeypatch, capsys):
     import evaluate
 
-    monkeypatch.setattr(command_line, "enable_compilation_cache", lambda: None)
-    arguments = "evaluate.py adam m*ld --train-examples 200 --epochs 1 --seeds 1"
+    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
+    arguments = "evaluate.py adam m*ld --protocol paper --train-examples 200 --epochs 1 --seeds 1"
     monkeypatch.setattr(sys, "argv", arguments.split())
     evaluate.main()
     printed = capsys.readouterr().out
@@ -219,7 +222,7 @@ def test_bad_rules_on_the_command_line(monkeypatch, rule, message):
     import evaluate
 
     monkeypatch.setattr(sys, "argv", ["evaluate.py", rule])
-    monkeypatch.setattr(command_line, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(evaluate, "enable_compilation_cache", lambda: None)
     with pytest.raises(SystemExit) as exit_info:
         evaluate.main()
     assert str(exit_info.value.code).startswith("error: ")

@@ -16,6 +16,7 @@ from nos_optax.search.run_folder import default_path, open_history
 
 SPACE = SearchSpace(1, operands=("g", "m", "adam"), unary=("x", "sign"), binary=("*", "left"))
 SETTINGS = {
+    "protocol": "paper",
     "samples": 12,
     "batch_size": 4,
     "epochs": 1,
@@ -164,7 +165,9 @@ def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
 
 
 def test_numbers_of_numpy_and_lists_are_taken():
-    config = SearchConfig(samples=np.int64(64), hurdle_epochs=[1, 2], hurdle_quantile=np.float32(0))
+    config = SearchConfig(
+        protocol="paper", samples=np.int64(64), hurdle_epochs=[1, 2], hurdle_quantile=np.float32(0)
+    )
     assert type(config.samples) is int and config.hurdle_epochs == (1, 2)
 
 
@@ -227,9 +230,11 @@ def error(p, state, b):
 def test_a_metric_of_the_wrong_sign_is_noticed_at_once(tmp_path):
     wrong = dataclasses.replace(line(), metric=error, perfect=math.inf)
     with pytest.warns(UserWarning, match="lowers the metric too .* is 1.00.* negate an error"):
-        LocalEngine(SearchConfig(**SETTINGS), 1, wrong).close()
+        LocalEngine(SearchConfig(**SETTINGS), 1, [wrong]).close()
     for metric in (lambda *args: -error(*args), line().metric):
-        LocalEngine(SearchConfig(**SETTINGS), 1, dataclasses.replace(wrong, metric=metric)).close()
+        LocalEngine(
+            SearchConfig(**SETTINGS), 1, [dataclasses.replace(wrong, metric=metric)]
+        ).close()
 
 
 def test_a_chance_too_high_is_noticed(tmp_path, capsys):
@@ -296,8 +301,8 @@ def test_a_notebook_shows_progress_and_the_best_rules(tmp_path):
 
     code = """
 from nos_optax.search import search
-result = search(samples=8, batch_size=4, iterations=1, train_examples=200, epochs=1, finalists=1,
-                final_seeds=2, strategy="random", accelerator="cpu")
+result = search(protocol="paper", samples=8, batch_size=4, iterations=1, train_examples=200,
+                epochs=1, finalists=1, final_seeds=2, strategy="random", accelerator="cpu")
 result
 """
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
@@ -345,7 +350,7 @@ def test_wrong_settings(settings, message, tmp_path):
 @pytest.mark.parametrize(
     ("task", "space", "message"),
     [
-        (3, None, "must be a Task, a Dataset or a name, got 3"),
+        (3, None, "a task is a Task, a Workload, a Dataset or a name, got 3"),
         (line, ("g", "m"), "must be a nos_optax.grammar.SearchSpace"),
         ("mnist", None, "digits, cifar10"),
     ],
@@ -403,6 +408,7 @@ def test_every_strategy_keeps_to_a_narrow_space(tmp_path):
 
     for strategy in ("ppo", "reinforce", "evolution", "random"):
         config = SearchConfig(
+            protocol="paper",
             samples=160, iterations=1, strategy=strategy, out=tmp_path / strategy, finalists=0,
             operands=SPACE.operands, unary=SPACE.unary, binary=SPACE.binary,
         )  # fmt: skip

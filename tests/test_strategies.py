@@ -83,8 +83,12 @@ def test_every_iteration_of_a_live_program_matters(name):
 
 
 def test_live_results_is_a_setting_of_the_search():
-    assert SearchConfig().space() == SearchSpace() and not SearchSpace().live_results
-    assert SearchConfig(live_results=True).space() == SearchSpace(live_results=True)
+    assert (
+        SearchConfig(protocol="paper").space() == SearchSpace() and not SearchSpace().live_results
+    )
+    assert SearchConfig(protocol="paper", live_results=True).space() == SearchSpace(
+        live_results=True
+    )
     with pytest.raises(ValueError, match="--live-results is 'yes'; expected bool"):
         dataclasses.replace(SearchConfig(), live_results="yes")
 

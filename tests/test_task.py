@@ -176,7 +176,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["whole", "few"])
 def test_a_task_is_named_on_the_command_line(own, name):
-    config = TaskConfig(dataset=f"own_task:{name}", train_examples=20)
+    config = TaskConfig(protocol="paper", task=(f"own_task:{name}",), train_examples=20)
     task = load_task(config, jax.devices()[0])
     assert (task.name, task.num_examples(task.train)) == ("line", 20)
     np.testing.assert_array_equal(task.train[0], make_task().train[0][:20])
@@ -185,20 +185,21 @@ def test_a_task_is_named_on_the_command_line(own, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": "imagenet"}, "one of digits, cifar10, suite, or module:name, got 'imagenet'"),
-        ({"dataset": "own_task:nothing"}, "own_task has no 'nothing'; it has"),
-        ({"dataset": "own_task:number"}, "is a int; give a nos_optax.population.Task"),
-        ({"dataset": "own_task:few", "train_examples": 61}, "is 61; line has 60"),
+        ({"task": ("imagenet",)}, "one of digits-mlp, .*cifar10, or module:name, got 'imagenet'"),
+        ({"task": ("own_task:nothing",)}, "own_task has no 'nothing'; it has"),
+        ({"task": ("own_task:number",)}, "is a int; give a nos_optax.population.Task"),
+        ({"task": ("own_task:few",), "train_examples": 61}, "is 61; line has 60"),
     ],
 )
 def test_what_is_no_task_is_named(own, options, message):
     with pytest.raises(ValueError, match=message):
-        load_task(TaskConfig(**options), jax.devices()[0])
+        load_task(TaskConfig(protocol="paper", **options), jax.devices()[0])
 
 
 def test_a_search_on_a_task_of_ones_own(own, tmp_path):
     config = SearchConfig(
-        dataset="own_task:few",
+        protocol="paper",
+        task=("own_task:few",),
         samples=6,
         batch_size=3,
         minibatch_size=10,

@@ -252,7 +252,7 @@ def test_a_digest_knows_code_and_constants():
 def test_a_task_that_needs_its_whole_minibatch_can_be_searched():
     """The digest and the facts ask for nothing else."""
     workers = compressed_exchange(TASK, workers=5)
-    engine = LocalEngine(SearchConfig(minibatch_size=10), 1, workers)
+    engine = LocalEngine(SearchConfig(protocol="paper", minibatch_size=10), 1, [workers])
     assert engine.facts["functions"] == function_digests(workers, 10)
     engine.close()
 

@@ -14,7 +14,7 @@ import tyro
 from nos_optax._command import command_line, make_console, one_message
 from nos_optax.compare.command import OUT, compare, show
 from nos_optax.compare.trials import RATES, Budget
-from nos_optax.compare.workloads import KNOWN
+from nos_optax.population.workloads import KNOWN
 
 PROGRAM = "python -m nos_optax.compare"
 

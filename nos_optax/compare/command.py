@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 from rich.console import Console
 from rich.progress import (
@@ -21,16 +22,19 @@ from nos_optax import __version__
 from nos_optax._command import make_console, printable, say, user_path
 from nos_optax.compare.picture import draw
 from nos_optax.compare.records import Records, write_results
-from nos_optax.compare.results import Comparison, Row, markdown, rows_of, table
+from nos_optax.compare.results import Comparison, Row, markdown, over_all, rows_of, table
 from nos_optax.compare.rivals import Rival, as_rival
 from nos_optax.compare.trials import Budget, Trials
-from nos_optax.compare.workloads import load_workload
-from nos_optax.grammar import UpdateRule
-from nos_optax.population import Task, TaskLoop, Workload
+from nos_optax.grammar import UpdateRule, encode
+from nos_optax.grammar.program import pad_programs
+from nos_optax.population import Reference, Task, TaskLoop, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.flags import own_flags
 from nos_optax.population.reference import LONGEST, cached_reference, steps_of, training_digest
+from nos_optax.population.suite import centre_rates
 from nos_optax.population.task_check import check_task
+from nos_optax.population.update_size import UpdateSizes
+from nos_optax.population.workloads import load_workload
 
 OUT = Path("runs/compare")
 
@@ -47,7 +51,7 @@ def compare(
     out: Path | str = OUT,
     accelerator: str = "auto",
     data_dir: Path | str | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[str], None] = True,
 ) -> Comparison:
     """Compare optimizers on tasks: equal tuning, fresh seeds, paired differences.
 
@@ -64,7 +68,8 @@ def compare(
         out: folder for `results.json`, `results.md`, `results.svg` and the trainings.
         accelerator: `cpu`, `gpu`, `tpu`, or `auto` for the best that is present.
         data_dir: TensorFlow Datasets folder of the task `cifar10`.
-        progress: whether to show a progress bar in a terminal.
+        progress: whether to show a progress bar in a terminal; or what is told in a few words what
+            is being trained.
 
     Returns:
         The rows of all tasks, the best first, with their verdicts.
@@ -111,18 +116,23 @@ def compare(
         TimeRemainingColumn(),
     )
     console = make_console()
-    quiet = not progress or not (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, disable=quiet) as bar:
+    told = progress if callable(progress) else None
+    quiet = told or not progress or not (console.is_terminal or console.is_jupyter)
+    with Progress(*columns, console=console, disable=bool(quiet)) as bar:
         for name, workload in workloads.items():
             trials, settings[name], shown = _trials(workload, named, budget, devices, out, bar)
             outcomes = []
             for rival in named.values():
                 doing = printable(f"{name}: {rival.name}")
                 bar.update(shown, description=doing[:60])
-                if progress and bar.disable:
+                if told:
+                    told(doing)
+                elif progress and bar.disable:
                     console.print(doing)  # a log shows how far it is, too
                 outcomes.append(trials.run(rival))
             rows += rows_of(name, outcomes, first, budget.measure)
+    if budget.measure == "speed" and len(workloads) > 1:  # the one measure that tasks share
+        rows = over_all(rows, first) + rows
     facts = {
         "tasks": settings,
         **{k: v for k, v in dataclasses.asdict(budget).items() if k != "measure"},
@@ -175,14 +185,15 @@ def _trials(
         longest,
         max((len(program) for program in programs), default=1),
         devices,
-        scores=True,
+        scores=budget.measure == "score",
     )
     setting = {
         "steps": steps,
         "minibatch_size": workload.minibatch_size,
         "parameters": task.num_params,
         "scored_on": "the validation set" if task.test is None else "the test set",
-        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}",
+        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}"
+        + "-scored" * (budget.measure == "score"),
     }
     reference = None
     if budget.measure == "speed":
@@ -191,6 +202,7 @@ def _trials(
         reference = cached_reference(loop, steps, Path(cache) / "references" if cache else None)
         bar.remove_task(tuning)
         setting["adam"] = dataclasses.asdict(reference)
+    centre = _centre(workload, reference, loop) if budget.centred else lambda rival: 1.0
     each = len(budget.rates) * budget.tuning_seeds + budget.seeds
     shown = bar.add_task(printable(task.name), total=each * len(rivals))
 
@@ -203,7 +215,35 @@ def _trials(
     slug = "".join(c if c.isalnum() else "-" for c in task.name)[:40]
     path = out / "trainings" / f"{slug}_{setting['digest']}.jsonl"
     records = Records(path, {"digest": setting["digest"]})
-    return Trials(loop, steps, budget, records, reference, advance), setting, shown
+    return Trials(loop, steps, budget, records, reference, advance, centre), setting, shown
+
+
+def _centre(
+    workload: Workload, reference: Reference | None, loop: TaskLoop
+) -> Callable[[Rival], float]:
+    """Return what gives the rate at which a rival's first updates are as large as tuned Adam's."""
+    assert reference is not None  # the measure is speed
+    device = jax.local_devices()[0]
+    sizes = UpdateSizes([workload.task], [workload.minibatch_size], [workload.horizon], device)
+
+    def size(rival: Rival) -> np.ndarray:
+        program = rival.program()
+        if program is None:
+            return sizes.of_optimizer(rival.factory(workload.horizon))
+        return sizes(pad_programs(program, loop.iterations)[None])
+
+    adam = sizes(encode("adam", loop.iterations).array[None])
+
+    def centre(rival: Rival) -> float:
+        (found,) = centre_rates([reference], adam, size(rival)).ravel()
+        if np.isnan(found):
+            raise ValueError(
+                f"{rival.name} cannot train {workload.task.name}: its first updates are not "
+                "finite, or all zero"
+            )
+        return float(found)
+
+    return centre
 
 
 def _take(out: Path) -> None:

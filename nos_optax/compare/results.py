@@ -14,6 +14,7 @@ from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, h
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
 
 BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
+ALL_TASKS = "all tasks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Row:
     learned: int
     validation_loss: float
     training_loss: float
-    difference: Difference | None
-    p_holm: float | None
-    verdict: str
+    difference: Difference | None = None
+    p_holm: float | None = None
+    verdict: str = BASELINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,25 +137,13 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
     Raises:
         ValueError: the baseline is none of the rivals.
     """
-    named = {outcome.rival.name: outcome for outcome in outcomes}
-    if baseline not in named:
-        raise ValueError(f"the baseline {baseline!r} is none of the rivals {', '.join(named)}")
-    others = [name for name in named if name != baseline]
-    changes = {name: difference(named[name].values, named[baseline].values) for name in others}
-    adjusted = dict(zip(others, holm([changes[name].p for name in others]), strict=True))
-    sign = 1 if HIGHER_IS_BETTER[measure] else -1
-
-    def verdict(name: str) -> str:
-        if name == baseline:
-            return BASELINE
-        if not adjusted[name] <= SIGNIFICANCE:
-            return UNDECIDED
-        return BETTER if sign * changes[name].mean > 0 else WORSE
-
+    names = [outcome.rival.name for outcome in outcomes]
+    if baseline not in names:
+        raise ValueError(f"the baseline {baseline!r} is none of the rivals {', '.join(names)}")
     rows = [
         Row(
             task,
-            name,
+            outcome.rival.name,
             outcome.rival.what,
             outcome.rate,
             outcome.rates,
@@ -165,13 +154,69 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
             sum(run.learned for run in outcome.runs),
             fmean(run.loss for run in outcome.runs),
             fmean(run.training_loss for run in outcome.runs),
-            changes.get(name),
-            adjusted.get(name),
-            verdict(name),
         )
-        for name, outcome in named.items()
+        for outcome in outcomes
     ]
-    return sorted(rows, key=lambda row: -sign * row.mean)
+    return _judged(rows, baseline, measure)
+
+
+def over_all(rows: Sequence[Row], baseline: str) -> list[Row]:
+    """Return rows of what rivals do over all tasks by the measure `speed`, the best mean first.
+
+    A score is the mean over the tasks of those of a seed; a rate is the geometric mean.
+    """
+    named: dict[str, list[Row]] = {}
+    for row in rows:
+        named.setdefault(row.name, []).append(row)
+    means = {
+        name: tuple(fmean(scores) for scores in zip(*(row.scores for row in each), strict=True))
+        for name, each in named.items()
+    }
+    together = [
+        Row(
+            ALL_TASKS,
+            name,
+            each[0].what,
+            math.exp(fmean(math.log(row.rate) for row in each)),
+            (),
+            True,  # where a rate is at an end, the row of its task says so
+            means[name],
+            *mean_and_deviation(means[name]),
+            each[0].n,
+            min(row.learned for row in each),
+            fmean(row.validation_loss for row in each),
+            fmean(row.training_loss for row in each),
+        )
+        for name, each in named.items()
+    ]
+    return _judged(together, baseline, "speed")
+
+
+def _judged(rows: Sequence[Row], baseline: str, measure: str) -> list[Row]:
+    """Return rows with their differences to the baseline and verdicts, the best mean first."""
+    named = {row.name: row for row in rows}
+    others = [name for name in named if name != baseline]
+    changes = {name: difference(named[name].scores, named[baseline].scores) for name in others}
+    adjusted = dict(zip(others, holm([changes[name].p for name in others]), strict=True))
+    sign = 1 if HIGHER_IS_BETTER[measure] else -1
+
+    def verdict(name: str) -> str:
+        if not adjusted[name] <= SIGNIFICANCE:
+            return UNDECIDED
+        return BETTER if sign * changes[name].mean > 0 else WORSE
+
+    judged = [
+        row
+        if row.name == baseline
+        else dataclasses.replace(
+            row,
+            difference=changes[row.name],
+            p_holm=adjusted[row.name],
+            verdict=verdict(row.name),
+        )
+        for row in rows
+    ]
+    return sorted(judged, key=lambda row: -sign * row.mean)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -214,14 +259,8 @@ def markdown(comparison: Comparison) -> str:
         "rate.",
     ]
     for task in comparison.tasks:
-        setting = facts["tasks"][task]
+        lines += ["", f"## {_cell(task)}", "", _setting(facts["tasks"].get(task)), ""]
         lines += [
-            "",
-            f"## {_cell(task)}",
-            "",
-            f"{setting['steps']} steps with {setting['minibatch_size']} examples each, "
-            f"{setting['parameters']:,} parameters, scored on {setting['scored_on']}.",
-            "",
             f"| rival | what | rate | {comparison.measure} | sd | training loss | difference "
             "[95 %] | verdict |",
             "|---|---|---|---|---|---|---|---|",
@@ -235,6 +274,16 @@ def markdown(comparison: Comparison) -> str:
         lines += ["", _plain(comparison.sentence(task))]
     lines += [text for note in comparison.notes() for text in ("", _plain(note))]
     return "\n".join(lines) + "\n"
+
+
+def _setting(setting: dict | None) -> str:
+    """Return how a task was trained, or what stands under all tasks."""
+    if setting is None:
+        return "Each score is the mean over the tasks with one seed."
+    return (
+        f"{setting['steps']} steps with {setting['minibatch_size']} examples each, "
+        f"{setting['parameters']:,} parameters, scored on {setting['scored_on']}."
+    )
 
 
 def _plain(text: str) -> str:

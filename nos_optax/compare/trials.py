@@ -18,6 +18,7 @@ from nos_optax.population.loop import Factory
 
 RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
 MOST_SEEDS = 10_000
+MOST_FIRST_SEED = 2 * 10**9  # Adam's own lie above
 EXTENSIONS = 4  # rates that are tried beyond either end while the best one is there
 MEASURES = {
     "score": "score by the task's metric",
@@ -44,6 +45,9 @@ class Budget:
         seeds: others, with which the best rate is trained again; at least 2.
         measure: what is compared, and what the best rate is best by: `score`, `loss`,
             `training-loss` or `speed`.
+        centred: whether rates are multiples of the one at which the rival's first updates are as
+            large as tuned Adam's; for `speed` alone, which knows tuned Adam.
+        first_seed: of the tuning seeds; the others follow.
 
     Raises:
         ValueError: a number is out of range, the rates do not rise, or there is no such measure.
@@ -53,6 +57,8 @@ class Budget:
     tuning_seeds: int = 1
     seeds: int = 8
     measure: str = "score"
+    centred: bool = False
+    first_seed: int = 0
 
     def __post_init__(self):
         if not self.rates or not all(map(_is_rate, self.rates)):
@@ -70,6 +76,12 @@ class Budget:
                 f"tuning_seeds and seeds must be at most {MOST_SEEDS:,} together, got "
                 f"{self.tuning_seeds} and {self.seeds}"
             )
+        if not 0 <= self.first_seed <= MOST_FIRST_SEED:
+            raise ValueError(
+                f"first_seed must be from 0 to {MOST_FIRST_SEED:,}, got {self.first_seed}"
+            )
+        if self.centred and self.measure != "speed":
+            raise ValueError(f"rates are centred for the measure speed alone, got {self.measure!r}")
         if self.measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {self.measure!r}")
 
@@ -80,7 +92,7 @@ class Training(NamedTuple):
     training_loss: float
     loss: float  # on the validation set
     initial: float  # that of untrained weights
-    validation_score: float
+    validation_score: float  # nan, as the next, where scores are not the measure
     test_score: float  # nan where there is no test set
 
     @property
@@ -117,12 +129,13 @@ class Trials:
     """Trains rivals on one task.
 
     Args:
-        loop: of the task, with scores.
+        loop: of the task, with scores where they are the measure.
         steps: of a training.
         budget: of each rival.
         records: where each training is kept.
         reference: what tuned Adam does on the task, where the measure is `speed`.
         advance: called with the number of trainings that are done, as they are.
+        centre: returns the rate that a rival's rates are multiples of.
     """
 
     def __init__(
@@ -133,18 +146,21 @@ class Trials:
         records: Records,
         reference: Reference | None = None,
         advance: Callable[[int], None] = lambda count: None,
+        centre: Callable[[Rival], float] = lambda rival: 1.0,
     ):
         self.loop, self.steps, self.budget, self.records = loop, steps, budget, records
-        self.reference, self._advance = reference, advance
+        self.reference, self._advance, self._centre = reference, advance, centre
         self._has_test = loop.task.test is not None
         self._factories: dict[str, Factory] = {}  # one object each, as each object compiles
 
     def run(self, rival: Rival) -> Outcome:
         """Tune the rival's learning rate, then train with fresh seeds."""
-        tuning = range(self.budget.tuning_seeds)
+        first, centre = self.budget.first_seed, self._centre(rival)
+        tuning = range(first, first + self.budget.tuning_seeds)
         fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
         key = rival.key(self.loop.task, self.steps)
-        tried = self._tried(rival, key, self.budget.rates, tuning)
+        rates = [float(f"{centre * rate:.6g}") for rate in self.budget.rates]
+        tried = self._tried(rival, key, rates, tuning)
         for _ in range(EXTENSIONS if len(tried) > 1 else 0):  # one rate has no distance to go on by
             rates, best = sorted(tried), max(tried, key=tried.__getitem__)
             if rates[0] < best < rates[-1]:

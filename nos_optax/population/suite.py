@@ -149,6 +149,7 @@ class SuiteTrainer:
         )
         self._references = None if references is None else list(references)
         self._adam = lru_cache(maxsize=64)(self._adam_speeds)
+        self._tuned_adam = lru_cache(maxsize=64)(self._adam_speeds_when_tuned)
 
     @property
     def lanes(self) -> int:
@@ -196,10 +197,7 @@ class SuiteTrainer:
         return self._rates(self._sizes(programs))
 
     def _rates(self, sizes: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = self._adam_sizes / sizes
-        relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
-        centres = np.array([r.learning_rate for r in self.references]) * relative
+        centres = centre_rates(self.references, self._adam_sizes, sizes)
         return (centres[..., None] * np.array(RATES)).astype(np.float32)
 
     def evaluate_optimizer(self, factory: Factory, seed: int = 0) -> Evaluation:
@@ -220,6 +218,7 @@ class SuiteTrainer:
         seed: int = 0,
         epochs: int | None = None,
         hurdles: Sequence[float] | None = None,
+        rates: np.ndarray | None = None,
     ) -> Evaluation:
         """Train each rule on each task and return the rewards.
 
@@ -228,6 +227,8 @@ class SuiteTrainer:
             seed: which pair of seeds the trainings have.
             epochs: None, as trainings are as long as the workloads' horizons.
             hurdles: None, as there are none.
+            rates: `float32[P, tasks]`, rates that earlier seeds have chosen, to train with these
+                alone; nan where there is none. Adam, whose speed is 0, then has its tuned ones.
 
         Raises:
             ValueError: epochs or hurdles are given.
@@ -242,11 +243,20 @@ class SuiteTrainer:
                 f"epochs={epochs}, hurdles={hurdles}: the suite's trainings are as long as its "
                 "workloads' horizons, and have no hurdles; leave both out"
             )
-        return self._evaluation(pad_programs(as_population(programs), self.iterations), seed)
+        programs = pad_programs(as_population(programs), self.iterations)
+        if rates is None:
+            return self._evaluation(programs, seed)
+        best = np.asarray(rates, np.float32)
+        speeds = self._speeds_at(programs, best, seed) - self._tuned_adam(seed)
+        known = np.isfinite(best).all(axis=1)
+        return self._rewarded(known, known, best, speeds)
 
     def _evaluation(self, programs: np.ndarray | Factory, seed: int) -> Evaluation:
         finite, alive, best, speeds = self._speeds(programs, seed)
-        rewards = speeds - self._adam(seed)
+        return self._rewarded(finite, alive, best, speeds - self._adam(seed))
+
+    def _rewarded(self, finite, alive, best, rewards) -> Evaluation:
+        """Return the evaluation of rules with these rewards `[P, tasks, SEEDS]`."""
         reward = np.where(alive, np.maximum(rewards.mean(axis=(1, 2)), LEAST), LEAST)
         status = np.where(alive, TRAINED, np.where(finite, DEAD, DIVERGED))
         with np.errstate(invalid="ignore"):
@@ -262,6 +272,21 @@ class SuiteTrainer:
     def _adam_speeds(self, seed: int) -> np.ndarray:
         """Return the speeds of Adam itself, `[tasks, SEEDS]`: what 0 is with these seeds."""
         return self._speeds(encode("adam", self.iterations).array[None], seed)[-1][0]
+
+    def _adam_speeds_when_tuned(self, seed: int) -> np.ndarray:
+        """Return the same of Adam with its tuned rates."""
+        rates = np.array([[r.learning_rate for r in self.references]], np.float32)
+        return self._speeds_at(encode("adam", self.iterations).array[None], rates, seed)[0]
+
+    def _speeds_at(self, programs: np.ndarray, rates: np.ndarray, seed: int) -> np.ndarray:
+        """Return the speeds `[P, tasks, SEEDS]` of rules at one rate each on each task."""
+        speeds = np.full((*rates.shape, SEEDS), LEAST, np.float32)
+        for i in range(rates.shape[1]):
+            rows = np.flatnonzero(np.isfinite(rates[:, i]))
+            if len(rows):
+                tried = rates[rows, i, None]
+                speeds[rows, i] = self._finish(i, programs[rows], tried, seed)[1]
+        return speeds
 
     def _speeds(self, programs: np.ndarray | Factory, seed: int) -> tuple[np.ndarray, ...]:
         """Return whether rules are finite at first and learn on every task `[P]`.
@@ -315,6 +340,25 @@ class SuiteTrainer:
         )
         losses = self.loops[i].train(children, rates.T.ravel(), seed, steps)
         return Losses(*(x.reshape(tried, -1).T for x in losses))
+
+
+def centre_rates(
+    references: Sequence[Reference], adam_sizes: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Return the rates at which optimizers' first updates are as large as tuned Adam's.
+
+    Args:
+        references: what tuned Adam does on each task.
+        adam_sizes: how large its updates are at a rate of 1, `[1, tasks]`; see `UpdateSizes`.
+        sizes: those of the optimizers, `[P, tasks]`.
+
+    Returns:
+        `[P, tasks]`; nan where an optimizer's updates are not finite, or all zero.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = adam_sizes / sizes
+    relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
+    return np.array([r.learning_rate for r in references]) * relative
 
 
 def _rows(programs: np.ndarray | Factory, rows: np.ndarray) -> np.ndarray | Factory:

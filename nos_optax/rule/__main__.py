@@ -25,7 +25,12 @@ from nos_optax.rule.facts import Facts, describe
 from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
 from nos_optax.rule.sweep import Sweep, sweep
 from nos_optax.rule.trajectories import FUNCTIONS, STEPS, Trajectory, best_trajectory
-from nos_optax.search import TaskConfig, enable_compilation_cache, load_task, select_devices
+from nos_optax.search import (
+    PaperTaskConfig,
+    enable_compilation_cache,
+    load_task,
+    select_devices,
+)
 from nos_optax.search.results import STANDARD
 
 MOST_SEEDS = 1000
@@ -33,7 +38,7 @@ RIVALS = {name: STANDARD[name] for name in ("SGD", "Adam", "PowerSign")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(TaskConfig):
+class Arguments(PaperTaskConfig):
     """Say all that can be said of an update rule, and try it.
 
     Its canonical form, LaTeX, tokens, state, cost and equals in the paper's catalogue; where it

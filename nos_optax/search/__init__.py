@@ -16,6 +16,7 @@ from nos_optax.population.accelerator import enable_compilation_cache as enable_
 from nos_optax.population.accelerator import select_devices as select_devices
 from nos_optax.search.api import search as search
 from nos_optax.search.config import FRESH_SEEDS as FRESH_SEEDS
+from nos_optax.search.config import PaperTaskConfig as PaperTaskConfig
 from nos_optax.search.config import SearchConfig as SearchConfig
 from nos_optax.search.config import TaskConfig as TaskConfig
 from nos_optax.search.engine import Engine as Engine
@@ -23,12 +24,12 @@ from nos_optax.search.engine import LocalEngine as LocalEngine
 from nos_optax.search.engine import load_dataset as load_dataset
 from nos_optax.search.engine import load_task as load_task
 from nos_optax.search.engine import make_engine as make_engine
+from nos_optax.search.finals import train_again as train_again
 from nos_optax.search.history import Candidate as Candidate
 from nos_optax.search.history import History as History
 from nos_optax.search.history import Training as Training
 from nos_optax.search.loop import SearchResult as SearchResult
 from nos_optax.search.loop import run_search as run_search
-from nos_optax.search.loop import train_again as train_again
 from nos_optax.search.probes import Probes as Probes
 from nos_optax.search.results import Result as Result
 from nos_optax.search.results import results_table as results_table

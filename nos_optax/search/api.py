@@ -5,7 +5,7 @@ import difflib
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from rich.console import Console
 
 from nos_optax._command import make_console, printable, user_path
 from nos_optax.grammar import SearchSpace
-from nos_optax.population import Dataset, Task
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
+from nos_optax.search.engine import Given
 from nos_optax.search.interrupts import interruptible
 from nos_optax.search.loop import SearchResult, run_search
 from nos_optax.search.results import nothing_learned
@@ -24,7 +24,7 @@ from nos_optax.search.terminal import live_progress
 
 
 def search(
-    task: Task | Dataset | str | Callable[[], Task | Dataset] | None = None,
+    task: Given | Callable[[], Given] | Sequence[Given | Callable[[], Given]] | None = None,
     space: SearchSpace | None = None,
     *,
     progress: bool = True,
@@ -37,10 +37,12 @@ def search(
     `nos_optax.search.select_devices()` first of all; a note says so where it was forgotten.
 
     Args:
-        task: what the children are, or a function that returns it; images for the paper's
-            ConvNet; or a name: `digits`, `cifar10`, or `module:name` of a task, which
-            `engine="ray"` needs. Where None, `digits`, or the task of the run to resume.
-        space: the rules that may be written; `SearchSpace(2)` where None.
+        task: what the children are: a `Task`, or a `Workload`, which says how long it trains;
+            images for the paper's ConvNet; a function that returns one of these; or a name, such
+            as `digits-mlp`, `cifar10`, or `module:name` of a task, which `engine="ray"` needs.
+            Also several of them, in a list. Where None, the suite, or the tasks of the run to
+            resume.
+        space: the rules that may be written; where None, those of three iterations.
         progress: whether to show a progress bar, in a notebook or a terminal.
         **settings: of the search, fields of `SearchConfig`: `samples`, `strategy`, `seed`, `out`,
             `resume` and so on. A `strategy` may also be a class, called with the space and a key.
@@ -60,15 +62,12 @@ def search(
         >>> from nos_optax.grammar import SearchSpace
         >>> from nos_optax.search import search
         >>> space = SearchSpace(1, operands=("g", "m", "adam"), unary=("x", "sign"), binary=("*",))
-        >>> result = search("digits", space, samples=64)  # doctest: +SKIP
+        >>> result = search("digits-mlp", space, samples=64)  # doctest: +SKIP
         >>> result.best.rule  # doctest: +SKIP
         'adam * sign(m)'
     """
     _check_names(settings)
-    if isinstance(task, Callable):
-        task = task()
-    if not isinstance(task, Task | Dataset | str | None):
-        raise ValueError(f"the task must be a Task, a Dataset or a name, got {task!r}")
+    tasks = _as_tasks(task)
     if not isinstance(space, SearchSpace | None):
         raise ValueError(f"the space must be a nos_optax.grammar.SearchSpace, got {space!r}")
     if space is not None:
@@ -80,13 +79,14 @@ def search(
     strategy = strategy if isinstance(strategy, type) else None
     if strategy is not None:
         settings |= {"strategy": GIVEN}
-    named = isinstance(task, str | None)
-    if not named and settings.get("train_examples") is not None:
+    if settings.get("train_examples") is not None and not all(isinstance(t, str) for t in tasks):
         raise ValueError("train_examples is of data by name: give a task with fewer examples")
-    config = _config(task if named else GIVEN, settings)
-    if named and config.dataset == GIVEN:
+    names = tuple(task if isinstance(task, str) else GIVEN for task in tasks)
+    given = tasks if GIVEN in names else []
+    config = _config(names, settings)
+    if not given and GIVEN in config.task:
         raise ValueError(f"the task of {config.out} was given from Python: give it again")
-    if config.engine == "ray" and not named:
+    if config.engine == "ray" and given:
         raise ValueError("engine='ray' needs a task that workers can import: give 'module:name'")
     enable_compilation_cache()
     console = make_console()
@@ -98,9 +98,7 @@ def search(
         live_progress(config.samples, console, not progress) as (on_batch, on_stage),
         interruptible(signal.SIGINT) as interrupts,
     ):
-        result = run_search(
-            config, interrupts.after(on_batch), on_stage, strategy, task=None if named else task
-        )
+        result = run_search(config, interrupts.after(on_batch), on_stage, strategy, tasks=given)
         on_stage("writing the report")
         try_to_report(result.folder)
     if said := nothing_learned(result.results, result.facts):
@@ -122,10 +120,24 @@ def try_to_report(folder: Path) -> None:
         )
 
 
-def _config(dataset: str | None, settings: dict[str, Any]) -> SearchConfig:
+def _as_tasks(task: Any) -> list[Given]:
+    """Return the tasks that were given, one or several, each perhaps as a function.
+
+    Raises:
+        ValueError: something is no task.
+    """
+    several = task if isinstance(task, list | tuple) else [] if task is None else [task]
+    tasks = [each() if isinstance(each, Callable) else each for each in several]
+    for each in tasks:
+        if not isinstance(each, Given):
+            raise ValueError(f"a task is a Task, a Workload, a Dataset or a name, got {each!r}")
+    return tasks
+
+
+def _config(tasks: tuple[str, ...], settings: dict[str, Any]) -> SearchConfig:
     """Return the configuration; of a run to resume, what is not given is as it was."""
-    if dataset is not None:
-        settings = settings | {"dataset": dataset}
+    if tasks:
+        settings = settings | {"task": tasks}
     out = settings.get("out")
     if out is not None:
         # The result outlives a chdir.
@@ -153,10 +165,10 @@ def _note_idle_cores(config: SearchConfig, console: Console) -> None:
 
 def _check_names(settings: dict[str, Any]) -> None:
     """Raise if there is no such setting, with those that it may have been meant for."""
-    known = {field.name for field in dataclasses.fields(SearchConfig)} - {"dataset"}
+    known = {field.name for field in dataclasses.fields(SearchConfig)} - {"task"}
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known) or sorted(known)
-            if name == "dataset":
+            if name in ("task", "dataset"):
                 near = ["task (the first argument)"]
             raise ValueError(f"search has no setting {name!r}; did you mean {', '.join(near)}?")

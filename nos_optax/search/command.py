@@ -88,7 +88,7 @@ def prepare(arguments: Arguments, console: Console) -> None:
         raise ValueError("--prepare-data needs --data-dir, the folder to prepare")
     with console.status("preparing"):
         folder = prepare_cifar10(arguments.prepare_data, arguments.data_dir)
-    say(f"Prepared {folder}. Search with --dataset cifar10 --data-dir {arguments.data_dir}")
+    say(f"Prepared {folder}. Search with --task cifar10 --data-dir {arguments.data_dir}")
 
 
 def parse() -> Arguments:

@@ -12,16 +12,39 @@ from nos_optax.grammar import SearchSpace
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import Protocol
 from nos_optax.population.own import check_name
+from nos_optax.population.suite import SUITE, WATCH
+from nos_optax.population.workloads import KNOWN as TASKS
 from nos_optax.search.strategies import STRATEGIES
 
-SUITE = "suite"
-DATASETS = ("digits", "cifar10", SUITE)
-GIVEN = "given"  # the dataset or strategy of a search that was given it from Python
-# Settings of the paper's protocol, which the suite's tasks do not follow.
-SUITE_DECIDES = (
-    *("data_dir", "train_examples", "sweep_examples", "epochs", "minibatch_size"),
-    *("hurdle_epochs", "hurdle_quantile", "final_epochs"),
-)
+GIVEN = "given"  # a task or a strategy that a search was given from Python
+# What is not said, by the protocol: how rules are rewarded decides what is worth searching.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "speed": {
+        "task": tuple(SUITE),
+        "race": 16,
+        "tolerance": 0.02,
+        "iterations": 3,
+        "live_results": True,
+        "final_seeds": 10,
+    },
+    "paper": {
+        "task": ("digits",),
+        "sweep_examples": 10_000,
+        "epochs": 5,
+        "minibatch_size": 100,
+        "watch": (),
+        "race": 0,
+        "tolerance": 0.0,
+        "iterations": 2,
+        "live_results": False,
+        "final_seeds": 5,
+    },
+}
+# Settings that one of the protocols has no use for.
+FOREIGN = {
+    "speed": ("sweep_examples", "hurdle_epochs", "final_epochs"),
+    "paper": ("watch",),
+}
 _SPACE = SearchSpace()
 # Upper bounds: far beyond any search, and below what overflows a counter of 32 bits, or asks for
 # memory that no machine has, hours after the start.
@@ -47,29 +70,36 @@ class TaskConfig:
 
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where the children train; auto takes the best device that is present."""
-    dataset: Annotated[
-        str, tyro.conf.arg(metavar="{" + ",".join([*DATASETS, "MODULE:TASK"]) + "}")
-    ] = "digits"
-    """digits comes with scikit-learn; cifar10 is read from --data-dir; suite is four small tasks,
-    rewarded by the speed against tuned Adam; MODULE:TASK is a nos_optax.population.Task of your
-    own, or a function that returns one, importable."""
+    task: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join([*TASKS, "MODULE:TASK"]) + "}...")
+    ] = ()
+    """What the children are, one task or several (default: the suite, which are the first four;
+    digits under --protocol paper). digits and cifar10, which is read from --data-dir, train the
+    paper's ConvNet; MODULE:TASK is a nos_optax.population.Task or Workload of your own, or a
+    function that returns one, importable."""
+    protocol: Literal["speed", "paper"] = "speed"
+    """What is rewarded. speed: how much faster than tuned Adam a rule trains, in doublings, a mean
+    over the tasks. paper: the validation score of one task after training at the best of seven
+    learning rates a decade apart."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     train_examples: int | None = None
-    """Training examples (default: 1000 of digits, all 45,000 of cifar10, all of your own)."""
-    sweep_examples: int = 10_000
-    """Examples in the epoch in which seven learning rates are tried; all where there are fewer,
-    and at least a minibatch."""
-    epochs: int = 5
-    """Epochs with the best learning rate; the validation score after them is the reward."""
-    minibatch_size: int = 100
-    """Examples in a child's minibatch."""
+    """Training examples of each task (default: 1000 of digits, all of the others)."""
+    sweep_examples: int | None = None
+    """With --protocol paper: examples in the epoch in which the rates are tried; all where there
+    are fewer, and at least a minibatch (default: 10000)."""
+    epochs: int | None = None
+    """Length of a training (default: that of each task of the suite, 5 of others)."""
+    minibatch_size: int | None = None
+    """Examples in a child's minibatch (default: that of each task of the suite, 32 of others; 100
+    with --protocol paper)."""
     lanes: int | None = None
     """Children side by side on a device (default: 1 on CPU, else measured once and remembered);
     halved if memory runs out."""
 
     def __post_init__(self):
         _check_types(self)
+        self._fill()
         _check(
             self,
             train_examples=(1, MOST_EXAMPLES),
@@ -78,24 +108,34 @@ class TaskConfig:
             minibatch_size=(1, MOST_BATCH),
             lanes=(1, MOST_LANES),
         )
-        # As text only: what it names is imported once a run has been compared with its folder.
-        if self.dataset != GIVEN:
-            check_name("dataset", self.dataset, DATASETS)
-        if self.dataset == SUITE:
-            self._check_suite()
+        # As text only: what they name is imported once a run has been compared with its folder.
+        _check_tasks("task", self.task)
+        if self.protocol == "paper" and len(self.task) > 1:
+            raise ValueError(
+                f"--protocol paper trains one task, got --task {' '.join(self.task)}: name one, or "
+                "choose --protocol speed"
+            )
 
-    def _check_suite(self) -> None:
-        """Refuse what the suite decides itself."""
+    def _fill(self) -> None:
+        """Set what was not given to the protocol's default; refuse what it has no use for."""
+        defaults = DEFAULTS[self.protocol]
         for field in dataclasses.fields(self):
-            if field.name in SUITE_DECIDES and getattr(self, field.name) != field.default:
-                flag = "--" + field.name.replace("_", "-")
+            name, given = field.name, getattr(self, field.name)
+            if name in FOREIGN[self.protocol] and given not in (field.default, defaults.get(name)):
+                flag = "--" + name.replace("_", "-")
                 raise ValueError(
-                    f"{flag} is {getattr(self, field.name)}, but each task of --dataset suite has "
-                    f"its own protocol: leave {flag} out, or name another dataset"
+                    f"{flag} is {given}, but --protocol {self.protocol} has no use for it: leave "
+                    f"{flag} out, or choose the other protocol"
                 )
+            if name in defaults and given == field.default:
+                object.__setattr__(self, name, defaults[name])
+            if name == "watch" and given is None:  # the fields come in order: there is a task
+                watched = tuple(WATCH) if self.task == tuple(SUITE) else ()
+                object.__setattr__(self, name, watched)
 
-    def protocol(self) -> Protocol:
-        """Return how a candidate earns its reward."""
+    def paper_protocol(self) -> Protocol:
+        """Return how a candidate earns its reward, where `protocol` is the paper's."""
+        assert self.minibatch_size and self.sweep_examples and self.epochs  # by the defaults
         return Protocol(
             batch_size=self.minibatch_size,
             sweep_examples=self.sweep_examples,
@@ -104,8 +144,23 @@ class TaskConfig:
 
     @property
     def max_epochs(self) -> int:
-        """The longest training."""
-        return self.epochs
+        """The longest training under the paper's protocol."""
+        return self.paper_protocol().epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperTaskConfig(TaskConfig):
+    """One task under the paper's protocol, where nothing else is offered.
+
+    Raises:
+        ValueError: as `TaskConfig`.
+    """
+
+    task: tuple[str, ...] = ("digits",)
+    protocol: tyro.conf.Suppress[Literal["speed", "paper"]] = "paper"
+    sweep_examples: int = 10_000
+    epochs: int = 5
+    minibatch_size: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +172,14 @@ class SearchConfig(TaskConfig):
     """
 
     samples: int = 512
-    """How many candidate rules to evaluate."""
+    """How many candidate rules to evaluate: repeats, and those rejected on sight, count too."""
+    trainings: int | None = None
+    """Stop after the population in which so many rules have been trained (default: never)."""
     batch_size: int = 32
     """Candidates per population: trained in one program, then the controller learns from them."""
-    iterations: int = 2
-    """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b (five tokens each)."""
+    iterations: int | None = None
+    """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b, five tokens each (default: 3; 2 with
+    --protocol paper)."""
     operands: tuple[str, ...] = _SPACE.operands
     """Operands that a rule may read."""
     unary: tuple[str, ...] = _SPACE.unary
@@ -134,8 +192,9 @@ class SearchConfig(TaskConfig):
     """The last binary function may be +."""
     reuse_results: bool = _SPACE.reuse_results
     """Every iteration after the first must use an earlier result."""
-    live_results: bool = _SPACE.live_results
-    """The rule must depend on the result of every iteration, and be no sum through left either."""
+    live_results: bool | None = None
+    """The rule must depend on the result of every iteration, and be no sum through left either
+    (default: it must; it need not with --protocol paper)."""
     strategy: Annotated[
         str, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
     ] = "ppo"
@@ -146,18 +205,30 @@ class SearchConfig(TaskConfig):
     """Of the search: controller, initial weights, data order, noise."""
     reuse: bool = True
     """Train one of several rules whose updates are equal; the others share its reward."""
+    tolerance: float | None = None
+    """Rules whose updates differ by less than this part of their size, up to a factor, share a
+    training too; 0 takes equal ones alone (default: 0.02; 0 with --protocol paper)."""
     reject: bool = True
     """Give the chance level, untrained, to rules that ignore the gradient or point uphill."""
     hurdle_epochs: tuple[int, ...] = ()
     """Stop a child after these epochs if most before it were better then (default: never)."""
     hurdle_quantile: float = 0.5
     """The part of the children before it that a child must beat at a hurdle."""
+    race: int | None = None
+    """After each population, the best so many rules and as many that may be better are trained
+    with one more seed each; 0 judges every rule by one (default: 16; 0 with --protocol paper)."""
+    watch: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(metavar="{" + ",".join(TASKS) + "}...")
+    ] = None
+    """With --protocol speed: tasks on which the best rule is tried now and then and nothing is
+    chosen: where they part from the reward, the search has learned its tasks by heart (default:
+    with the suite, transformer, table and digits-convnet-long)."""
     finalists: int = 5
     """Best rules to train again at the end, beside the standard optimizers; none if 0."""
-    final_seeds: int = 5
-    """Fresh seeds for each of them."""
+    final_seeds: int | None = None
+    """Fresh seeds for each of them (default: 10; 5 with --protocol paper)."""
     final_epochs: int | None = None
-    """Epochs of that training (default: as in the search)."""
+    """With --protocol paper: epochs of that training (default: as in the search)."""
     engine: Literal["local", "ray"] = "local"
     """local trains on this machine's devices, ray on those of a Ray cluster."""
     ray_address: str | None = None
@@ -176,36 +247,49 @@ class SearchConfig(TaskConfig):
         _check(
             self,
             samples=(1, MOST_SAMPLES),
+            trainings=(1, MOST_SAMPLES),
             batch_size=(1, MOST_POPULATION),
             seed=(0, FRESH_SEEDS - 1),
             finalists=(0, MOST_FINALISTS),
             final_seeds=(1, MOST_SEEDS),
             final_epochs=(1, MOST_EPOCHS),
+            race=(0, MOST_POPULATION),
         )
+        watched = self.watch or ()
+        _check_tasks("watch", watched)
+        if twice := sorted(set(self.task) & set(watched) - {GIVEN}):
+            raise ValueError(
+                f"--watch {' '.join(twice)} is among the tasks that the search selects by: watch "
+                "others"
+            )
         if self.strategy != GIVEN:
             check_name("strategy", self.strategy, tuple(STRATEGIES))
+        if not 0 <= (self.tolerance or 0) < 1:
+            raise ValueError(f"--tolerance must be in [0, 1), got {self.tolerance}")
         if not 0 <= self.hurdle_quantile < 1:
             raise ValueError(f"--hurdle-quantile must be in [0, 1), got {self.hurdle_quantile}")
-        if self.final_epochs is not None and self.final_epochs < self.epochs:
+        if self.protocol == "paper":
+            self.paper_protocol()
+        if self.final_epochs is not None and self.final_epochs < super().max_epochs:
             raise ValueError(
                 f"--final-epochs must be at least the --epochs {self.epochs}, "
                 f"got {self.final_epochs}"
             )
         if self.ray_address is not None and self.engine != "ray":
             raise ValueError(f"--ray-address {self.ray_address} needs --engine ray")
-        self.protocol()
+        assert self.iterations is not None  # by the defaults
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
         self.space()
 
-    def protocol(self) -> Protocol:
-        """Return how a candidate earns its reward."""
-        return dataclasses.replace(super().protocol(), hurdle_epochs=self.hurdle_epochs)
+    def paper_protocol(self) -> Protocol:
+        """Return how a candidate earns its reward, where `protocol` is the paper's."""
+        return dataclasses.replace(super().paper_protocol(), hurdle_epochs=self.hurdle_epochs)
 
     @property
     def max_epochs(self) -> int:
         """The longest training: the finalists'."""
-        return self.final_epochs or self.epochs
+        return self.final_epochs or super().max_epochs
 
     @property
     def blind(self) -> str | None:
@@ -222,6 +306,16 @@ class SearchConfig(TaskConfig):
         """Return the programs that the search may write."""
         fields = (field.name for field in dataclasses.fields(SearchSpace))
         return SearchSpace(**{name: getattr(self, name) for name in fields})
+
+
+def _check_tasks(field: str, names: tuple[str, ...]) -> None:
+    """Raise unless these are different names of tasks; those given from Python have none yet."""
+    for name in names:
+        if name != GIVEN:
+            check_name(field, name, TASKS)
+    twice = sorted({name for name in names if names.count(name) > 1} - {GIVEN})
+    if twice:
+        raise ValueError(f"--{field} names {', '.join(twice)} twice")
 
 
 def _check_types(config: TaskConfig) -> None:

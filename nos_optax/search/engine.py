@@ -11,6 +11,7 @@ import platform
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,25 +20,29 @@ import numpy as np
 
 from nos_optax.population import (
     Dataset,
-    DatasetError,
     Evaluation,
     PopulationTrainer,
     Task,
     image_task,
-    load_digits,
     paper_child,
 )
 from nos_optax.population.accelerator import select_devices
 from nos_optax.population.flags import own_flags, thread_settings
 from nos_optax.population.lanes import choose_lanes
-from nos_optax.population.own import call_own, import_own
 from nos_optax.population.reference import Reference, from_fields
-from nos_optax.population.suite import SuiteTrainer, load_suite
+from nos_optax.population.suite import SUITE, SuiteTrainer, Workload
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, function_digests
-from nos_optax.search.config import DATASETS, GIVEN, SUITE, SearchConfig, TaskConfig
+from nos_optax.population.workloads import IMAGES, find_task, load_images, load_workload
+from nos_optax.population.workloads import KNOWN as TASKS
+from nos_optax.search.config import GIVEN, SearchConfig, TaskConfig
 from nos_optax.search.run_folder import CONFIG, read_facts, reason
 
+Given = Task | Workload | Dataset | str  # a task from Python
+GIVEN_BEFORE = (
+    "the task was given from Python: go on by nos_optax.search.search(task, out=..., resume=True), "
+    "or search for module:name"
+)
 MOST_STEPS = 2**31  # their counter has 32 bits
 BYTES_PER_PARAMETER = 4 * 5  # of a child: weights, gradient, three moving averages, in float32
 
@@ -59,6 +64,7 @@ class Engine(Protocol):
         seed: int,
         epochs: int | None = None,
         hurdles: Sequence[float] | None = None,
+        rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield the evaluation in parts, as they are done.
 
@@ -67,6 +73,7 @@ class Engine(Protocol):
             seed: as in `PopulationTrainer.evaluate`, like what follows.
             epochs: of the training; those of the configuration where None.
             hurdles: accuracies that let a child go on; where None all go on.
+            rates: as in `SuiteTrainer.evaluate`; where None they are chosen anew.
 
         Yields:
             Rows of `programs`, `int[K]`, and their evaluation. Each row comes exactly once.
@@ -85,10 +92,10 @@ class LocalEngine:
     that Ctrl-C need not wait for the end of a population.
 
     Args:
-        config: the task.
+        config: the tasks.
         iterations: the length of the longest program.
-        task: what the children are, or the images that they train on; the configuration's where
-            None.
+        tasks: what the children are, or the images that they train on, in place of the
+            configuration's.
 
     Raises:
         AcceleratorError: the accelerator is absent.
@@ -96,12 +103,11 @@ class LocalEngine:
         ValueError: the training examples do not fill a minibatch.
     """
 
-    def __init__(self, config: TaskConfig, iterations: int, task: Task | Dataset | None = None):
+    def __init__(self, config: TaskConfig, iterations: int, tasks: Sequence[Given] = ()):
         devices = select_devices(config.accelerator)
-        own = isinstance(task, Task) or config.dataset not in DATASETS
         with own_flags():
-            self.trainer = make_trainer(config, iterations, devices, task)
-            self.facts = trainer_facts(self.trainer, own)
+            self.trainer = make_trainer(config, iterations, devices, tasks)
+            self.facts = trainer_facts(self.trainer, is_own(config, tasks))
         self.chance = self.trainer.chance
         self._settings = thread_settings()
         self._thread = ThreadPoolExecutor(1)
@@ -113,12 +119,13 @@ class LocalEngine:
         seed: int,
         epochs: int | None = None,
         hurdles: Sequence[float] | None = None,
+        rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield all rows at once: the devices share them out among themselves."""
         self._compiled.result()
-        done = self._thread.submit(
-            self._under_settings, self.trainer.evaluate, programs, seed, epochs, hurdles
-        )
+        chosen = {} if rates is None else {"rates": rates}
+        evaluate = partial(self.trainer.evaluate, programs, seed, epochs, hurdles, **chosen)
+        done = self._thread.submit(self._under_settings, evaluate)
         yield np.arange(len(programs)), done.result()
 
     def _under_settings(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -131,55 +138,64 @@ class LocalEngine:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def make_engine(
-    config: SearchConfig, iterations: int, task: Task | Dataset | None = None
-) -> Engine:
+def make_engine(config: SearchConfig, iterations: int, tasks: Sequence[Given] = ()) -> Engine:
     """Return the engine that a configuration names.
 
     Args:
         config: what is searched.
         iterations: the length of the longest program.
-        task: as for `LocalEngine`; with Ray it is the configuration's.
+        tasks: as for `LocalEngine`; with Ray they are the configuration's.
     """
     if config.engine == "local":
-        return LocalEngine(config, iterations, task)
+        return LocalEngine(config, iterations, tasks)
     from nos_optax.search.ray_engine import RayEngine
 
     return RayEngine(config, iterations, config.ray_address)
 
 
+def is_own(config: TaskConfig, tasks: Sequence[Given] = ()) -> bool:
+    """Whether a task is the user's own: then what it computes is tried before the search."""
+    if tasks:
+        return any(isinstance(task, Task | Workload) for task in tasks)
+    return not set(config.task) <= set(TASKS)
+
+
+def load_workloads(config: TaskConfig, tasks: Sequence[Given] = ()) -> list[Workload]:
+    """Return the tasks of a configuration, or those given, and how long rules train on each.
+
+    Raises:
+        DatasetError: the data is missing, or smaller than asked for, with the remedy.
+        ValueError: what the user named is no task, or two have one name.
+    """
+    if not tasks and GIVEN in config.task:
+        raise ValueError(GIVEN_BEFORE)
+    shape = (config.minibatch_size, config.epochs, config.data_dir, config.train_examples)
+    loaded = [load_workload(task, *shape) for task in tasks or config.task]
+    names = [workload.task.name for workload in loaded]
+    if len(set(names)) < len(names):
+        raise ValueError(f"tasks need different names, got {', '.join(names)}")
+    return loaded
+
+
 def load_task(config: TaskConfig, device: jax.Device) -> Task:
-    """Return the task that a configuration names.
+    """Return the one task that a configuration names, as the paper's protocol trains it.
 
     Args:
-        config: its `dataset` is a data set of images, or names a task of the user's own.
+        config: what its `task` names.
         device: where it will be trained.
 
     Raises:
         DatasetError: the data is missing, or smaller than asked for, with the remedy.
         ValueError: what the user named is no task.
     """
-    if config.dataset == GIVEN:
-        raise ValueError(
-            "the task was given from Python: go on by nos_optax.search.search(task, out=..., "
-            "resume=True), or search for module:name"
-        )
-    if config.dataset == SUITE:
-        raise ValueError(f"dataset suite is several tasks: name one of {', '.join(DATASETS[:-1])}")
-    if config.dataset in DATASETS:
+    (name,) = config.task
+    if name == GIVEN:
+        raise ValueError(GIVEN_BEFORE)
+    if name in IMAGES:
         dataset = load_dataset(config)
         return image_task(dataset, paper_child(dataset, device))
-    own = import_own("dataset", config.dataset, DATASETS)
-    task = call_own("dataset", config.dataset, own) if callable(own) else own
-    if not isinstance(task, Task):
-        raise ValueError(
-            f"dataset {config.dataset!r} is a {type(task).__name__}; give a "
-            "nos_optax.population.Task, or a function that returns one"
-        )
-    examples, wanted = task.num_examples(task.train), config.train_examples
-    if wanted is not None and wanted > examples:
-        raise DatasetError(f"--train-examples is {wanted}; {task.name} has {examples}")
-    return dataclasses.replace(task, train=jax.tree.map(lambda x: x[:wanted], task.train))
+    found = find_task(name, config.data_dir, config.train_examples)
+    return found.task if isinstance(found, Workload) else found
 
 
 def load_dataset(config: TaskConfig) -> Dataset:
@@ -188,44 +204,52 @@ def load_dataset(config: TaskConfig) -> Dataset:
     Raises:
         DatasetError: they are missing, or fewer than asked for, with the remedy.
     """
-    if config.dataset == "digits":
-        return load_digits(train_examples=config.train_examples or 1000)
-    from nos_optax.population.cifar10 import load_cifar10
-
-    return load_cifar10(config.data_dir, config.train_examples)
+    return load_images(config.task[0], config.data_dir, config.train_examples)
 
 
 def make_trainer(
     config: TaskConfig,
     iterations: int,
     devices: list[jax.Device],
-    task: Task | Dataset | None = None,
+    tasks: Sequence[Given] = (),
 ) -> PopulationTrainer | SuiteTrainer:
-    """Return the trainer of a task, or of the suite.
+    """Return the trainer of a configuration's protocol.
 
     Args:
-        config: the task; its `accelerator` is ignored.
+        config: the tasks; its `accelerator` is ignored.
         iterations: the length of the longest program.
         devices: where the children train.
-        task: what they are, or the images that they train on; the configuration's where None.
+        tasks: what they are, or the images that they train on; the configuration's where empty.
     """
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    if task is None and config.dataset == SUITE:
-        store = Path(cache) / "references" if cache else None
+    if config.protocol == "speed":
         return SuiteTrainer(
-            load_suite(), iterations, devices, config.lanes, store, references=_begun(config)
+            load_workloads(config, tasks),
+            iterations,
+            devices,
+            config.lanes,
+            reference_store(),
+            references=_begun(config),
         )
-    task = task or load_task(config, devices[0])
+    (given,) = tasks or (None,)
+    if isinstance(given, Workload):
+        given = given.task
+    task = load_task(config, devices[0]) if given is None or isinstance(given, str) else given
     if isinstance(task, Task):
         check_size(task, config, devices)
     return PopulationTrainer(
         task,
-        config.protocol(),
+        config.paper_protocol(),
         iterations=iterations,
         lanes=_lanes(config, task, iterations, devices),
         devices=devices,
         max_epochs=config.max_epochs,
     )
+
+
+def reference_store() -> Path | None:
+    """Return the folder that keeps what Adam does on tasks; None where there is no cache."""
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    return Path(cache) / "references" if cache else None
 
 
 def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) -> None:
@@ -240,7 +264,8 @@ def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) ->
         ValueError: a training has more steps than its counter can hold, or the children side by
             side need more memory for their parameters alone than this machine has.
     """
-    steps = task.num_examples(task.train) // config.minibatch_size * config.max_epochs
+    size = config.paper_protocol().batch_size
+    steps = task.num_examples(task.train) // size * config.max_epochs
     if steps >= MOST_STEPS:
         raise ValueError(
             f"{config.max_epochs:,} epochs of {task.num_examples(task.train):,} examples are "
@@ -284,7 +309,9 @@ def _lanes(
     if config.lanes or cache is None or not isinstance(config, SearchConfig):
         return config.lanes
     store = Path(cache) / "lanes"
-    return choose_lanes(task, config.protocol(), iterations, devices, store, config.batch_size)
+    return choose_lanes(
+        task, config.paper_protocol(), iterations, devices, store, config.batch_size
+    )
 
 
 def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
@@ -316,6 +343,7 @@ def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
 
 def _suite_facts(trainer: SuiteTrainer) -> dict:
     """Return the facts of a suite; what Adam does on its tasks is among them."""
+    names = [w.task.name for w in trainer.workloads]
     data = [(w.task.train, w.task.validation) for w in trainer.workloads]
     functions = {
         f"{name} of {w.task.name}": digest
@@ -323,9 +351,9 @@ def _suite_facts(trainer: SuiteTrainer) -> dict:
         for name, digest in function_digests(w.task, w.minibatch_size).items()
     }
     return {
-        "dataset": SUITE,
+        "dataset": "the suite" if names == list(SUITE) else ", ".join(names),
         "score": "speed against tuned Adam, in doublings",
-        "tasks": [w.task.name for w in trainer.workloads],
+        "tasks": names,
         "minibatch_sizes": [w.minibatch_size for w in trainer.workloads],
         "horizons": [w.horizon for w in trainer.workloads],
         "data_checksum": _checksum(data),

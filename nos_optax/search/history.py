@@ -49,6 +49,17 @@ class Candidate:
     reason: str | None  # why it was rejected untrained
 
 
+class Watched(NamedTuple):
+    """What the best rule of a search comes to on tasks that the search does not select by."""
+
+    number: int  # hundreds of trainings
+    trained: int  # trainings before
+    rule: str  # the best one, infix
+    reward: float  # the estimate of its mean reward
+    low: float  # and the bound of that from below
+    rewards: tuple[float, ...]  # on each watch task
+
+
 class History:
     """The history of one run.
 
@@ -83,7 +94,7 @@ class History:
         self._connection.execute("PRAGMA synchronous = FULL")
         with self._transaction() as connection:
             for table, columns in _TABLES.items():
-                kind = "INTEGER" if table == "candidates" else "TEXT"
+                kind = "TEXT" if table == "trainings" else "INTEGER"
                 first, *others = columns
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} "
@@ -155,7 +166,10 @@ class History:
         rows = self._select("trainings", "WHERE key = ?", key)
         if not rows:
             raise self._damaged(f"it has no training {key}")
-        _, reward, rate, status, sweep, curve, seconds = rows[0]
+        return self._as_training(rows[0])
+
+    def _as_training(self, row: Sequence) -> Training:
+        key, reward, rate, status, sweep, curve, seconds = row
         try:
             lists = tuple(json.loads(sweep)), tuple(json.loads(curve))
             training = Training(reward, rate, status, *lists, seconds)
@@ -164,6 +178,32 @@ class History:
         if training is None or not _is_training(training):
             raise self._damaged(f"training {key!r:.100} is not what was written")
         return training
+
+    def trainings(self) -> dict[str, Training]:
+        """Return all that is stored, by key, in the order in which it was."""
+        rows = self._select("trainings", "ORDER BY rowid")
+        return {row[0]: self._as_training(row) for row in rows}
+
+    def add_watched(self, row: Watched) -> None:
+        """Store what the best rule comes to on the watch tasks."""
+        self._insert("watched", [(*row[:-1], json.dumps(row.rewards))])
+
+    def watched(self) -> dict[int, Watched]:
+        """Return what was stored of the watch tasks, by number.
+
+        Raises:
+            OSError: it is damaged.
+        """
+        found = {}
+        for *values, text in self._select("watched", "ORDER BY number"):
+            try:
+                row = Watched(*values, tuple(json.loads(text)))
+            except (TypeError, ValueError, RecursionError):
+                row = None
+            if row is None or not _is_watched(row):
+                raise self._damaged(f"watched {values[0]!r:.100} is not what was written")
+            found[row.number] = row
+        return found
 
     def add_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Store a population, all of it or nothing."""
@@ -199,7 +239,9 @@ class History:
             rows = self._connection.execute(query, values).fetchall()
         for *row, checksum in rows:
             if checksum != _checksum(row):
-                raise self._damaged(f"{table[:-1]} {row[0]!r:.100} is not what was written")
+                raise self._damaged(
+                    f"{table.removesuffix('s')} {row[0]!r:.100} is not what was written"
+                )
         return [row[:-1] for row in rows]
 
     def _damaged(self, what: str) -> OSError:
@@ -231,6 +273,7 @@ class History:
 
 
 _TABLES = {
+    "watched": Watched._fields,
     "candidates": tuple(field.name for field in dataclasses.fields(Candidate)),
     "trainings": ("key", *Training._fields),
 }
@@ -261,6 +304,16 @@ def _is_candidate(candidate: Candidate) -> bool:
         and (candidate.origin is None or 0 <= candidate.origin <= candidate.id)
         and is_number(candidate.reward)
         and (candidate.learning_rate is None or is_number(candidate.learning_rate))
+    )
+
+
+def _is_watched(row: Watched) -> bool:
+    """Whether the values are of the kinds that a search writes."""
+    counts = (row.number, row.trained)
+    return (
+        all(type(count) is int for count in counts)
+        and isinstance(row.rule, str)
+        and all(map(is_number, (row.reward, row.low, *row.rewards)))
     )
 
 

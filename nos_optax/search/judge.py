@@ -12,7 +12,7 @@ from nos_optax.population import STATUSES, Evaluation
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.engine import Engine
 from nos_optax.search.history import REJECTED, Candidate, History, Training
-from nos_optax.search.probes import Probed, Probes
+from nos_optax.search.probes import BEHAVIOUR, Probed, Probes, are_alike
 
 HURDLE_AFTER = 32  # trainings before there is a hurdle
 
@@ -21,7 +21,8 @@ class Judge:
     """Gives each program its reward.
 
     A program that the probes reject has the reward of chance. One whose updates equal an earlier
-    one's, by algebra or on the probes, shares its training. The others are trained.
+    one's, by algebra or on the probes, or differ from it by next to nothing, shares its training.
+    The others are trained.
 
     Args:
         config: what is searched.
@@ -34,25 +35,33 @@ class Judge:
 
     def __init__(self, config: SearchConfig, history: History, engine: Engine):
         self.config, self.history, self.engine = config, history, engine
-        self.probes = Probes(config.iterations)
+        self.probes = Probes(config.space().iterations)
         self.candidates: list[Candidate] = []
         self._drafts: dict[bytes, Candidate] = {}  # of each program, so that repeats cost nothing
         self._fingerprints: dict[str, str] = {}  # of each digest
-        self._origins: dict[str, int] = {}  # the candidate that was trained under each key
+        self._origins: dict[str, int | None] = {}  # the candidate whose training each key has
+        self._keys: dict[int, str] = {}  # what the training of each origin is stored under
+        self._behaviours: dict[bytes, np.ndarray] = {}  # of each program
+        self._known = np.zeros((0, BEHAVIOUR), np.float32)  # those of the origins
         self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
-        self._remember(history.candidates())
+        self._recall(history.candidates())
 
     def __call__(self, tokens: np.ndarray) -> None:
         """Judge the next programs, `int32[P, 5 G]`."""
         first, rows = len(self.candidates), [row.tobytes() for row in tokens]
         with self.history.timed("probe"):
             self._look({row: i for i, row in enumerate(rows) if row not in self._drafts}, tokens)
-            drafts = [self._numbered(first + i, self._drafts[row]) for i, row in enumerate(rows)]
+            drafts = [self._numbered(first + i, row) for i, row in enumerate(rows)]
         with self.history.timed("train"):
             self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
         batch = [self._judged(draft) for draft in drafts]
         self.history.add_candidates(batch)
         self._remember(batch)
+
+    @property
+    def trained(self) -> int:
+        """How many rules were trained."""
+        return len(self._keys)
 
     def _look(self, new: Mapping[bytes, int], tokens: np.ndarray) -> None:
         """Draft the programs that were never asked for before; `new` holds their rows."""
@@ -60,6 +69,7 @@ class Judge:
             probed = self.probes(tokens[list(new.values())])
             for (key, row), found in zip(new.items(), probed, strict=True):
                 self._drafts[key] = self._draft(Program.from_array(tokens[row]), found)
+                self._behaviours[key] = found.behaviour
 
     def _draft(self, program: Program, probed: Probed) -> Candidate:
         """Return a candidate as if it was rejected, and without a number."""
@@ -78,22 +88,40 @@ class Judge:
             reason=probed.rejection if self.config.reject else None,
         )
 
-    def _numbered(self, number: int, draft: Candidate) -> Candidate:
-        """Return a draft with its number and its origin: where its result is."""
-        draft = replace(draft, id=number)
+    def _numbered(self, number: int, row: bytes) -> Candidate:
+        """Return a program's draft with its number and its origin: where its result is."""
+        draft = replace(self._drafts[row], id=number)
         if draft.reason is not None:
             return draft
-        return replace(draft, origin=self._origins.setdefault(self._key(draft), number))
+        key = self._key(draft)
+        if key not in self._origins:
+            self._origins[key] = self._alike(self._behaviours[row])
+        if self._origins[key] is None:
+            self._add_origin(number, key, self._behaviours[row])
+        return replace(draft, origin=self._origins[key])
+
+    def _alike(self, behaviour: np.ndarray) -> int | None:
+        """Return the first origin that does nearly the same; None if none does."""
+        if not (self.config.tolerance and self.config.reuse):
+            return None
+        (rows,) = np.nonzero(are_alike(behaviour, self._known, self.config.tolerance))
+        return list(self._keys)[rows[0]] if len(rows) else None
+
+    def _add_origin(self, number: int, key: str, behaviour: np.ndarray) -> None:
+        """Take up a candidate that is trained."""
+        self._origins[key], self._keys[number] = number, key
+        if self.config.tolerance:
+            self._known = np.concatenate([self._known, behaviour[None]])
 
     def _key(self, candidate: Candidate) -> str:
         """Return what a candidate's training is stored under."""
-        return candidate.fingerprint if self.config.reuse else str(candidate.id)
+        return training_key(candidate, self.config)
 
     def _judged(self, draft: Candidate) -> Candidate:
         """Return a draft with the result of its training."""
         if draft.origin is None:
             return draft
-        training = self.history.training(self._key(draft))
+        training = self.history.training(self._keys[draft.origin])
         return replace(
             draft,
             # Where scores have no bottom, one of -1e9 would drown all others for the controller.
@@ -138,12 +166,29 @@ class Judge:
     def _remember(self, batch: Sequence[Candidate]) -> None:
         for candidate in batch:
             self._fingerprints.setdefault(candidate.digest, candidate.fingerprint)
-            if candidate.origin == candidate.id:
-                self._origins[self._key(candidate)] = candidate.id
-                if self.config.hurdle_epochs:
-                    training = self.history.training(self._key(candidate))
-                    self._curves[candidate.id] = training.curve
+            if candidate.origin == candidate.id and self.config.hurdle_epochs:
+                training = self.history.training(self._key(candidate))
+                self._curves[candidate.id] = training.curve
         self.candidates += batch
+
+    def _recall(self, candidates: Sequence[Candidate]) -> None:
+        """Take up what an earlier start of the search has judged."""
+        origins = [c for c in candidates if c.origin == c.id]
+        behaviours = [np.zeros(0, np.float32)] * len(origins)
+        if origins and self.config.tolerance:
+            programs = [Program.from_words(c.tokens).array for c in origins]
+            behaviours = [probed.behaviour for probed in self.probes(np.stack(programs))]
+        for candidate, behaviour in zip(origins, behaviours, strict=True):
+            self._add_origin(candidate.id, self._key(candidate), behaviour)
+        for candidate in candidates:
+            if candidate.origin is not None:
+                self._origins.setdefault(self._key(candidate), candidate.origin)
+        self._remember(candidates)
+
+
+def training_key(candidate: Candidate, config: SearchConfig) -> str:
+    """Return what the training of a candidate that was not rejected is stored under."""
+    return candidate.fingerprint if config.reuse else str(candidate.id)
 
 
 def trainings(evaluation: Evaluation, seconds: float = 0.0) -> list[Training]:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import numpy as np
 
-from nos_optax.grammar import Program, decode, encode
-from nos_optax.grammar.program import pad_programs
-from nos_optax.population import Dataset, Task
+from nos_optax.compare.results import Comparison
+from nos_optax.grammar import Program
 from nos_optax.population.flags import arithmetic, own_flags
 from nos_optax.population.own import import_own
 from nos_optax.search.checkpoints import Checkpoints
-from nos_optax.search.config import DATASETS, FRESH_SEEDS, GIVEN, SearchConfig
-from nos_optax.search.engine import Engine, make_engine
+from nos_optax.search.config import GIVEN, TASKS, SearchConfig
+from nos_optax.search.engine import Engine, Given, make_engine
 from nos_optax.search.events import Events
+from nos_optax.search.finals import as_results, paper_finals, speed_finals
 from nos_optax.search.history import Candidate
-from nos_optax.search.judge import Judge, collect, decimal
+from nos_optax.search.judge import Judge
+from nos_optax.search.race import Race
 from nos_optax.search.results import (
-    STANDARD,
     STANDARD_ITERATIONS,
     Result,
     best_candidates,
@@ -32,6 +32,7 @@ from nos_optax.search.results import (
 )
 from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
 from nos_optax.search.strategies import Strategy, find_strategy, make_strategy
+from nos_optax.search.watch import Watch
 
 if TYPE_CHECKING:
     from nos_optax.search.reports import Run
@@ -50,6 +51,8 @@ class SearchResult:
         results: the best rules and the standard optimizers, trained again with fresh seeds.
         seconds: that this call took.
         facts: of the data, the devices and the versions, as the folder records them.
+        comparison: of the best rules with tuned rivals, task by task; None under the paper's
+            protocol.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class SearchResult:
     results: list[Result]
     seconds: float
     facts: Mapping[str, Any]
+    comparison: Comparison | None = None
 
     @property
     def best(self) -> Result:
@@ -103,7 +107,7 @@ def run_search(
     on_stage: OnStage = lambda stage: None,
     strategy: Strategy | type[Strategy] | None = None,
     engine: Engine | None = None,
-    task: Task | Dataset | None = None,
+    tasks: Sequence[Given] = (),
 ) -> SearchResult:
     """Run a search, or the rest of one, and write its folder.
 
@@ -114,7 +118,7 @@ def run_search(
         strategy: what chooses programs, in place of `config.strategy`; or its class, which is
             called with the space and a key.
         engine: where they are evaluated, in place of `config.engine`; it stays open.
-        task: what the children are, in place of `config.dataset`.
+        tasks: what the children are, in place of `config.task`.
 
     Returns:
         What the folder holds too.
@@ -126,7 +130,7 @@ def run_search(
         ValueError: the run to resume has another configuration.
     """
     with own_flags():
-        return _run(config, on_batch, on_stage, strategy, engine, task)
+        return _run(config, on_batch, on_stage, strategy, engine, tasks)
 
 
 def _run(
@@ -135,13 +139,13 @@ def _run(
     on_stage: OnStage,
     strategy: Strategy | type[Strategy] | None,
     engine: Engine | None,
-    task: Task | Dataset | None,
+    tasks: Sequence[Given],
 ) -> SearchResult:
     start = time.perf_counter()
     check(config)  # before anything that the configuration names is imported
-    _find_named(config, strategy is None, engine is None and task is None)
-    iterations = max(config.iterations, STANDARD_ITERATIONS)
-    own_engine = engine or make_engine(config, iterations, task)
+    _find_named(config, strategy is None, engine is None and not tasks)
+    iterations = max(config.space().iterations, STANDARD_ITERATIONS)
+    own_engine = engine or make_engine(config, iterations, tasks)
     try:
         with RunFolder(config) as folder:
             facts = {
@@ -161,20 +165,28 @@ def _run(
                         config.strategy, config.space(), config.seed, config.preset
                     )
             with _events(config, folder, on_batch) as report_batch:
-                candidates = _sample(config, folder, strategy, own_engine, report_batch)
+                candidates, race = _sample(config, folder, strategy, own_engine, report_batch)
             on_stage("training the best again")
             with timed("final"):
-                results = _finals(own_engine, best_candidates(candidates, config.finalists), config)
+                comparison, results = None, []
+                if config.protocol == "paper":
+                    found = best_candidates(candidates, config.finalists)
+                    results = paper_finals(own_engine, found, config)
+                elif config.finalists:
+                    comparison = speed_finals(race, config, tasks, folder.path, on_stage)
+                if comparison is not None:
+                    results = as_results(comparison, race)
             folder.history.store_seconds()
             write_best(folder, results, facts)
             folder.write_candidates(candidates)
     finally:
         if engine is None:
             own_engine.close()
-    return SearchResult(folder.path, candidates, results, time.perf_counter() - start, facts)
+    seconds = time.perf_counter() - start
+    return SearchResult(folder.path, candidates, results, seconds, facts, comparison)
 
 
-def _find_named(config: SearchConfig, strategy: bool, dataset: bool) -> None:
+def _find_named(config: SearchConfig, strategy: bool, task: bool) -> None:
     """Import what the configuration names, a strategy or a task of the user's own.
 
     Raises:
@@ -187,8 +199,9 @@ def _find_named(config: SearchConfig, strategy: bool, dataset: bool) -> None:
         )
     if strategy:
         find_strategy(config.strategy)
-    if dataset and config.dataset not in (*DATASETS, GIVEN):
-        import_own("dataset", config.dataset, DATASETS)
+    for name in config.task if task else ():
+        if name not in (*TASKS, GIVEN):
+            import_own("task", name, TASKS)
 
 
 @contextlib.contextmanager
@@ -215,31 +228,66 @@ def _sample(
     strategy: Strategy,
     engine: Engine,
     on_batch: OnBatch,
-) -> list[Candidate]:
-    """Evaluate what the strategy asks for until there are enough candidates; return them all."""
-    judge = Judge(config, folder.history, engine)
+) -> tuple[list[Candidate], Race]:
+    """Evaluate what the strategy asks for until there are enough candidates.
+
+    Returns:
+        All candidates, and the standings that their race has come to.
+    """
+    judge, race = Judge(config, folder.history, engine), Race(config, folder.history, engine)
+    watch = Watch(config, folder.history)
     checkpoints = Checkpoints(folder.path / CHECKPOINTS)
     size, timed = config.batch_size, folder.history.timed
     try:
-        _restore(config, strategy, checkpoints, judge.candidates)
+        _restore(config, strategy, checkpoints, judge.candidates, race, watch)
         if judge.candidates:
             on_batch(judge.candidates)
-        while len(judge.candidates) < config.samples:
+        while not _is_over(config, judge):
             with timed("ask"):
                 tokens = strategy.ask(size)
             begun = len(judge.candidates) % size  # where a run ended that is longer now
             _check_same(config, tokens, judge.candidates[len(judge.candidates) - begun :])
             judge(tokens[begun:][: config.samples - len(judge.candidates)])
-            if len(judge.candidates) < config.samples:  # at the end nobody is left to teach
-                with timed("tell"):
-                    strategy.tell(tokens, _rewards(judge.candidates[-size:]))
-                if hasattr(strategy, "state"):
+            if len(judge.candidates) % size == 0:
+                last = _is_over(config, judge)  # nobody is left to teach
+                _settle(None if last else strategy, tokens, judge.candidates[-size:], race, watch)
+                if hasattr(strategy, "state") and not last:
                     with timed("checkpoint"):
                         checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
             on_batch(judge.candidates)
+        race.settle(judge.candidates[len(judge.candidates) // size * size :], race=False)
     finally:
         checkpoints.close()
-    return judge.candidates
+        watch.close()
+    return judge.candidates, race
+
+
+def _is_over(config: SearchConfig, judge: Judge) -> bool:
+    """Whether there are enough candidates, or enough trainings at the end of a population."""
+    count, most = len(judge.candidates), config.trainings
+    enough = most is not None and judge.trained >= most and count % config.batch_size == 0
+    return count >= config.samples or enough
+
+
+def _settle(
+    strategy: Strategy | None,
+    tokens: np.ndarray,
+    population: Sequence[Candidate],
+    race: Race,
+    watch: Watch,
+) -> None:
+    """Let a population and the best before it race, and tell the strategy what came out.
+
+    Where the strategy is None, it knows already, or is asked no more.
+    """
+    settled = race.settle(population)
+    watch(race)
+    if strategy is None:
+        return
+    with race.history.timed("tell"):
+        strategy.tell(tokens, settled.rewards)
+        if callable(revise := getattr(strategy, "revise", None)):
+            revise(settled.programs, settled.revised)
 
 
 def _restore(
@@ -247,10 +295,13 @@ def _restore(
     strategy: Strategy,
     checkpoints: Checkpoints,
     candidates: Sequence[Candidate],
+    race: Race,
+    watch: Watch,
 ) -> None:
     """Bring the strategy to the last whole population: by a checkpoint, then the same dialogue.
 
-    One without a state goes through the whole dialogue.
+    One without a state goes through the whole dialogue. The race is run again in any case, with
+    the trainings that are there.
 
     Raises:
         ValueError: the strategy asks for other programs than it did.
@@ -260,11 +311,14 @@ def _restore(
         restored = checkpoints.restore(strategy.state, len(candidates) // size)
         if restored is not None:
             told, strategy.state = restored
-    for first in range(told * size, len(candidates) - size + 1, size):
-        population = candidates[first : first + size]
+    for number in range(len(candidates) // size):
+        population = candidates[number * size : (number + 1) * size]
+        if number < told:
+            _settle(None, np.zeros(0), population, race, watch)
+            continue
         tokens = strategy.ask(size)
         _check_same(config, tokens, population)
-        strategy.tell(tokens, _rewards(population))
+        _settle(strategy, tokens, population, race, watch)
 
 
 def _check_same(config: SearchConfig, tokens: np.ndarray, candidates: Sequence[Candidate]) -> None:
@@ -276,45 +330,3 @@ def _check_same(config: SearchConfig, tokens: np.ndarray, candidates: Sequence[C
                 "asks for other programs than it did. Resume on the kind of machine, and with the "
                 "versions of jax, that the run was begun with"
             )
-
-
-def _rewards(candidates: Sequence[Candidate]) -> np.ndarray:
-    return np.array([c.reward for c in candidates], np.float32)
-
-
-def train_again(
-    engine: Engine, programs: Mapping[str, Program], seeds: Sequence[int], epochs: int | None = None
-) -> list[Result]:
-    """Evaluate named programs with each of several seeds."""
-    longest = max(len(p.iterations) for p in programs.values())
-    population = np.stack([pad_programs(p.array, longest) for p in programs.values()])
-    evaluations = [collect(engine.evaluate(population, seed, epochs)) for seed in seeds]
-    return [
-        Result(
-            name,
-            str(decode(program)),
-            str(program),
-            # As in the search, no reward is less than chance: one would decide a mean alone.
-            tuple(max(t[i].reward, decimal(engine.chance)) for t in evaluations),
-            tuple(t[i].learning_rate for t in evaluations),
-            tuple(t[i].status for t in evaluations),
-        )
-        for i, (name, program) in enumerate(programs.items())
-    ]
-
-
-def _finals(engine: Engine, found: Sequence[Candidate], config: SearchConfig) -> list[Result]:
-    """Train the best candidates and the standard optimizers again, with fresh seeds."""
-    if config.finalists == 0:
-        return []
-    names = [f"found {i + 1}" for i in range(len(found))]
-    programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
-    programs |= {name: encode(rule) for name, rule in STANDARD.items()}
-    searched = dict(zip(names, (c.reward for c in found), strict=True))
-    seeds = range(FRESH_SEEDS, FRESH_SEEDS + config.final_seeds)
-    results = train_again(engine, programs, seeds, config.final_epochs)
-    again = [r._replace(searched=searched[r.name]) for r in results if r.name in searched]
-    # Until here by their rewards in the search, which flatter; from here by the fresh seeds'.
-    ranked = sorted(again, key=lambda r: -r.mean)
-    numbered = [r._replace(name=name) for r, name in zip(ranked, names, strict=True)]
-    return numbered + [r for r in results if r.name not in searched]

@@ -25,6 +25,7 @@ CHUNK = 32  # programs in one call of the compiled function, shared out among th
 STEPS = 7  # T of the decays too; a prime, so that no restart of rd(10) or rd(20) falls on a step
 WIDE = 64  # parameters of the fingerprint
 PAIRS = 128  # of parameters with opposite gradients, of the rejection
+BEHAVIOUR = 1024  # updates that tell rules which do nearly the same
 BITS = 16  # of each value's mantissa that the fingerprint keeps
 
 RARE = 0.01  # share of the entries; one that is larger no network escapes
@@ -39,6 +40,7 @@ class Probed(NamedTuple):
 
     fingerprint: str  # hex digest: equal for rules whose updates agree on the probes
     rejection: str | None  # why training it would be hopeless; None if it may be worth training
+    behaviour: np.ndarray  # float32[BEHAVIOUR], some of its updates, their scale removed
 
 
 class Probes:
@@ -76,9 +78,9 @@ class Probes:
         """
         programs = pad_programs(as_population(programs), self.iterations)
         return [
-            Probed(fingerprint, rejection)
+            probed
             for start in range(0, len(programs), CHUNK)
-            for fingerprint, rejection in _look(_all_updates(programs[start : start + CHUNK]))
+            for probed in _look(_all_updates(programs[start : start + CHUNK]))
         ]
 
 
@@ -121,6 +123,7 @@ _wide_gradients, _wide_weights = _wide(_rng)
 _plausible_gradients, _plausible_weights, _MEANS = _plausible(_rng)
 _GRADIENTS = np.concatenate([_wide_gradients, _plausible_gradients], axis=-1)
 _WEIGHTS = np.concatenate([_wide_weights, _plausible_weights])
+_SEEN = np.sort(_rng.choice(_GRADIENTS.size, BEHAVIOUR, replace=False))
 
 
 def _all_updates(programs: np.ndarray) -> np.ndarray:
@@ -167,9 +170,40 @@ def _updates(program: jax.Array) -> jax.Array:
     return jax.lax.scan(step, start, jnp.asarray(_GRADIENTS))[1]
 
 
-def _look(updates: np.ndarray) -> Iterator[tuple[str, str | None]]:
-    """Return fingerprints and rejections of programs by their updates `[P, STEPS, 2, D]`."""
-    return zip(_fingerprints(updates[..., :WIDE]), _rejections(updates[..., WIDE:]), strict=True)
+def _look(updates: np.ndarray) -> Iterator[Probed]:
+    """Return what is told of programs by their updates `[P, STEPS, 2, D]`."""
+    wide, plausible = updates[..., :WIDE], updates[..., WIDE:]
+    told = _fingerprints(wide), _rejections(plausible), _behaviours(updates)
+    return map(Probed, *told)
+
+
+def _behaviours(updates: np.ndarray) -> np.ndarray:
+    """Return some updates of each program, over their median size on the plausible problem.
+
+    Rules that differ by a factor train alike where rates are centred by the size of updates.
+    """
+    sizes = np.abs(updates[..., WIDE:]).reshape(len(updates), -1)
+    scale = np.median(np.where(np.isfinite(sizes), sizes, 0), axis=1)
+    flat = updates.reshape(len(updates), -1)[:, _SEEN]
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(
+            flat / np.where(scale > 0, scale, 1)[:, None], posinf=0, neginf=0
+        ).astype(np.float32)
+
+
+def are_alike(behaviour: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return which of some rules do nearly what another does, `bool[N]`.
+
+    They do if all but a hundredth of their updates, up to one factor for all, differ by at most a
+    part of their size.
+
+    Args:
+        behaviour: of the other, `float32[B]`.
+        others: `float32[N, B]`.
+        tolerance: the part.
+    """
+    differ = np.abs(others - behaviour) > tolerance * np.maximum(np.abs(others), np.abs(behaviour))
+    return differ.mean(axis=1) <= RARE
 
 
 def _fingerprints(updates: np.ndarray) -> list[str]:

@@ -30,8 +30,8 @@ from nos_optax.population.accelerator import (
 from nos_optax.population.flags import thread_settings, use_own_flags
 from nos_optax.population.loop import LANES as SUITE_LANES
 from nos_optax.population.suite import SuiteTrainer
-from nos_optax.search.config import DATASETS, SUITE, TaskConfig
-from nos_optax.search.engine import make_trainer, trainer_facts
+from nos_optax.search.config import TaskConfig
+from nos_optax.search.engine import is_own, make_trainer, trainer_facts
 from nos_optax.search.interrupts import handlers_kept
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
@@ -93,6 +93,7 @@ class RayEngine:
         seed: int,
         epochs: int | None = None,
         hurdles: Sequence[float] | None = None,
+        rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield each task's rows and their evaluation when it is done; see `Engine.evaluate`.
 
@@ -104,7 +105,8 @@ class RayEngine:
         size = self.task_size or task_size(len(programs), self.workers, lanes)
         done, rows_of = SimpleQueue(), {}
         for rows in np.split(np.arange(len(programs)), range(size, len(programs), size)):
-            task = self._evaluate.remote(self.task, programs[rows], seed, epochs, hurdles)
+            chosen = None if rates is None else rates[rows]
+            task = self._evaluate.remote(self.task, programs[rows], seed, epochs, hurdles, chosen)
             rows_of[task] = rows
             # One callback a task: ray.wait would look at all of them each time.
             task.future().add_done_callback(lambda _, task=task: done.put(task))
@@ -126,7 +128,7 @@ class RayEngine:
 
 def _default_lanes(config: TaskConfig) -> int:
     """Return the lanes of an accelerator that was not told."""
-    return SUITE_LANES if config.dataset == SUITE else LANES
+    return SUITE_LANES if config.protocol == "speed" else LANES
 
 
 def task_size(population: int, workers: int, lanes: int | None) -> int:
@@ -224,7 +226,7 @@ def _accelerator(wanted: str) -> str:
 def _for_workers(config: TaskConfig, accelerator: str) -> TaskConfig:
     """Return the task as every node understands it, whatever its working directory."""
     folder = config.data_dir and config.data_dir.expanduser().absolute()
-    chosen = accelerator == "cpu" or config.dataset == SUITE  # the suite's loops choose theirs
+    chosen = accelerator == "cpu" or config.protocol == "speed"  # there loops choose theirs
     lanes = config.lanes if chosen else config.lanes or LANES
     return dataclasses.replace(config, accelerator=accelerator, data_dir=folder, lanes=lanes)
 
@@ -277,7 +279,7 @@ WorkerTask = tuple[TaskConfig, int, tuple[tuple[str, Any], ...]]
 
 def _describe(task: WorkerTask) -> tuple[float, dict]:
     trainer = _trainer(*task)
-    return trainer.chance, trainer_facts(trainer, own=task[0].dataset not in DATASETS)
+    return trainer.chance, trainer_facts(trainer, own=is_own(task[0]))
 
 
 def _evaluate(
@@ -286,8 +288,10 @@ def _evaluate(
     seed: int,
     epochs: int | None,
     hurdles: Sequence[float] | None,
+    rates: np.ndarray | None,
 ) -> Evaluation:
-    return _trainer(*task).evaluate(programs, seed, epochs, hurdles)
+    chosen = {} if rates is None else {"rates": rates}
+    return _trainer(*task).evaluate(programs, seed, epochs, hurdles, **chosen)
 
 
 @lru_cache(maxsize=1)

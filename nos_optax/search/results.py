@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nos_optax._command import printable
 from nos_optax.grammar import encode, parse
+from nos_optax.grammar.catalogue import named_rule
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 from nos_optax.search.run_folder import RunFolder
@@ -41,7 +42,7 @@ class Result(NamedTuple):
 
     name: str  # a standard optimizer's name, or "found 1", "found 2", ..., the best mean first
     rule: str  # infix
-    tokens: str
+    tokens: str  # empty of an optimizer that is no rule
     rewards: tuple[float, ...]  # one a seed
     learning_rates: tuple[float | None, ...]  # the sweeps' choices; None if every rate diverged
     statuses: tuple[str, ...]  # trained, dead or diverged; only the trained have a measured reward
@@ -70,7 +71,7 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
     The standard optimizers are not among them, however they are written: they are trained again in
     any case.
     """
-    standard = _standard_fingerprints()
+    standard = standard_fingerprints(tuple(STANDARD.values()))
     families: dict[str, list[Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
         if candidate.status == "trained" and candidate.fingerprint not in standard:
@@ -79,8 +80,9 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
 
 
 @functools.cache
-def _standard_fingerprints() -> frozenset[str]:
-    programs = [encode(rule, STANDARD_ITERATIONS).array for rule in STANDARD.values()]
+def standard_fingerprints(rules: tuple[str, ...]) -> frozenset[str]:
+    """Return what tells some rules, by name or in infix form, from all that do something else."""
+    programs = [encode(named_rule(rule), STANDARD_ITERATIONS).array for rule in rules]
     return frozenset(probed.fingerprint for probed in Probes(STANDARD_ITERATIONS)(programs))
 
 
@@ -166,7 +168,7 @@ def write_best(folder: RunFolder, results: Sequence[Result], facts: Mapping[str,
         | {
             "mean": result.mean,
             "deviation": result.deviation,
-            "latex": parse(result.rule).latex(),
+            "latex": parse(result.rule).latex() if result.tokens else "",
         }
         for result in ranked
     ]

@@ -20,7 +20,7 @@ import filelock
 
 from nos_optax import __version__
 from nos_optax._command import printable, user_path
-from nos_optax.search.config import DATASETS, GIVEN, SearchConfig
+from nos_optax.search.config import GIVEN, TASKS, SearchConfig
 from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.strategies import STRATEGIES
@@ -325,7 +325,7 @@ def read_config(path: Path) -> SearchConfig:
     """
     path = user_path(path)
     content = read_facts(path)
-    version, fields = content.get("version"), YOUNGER | content["config"]
+    version, fields = content.get("version"), content["config"]
     if version is None:
         raise ValueError(f"{path / CONFIG} is damaged: it has no version; start a new run")
     if version != __version__:
@@ -366,13 +366,15 @@ def config_to_resume(path: Path, given: Mapping[str, Any]) -> SearchConfig:
         begun = dataclasses.replace(begun, engine="local", ray_address=None)
     leads_out = {
         "strategy": begun.strategy not in (*STRATEGIES, GIVEN),
-        "dataset": begun.dataset not in (*DATASETS, GIVEN),
+        "task": not set(begun.task) <= {*TASKS, GIVEN},
+        "watch": not set(begun.watch or ()) <= set(TASKS),
         "data_dir": begun.data_dir is not None,
         "ray_address": begun.ray_address is not None,
     }
     for name, does in leads_out.items():
         if does and name not in given:
             flag, value = "--" + name.replace("_", "-"), getattr(begun, name)
+            value = " ".join(value) if isinstance(value, tuple) else value
             raise ValueError(
                 f"{path} names {flag} {printable(value)}, and a run folder alone is not trusted "
                 f"with what lies outside it. If you trust that, give {flag} again"
@@ -395,8 +397,6 @@ def _check_same(config: SearchConfig, begun: SearchConfig) -> None:
         )
 
 
-# Settings that the configurations of older runs do not name, as they were then.
-YOUNGER = {"live_results": False}
 # What may change between the parts of a run: it decides how long and where, not what is sampled.
 FREE = (
     "accelerator",
@@ -409,6 +409,7 @@ FREE = (
     "ray_address",
     "samples",
     "tensorboard",
+    "trainings",
 )
 
 

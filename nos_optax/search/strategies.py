@@ -42,6 +42,9 @@ class Strategy(Protocol):
         """
         ...
 
+    # A strategy may have a method `revise(tokens, rewards)`, as Evolution's: a search calls it
+    # after `tell` with earlier programs whose rewards more seeds have changed.
+
 
 class KeyStream(NamedTuple):
     """A PRNG key for every ask, as arrays that a checkpoint can hold."""
@@ -135,6 +138,11 @@ def _controller(space: SearchSpace, config: PPOConfig) -> Controller:
     return ppo_controller(lstm_policy(PolicyConfig(space.num_choices), space.mask), config)
 
 
+CHANGES = (0.6, 0.25, 0.15)  # shares of children with one, two and three other tokens
+CROSSED = 0.15  # share of children of two parents
+MOST_TRIES = 10  # changes of a child that is there already
+
+
 class EvolutionState(NamedTuple):
     """What evolution's next asks depend on; the oldest program comes first."""
 
@@ -148,7 +156,9 @@ class Evolution:
     """Regularized evolution: the best of a random few has a child, and the oldest program dies.
 
     The first programs are uniform samples. Once the population is full, each program asked for
-    is a child of the winner of its own tournament among the population of the last `tell`.
+    is a child of the winner of its own tournament among the population of the last `tell`: some
+    have iterations of a second winner, most have one to three other tokens, and one that equals a
+    program of the population or an earlier child changes further.
 
     Args:
         space: what to search.
@@ -168,7 +178,7 @@ class Evolution:
         self,
         space: SearchSpace,
         key: jax.Array,
-        population_size: int = 64,
+        population_size: int = 128,
         tournament_size: int = 16,
     ):
         if population_size < 1 or tournament_size < 1:
@@ -191,11 +201,29 @@ class Evolution:
         self._asked = np.asarray(self.space.sample(keys.key(), count))
         if size == len(rewards):
             rng = np.random.default_rng(np.asarray(jax.random.key_data(keys.key())))
-            entrants = rng.integers(len(rewards), size=(count, self.tournament_size))
-            winners = np.argmax(np.asarray(rewards)[entrants], axis=1)
-            parents = np.asarray(tokens)[entrants[np.arange(count), winners]]
-            self._asked = _mutate(self.space, rng, parents, strays=self._asked)
+            self._asked = self._children(rng, np.asarray(tokens), np.asarray(rewards), self._asked)
         return self._asked
+
+    def _children(self, rng, tokens, rewards, strays):
+        """Return as many children as there are strays, `int32[B, 5 G]`."""
+        first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
+        children = _cross(self.space, rng, first, second)
+        changes = rng.choice(3, size=len(strays), p=CHANGES) + 1
+        for number in range(3):
+            chosen = changes > number
+            children[chosen] = _mutate(self.space, rng, children[chosen], strays[chosen])
+        for _ in range(MOST_TRIES):
+            known = {row.tobytes() for row in tokens}
+            twins = np.array([_seen(known, row) for row in children])
+            if not twins.any():
+                break
+            children[twins] = _mutate(self.space, rng, children[twins], strays[twins])
+        return children
+
+    def _winners(self, rng, tokens, rewards, count):
+        entrants = rng.integers(len(rewards), size=(count, self.tournament_size))
+        winners = np.argmax(rewards[entrants], axis=1)
+        return tokens[entrants[np.arange(count), winners]]
 
     def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
         """Let the newest live and the oldest die."""
@@ -209,6 +237,30 @@ class Evolution:
             np.asarray(min(int(size) + len(tokens), most), np.int32),
         )
         self._asked = None
+
+    def revise(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
+        """Take up what the rewards of earlier programs are now, after more seeds."""
+        now = {row.tobytes(): reward for row, reward in zip(tokens, rewards, strict=True)}
+        old = zip(self.state.tokens, self.state.rewards, strict=True)
+        revised = [now.get(np.asarray(row, np.int32).tobytes(), reward) for row, reward in old]
+        self.state = self.state._replace(rewards=np.array(revised, np.float32))
+
+
+def _cross(space, rng, first, second):
+    """Return the first parents, some with the last iterations of the second, `int32[B, 5 G]`."""
+    iterations = first.shape[1] // 5
+    crossed = rng.random(len(first)) < CROSSED
+    cuts = 5 * rng.integers(1, max(iterations, 2), size=len(first))
+    tail = np.arange(first.shape[1]) >= cuts[:, None]
+    mixed = np.where(tail & crossed[:, None], second, first)
+    return np.where(space.allows(mixed)[:, None], mixed, first)
+
+
+def _seen(known: set[bytes], row: np.ndarray) -> bool:
+    """Return whether a program is known, and count it as known from here on."""
+    there = row.tobytes() in known
+    known.add(row.tobytes())
+    return there
 
 
 def _mutate(space, rng, parents, strays):

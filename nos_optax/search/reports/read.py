@@ -49,7 +49,7 @@ class Run:
     @property
     def task(self) -> str:
         """What the children train on."""
-        return str(self.facts.get("dataset", self.config.get("dataset", "unknown data")))
+        return str(self.facts.get("dataset", "unknown data"))
 
     @property
     def score(self) -> str:

@@ -1,0 +1,169 @@
+"""The end of a search: its best rules beside the optimizers that one would use without it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
+from nos_optax.compare.results import ALL_TASKS
+from nos_optax.compare.rivals import OPTAX
+from nos_optax.grammar import Program, decode, encode, parse
+from nos_optax.grammar.program import pad_programs
+from nos_optax.population import STATUSES
+from nos_optax.population.protocol import TRAINED
+from nos_optax.population.suite import RATES
+from nos_optax.search.config import FRESH_SEEDS, SearchConfig
+from nos_optax.search.engine import Engine, Given, load_workloads
+from nos_optax.search.history import Candidate
+from nos_optax.search.judge import collect, decimal
+from nos_optax.search.race import Race
+from nos_optax.search.results import STANDARD, Result, standard_fingerprints
+
+# What an honest claim is made against: the usual optimizers, with and without a decay.
+RIVALS = {
+    "Adam": "adam",
+    "NAdam": "optax.nadam",
+    "AdamW": "optax.adamw",
+    "Lion": "optax.lion",
+    "Adam, cosine decay": "cd * adam",
+    "Adam, linear decay": "ld * adam",
+    "Momentum, cosine decay": "cd * m",
+    "PowerSign": "powersign",
+    "AddSign": "addsign",
+}
+BASELINE = "Adam"
+HALVINGS = ((32, 2), (16, 4), (8, 8), (4, 16))  # rules that get so many seeds, of all that trained
+TUNING_SEEDS = 2
+FIRST_SEED = 10**9  # nothing was chosen by these
+
+
+def speed_finals(
+    race: Race,
+    config: SearchConfig,
+    tasks: Sequence[Given],
+    folder: Path,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Comparison | None:
+    """Compare the best rules with tuned rivals, by seeds that nothing was chosen by.
+
+    The finalists are those with the best bounds from below, after sequential halving. Each of them
+    and of the rivals has seven rates, centred by the size of its updates and more beyond an end.
+
+    Args:
+        race: with the standings of all rules.
+        config: what was searched.
+        tasks: as for `load_workloads`.
+        folder: of the run; the comparison's files go to `finals` in it.
+        on_stage: called with a few words on what is being trained.
+
+    Returns:
+        None where no rule has learned.
+    """
+    halve(race)
+    found = finalists(race)
+    if not found:
+        return None
+    rivals = [as_rival(text)._replace(name=name) for name, text in RIVALS.items()]
+    rivals += [
+        Rival(f"found {i}", candidate.rule, parse(candidate.rule))
+        for i, candidate in enumerate(found, 1)
+    ]
+    budget = Budget(
+        rates=RATES,
+        tuning_seeds=TUNING_SEEDS,
+        seeds=max(config.final_seeds or 0, 2),
+        measure="speed",
+        centred=True,
+        first_seed=FIRST_SEED,
+    )
+    return compare(
+        rivals,
+        load_workloads(config, tasks),
+        budget=budget,
+        baseline=BASELINE,
+        out=folder / "finals",
+        accelerator=config.accelerator if config.engine == "local" else "cpu",
+        progress=lambda words: on_stage(f"finals: {words}"),
+    )
+
+
+def halve(race: Race) -> None:
+    """Give ever more seeds to ever fewer of the best rules."""
+    for count, seeds in HALVINGS:
+        while due := [
+            key
+            for key in list(race.standings.contenders())[:count]
+            if race.standings.seeds(key) < seeds
+        ]:
+            race.train(due)
+
+
+def finalists(race: Race) -> list[Candidate]:
+    """Return the rules with the best bounds from below that are no rival by another name."""
+    rivals = standard_fingerprints(tuple(t for t in RIVALS.values() if not t.startswith(OPTAX)))
+    ranked = [candidate for candidate, _ in race.best() if candidate.fingerprint not in rivals]
+    return ranked[: race.config.finalists]
+
+
+def as_results(comparison: Comparison, race: Race) -> list[Result]:
+    """Return the rows over all tasks as rules that were trained again, the best mean first."""
+    contenders = {candidate.rule: (candidate, estimate) for candidate, estimate in race.best()}
+    results = []
+    for row in comparison.of(ALL_TASKS) or comparison.rows:
+        tokens, searched = "", None
+        if row.name not in RIVALS:
+            candidate, estimate = contenders[row.what]
+            tokens, searched = candidate.tokens, decimal(estimate.mean)
+        elif not row.what.startswith(OPTAX):
+            tokens = str(encode(row.what))
+        results.append(
+            Result(
+                row.name,
+                row.what,
+                tokens,
+                tuple(map(decimal, row.scores)),
+                (decimal(row.rate),) * row.n,
+                (STATUSES[TRAINED],) * row.n,
+                searched,
+            )
+        )
+    return results
+
+
+def train_again(
+    engine: Engine, programs: Mapping[str, Program], seeds: Sequence[int], epochs: int | None = None
+) -> list[Result]:
+    """Evaluate named programs with each of several seeds."""
+    longest = max(len(p.iterations) for p in programs.values())
+    population = np.stack([pad_programs(p.array, longest) for p in programs.values()])
+    evaluations = [collect(engine.evaluate(population, seed, epochs)) for seed in seeds]
+    return [
+        Result(
+            name,
+            str(decode(program)),
+            str(program),
+            # As in the search, no reward is less than chance: one would decide a mean alone.
+            tuple(max(t[i].reward, decimal(engine.chance)) for t in evaluations),
+            tuple(t[i].learning_rate for t in evaluations),
+            tuple(t[i].status for t in evaluations),
+        )
+        for i, (name, program) in enumerate(programs.items())
+    ]
+
+
+def paper_finals(engine: Engine, found: Sequence[Candidate], config: SearchConfig) -> list[Result]:
+    """Train the best candidates and the standard optimizers again, with fresh seeds."""
+    if config.finalists == 0:
+        return []
+    names = [f"found {i + 1}" for i in range(len(found))]
+    programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
+    programs |= {name: encode(rule) for name, rule in STANDARD.items()}
+    searched = dict(zip(names, (c.reward for c in found), strict=True))
+    seeds = range(FRESH_SEEDS, FRESH_SEEDS + (config.final_seeds or 1))
+    results = train_again(engine, programs, seeds, config.final_epochs)
+    again = [r._replace(searched=searched[r.name]) for r in results if r.name in searched]
+    # Until here by their rewards in the search, which flatter; from here by the fresh seeds'.
+    ranked = sorted(again, key=lambda r: -r.mean)
+    numbered = [r._replace(name=name) for r, name in zip(ranked, names, strict=True)]
+    return numbered + [r for r in results if r.name not in searched]
