@@ -27,6 +27,7 @@ from nos_optax.search.history import History
 
 CONFIG = SearchConfig(
     protocol="paper",
+    race=4,
     samples=90,
     batch_size=8,
     iterations=1,

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "final_seeds": 5,
     },
 }
+SPACE_OF_PRESET = ("iterations", "live_results")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
     "speed": ("sweep_examples", "hurdle_epochs", "final_epochs"),
@@ -119,6 +120,8 @@ class TaskConfig:
     def _fill(self) -> None:
         """Set what was not given to the protocol's default; refuse what it has no use for."""
         defaults = DEFAULTS[self.protocol]
+        if getattr(self, "preset", None) == "paper":
+            defaults = defaults | {name: DEFAULTS["paper"][name] for name in SPACE_OF_PRESET}
         for field in dataclasses.fields(self):
             name, given = field.name, getattr(self, field.name)
             if name in FOREIGN[self.protocol] and given not in (field.default, defaults.get(name)):
@@ -200,7 +203,8 @@ class SearchConfig(TaskConfig):
     ] = "ppo"
     """What chooses the next rules; MODULE:CLASS is a Strategy of your own, importable."""
     preset: Literal["default", "paper"] = "default"
-    """Of the controller: default learns in hundreds of samples, paper in tens of thousands."""
+    """Of the controller: default learns in hundreds of samples, paper in tens of thousands. The
+    paper's also has the space of rules that --protocol paper has."""
     seed: int = 0
     """Of the search: controller, initial weights, data order, noise."""
     reuse: bool = True

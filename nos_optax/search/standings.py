@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_SEEDS = 16  # of a rule: beyond, its mean moves less than rules differ
-CONTENDERS = 64  # the best so many rules, from which the prior is estimated
+CONTENDERS = 64  # the best so many rules, which may race
 BOUND = 2.0  # standard errors of a bound
 # What is believed of the noise before rules have several seeds: as much as so many seeds tell.
 NOISE, BELIEF = 0.1, 4.0
-LEAST_SPREAD = 1e-12  # where the contenders differ by less than their noise explains
+LEAST_RULES = 8  # for a prior
+ONE_DEVIATION = 0.8413  # the quantile of a normal variable that is one deviation above its median
+LEAST_SPREAD = 0.05  # of the noise, where the rules differ by no more than that explains
 
 
 class Estimate(NamedTuple):
@@ -47,16 +49,16 @@ class Estimate(NamedTuple):
 class Standings:
     r"""The rewards of rules with one seed or several, and estimates of their means.
 
-    Rewards of rule i are :math:`\mathcal N(\mu_i, \sigma_i^2)`, and the means of contenders, the
-    best 64 rules, are :math:`\mathcal N(\mu_0, \tau^2)`. So the estimate of a contender with n
-    rewards of mean :math:`\bar x` is
+    Rewards of rule i are :math:`\mathcal N(\mu_i, \sigma_i^2)`, and the means of rules above their
+    median :math:`\mu_0` are as those of :math:`\mathcal N(\mu_0, \tau^2)`; below, where rules fail in
+    many ways, nothing is assumed. So the estimate of a rule with n rewards of mean :math:`\bar x` is
 
     .. math::
         \frac{n \bar x / \sigma^2 + \mu_0 / \tau^2}{n / \sigma^2 + 1 / \tau^2}, \quad
         \text{with the variance} \quad \frac{1}{n / \sigma^2 + 1 / \tau^2} .
 
-    The variance of a rule's rewards is its own, weighed with that of all rules; the prior's moments
-    are those of the contenders' means. Other rules have their plain means.
+    The variance of a rule's rewards is its own, weighed with that of all rules. Those that contend,
+    the best 64 by their plain means, have estimates; the others keep their plain means.
     """
 
     def __init__(self):
@@ -94,11 +96,9 @@ class Standings:
         n = np.array([self.seeds(key) for key in keys])
         means = np.array([self._means[key] for key in keys])
         noise = self._variances(keys)
-        spread = max(float(np.var(means) - np.mean(noise / n)), LEAST_SPREAD)
-        if len(keys) == 1:  # nothing is known of the others
-            spread = np.inf
+        centre, spread = self._prior()
         precision = n / noise + 1 / spread
-        drawn = (n * means / noise + np.mean(means) / spread) / precision
+        drawn = (n * means / noise + centre / spread) / precision
         rows = zip(keys, drawn, precision**-0.5, n, strict=True)
         estimates = {key: Estimate(float(m), float(e), int(count)) for key, m, e, count in rows}
         return dict(sorted(estimates.items(), key=lambda item: -item[1].mean))
@@ -119,6 +119,18 @@ class Standings:
         others = [key for key in estimates if key not in leaders and estimates[key].high >= least]
         challengers = sorted(others, key=lambda key: -estimates[key].high)[:race]
         return [key for key in leaders + challengers if estimates[key].seeds < most]
+
+    def _prior(self) -> tuple[float, float]:
+        """Return the prior's mean and variance, by two quantiles of all rules' first rewards.
+
+        Of the means the best would be known better than others, and the quantiles too near.
+        """
+        if len(self._rewards) < LEAST_RULES:  # too few to tell
+            return 0.0, np.inf
+        firsts = [rewards[0] for rewards in self._rewards.values()]
+        centre, above = np.quantile(firsts, (0.5, ONE_DEVIATION))
+        noise = float(np.mean(self._variances(list(self._rewards))))
+        return float(centre), max(float(above - centre) ** 2 - noise, LEAST_SPREAD * noise)
 
     def _variances(self, keys: Sequence[str]) -> np.ndarray:
         """Return the variances of rules' rewards; those of few seeds are near that of all rules."""
