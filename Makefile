@@ -88,7 +88,7 @@ test-package: package  ## Install the wheel into an empty environment, train, se
 	.venv-package/bin/pip install --quiet dist/*.whl
 	cd dist && ../.venv-package/bin/python -c "import nos_optax; nos_optax.powersign(0.1).init(1.0)"
 	.venv-package/bin/pip install --quiet "$$(ls dist/*.whl)[search]"
-	cd dist && ../.venv-package/bin/python -m nos_optax.search --samples 16 --batch-size 16 \
+	cd dist && ../.venv-package/bin/python -m nos_optax.search --task digits-mlp --samples 16 --batch-size 16 \
 		--iterations 1 --strategy random --finalists 1 --final-seeds 2 --out run
 	cd dist && ../.venv-package/bin/python -m nos_optax.report run
 

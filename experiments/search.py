@@ -1,8 +1,9 @@
-"""The paper's search (Bello et al., 2017, sections 3, 4, 5.1): rules for a small ConvNet.
+"""The search (Bello et al., 2017, sections 3, 4, 5.1): update rules for small networks.
 
 Claim:    a controller trained by PPO writes better and better update rules (figure 4).
-Command:  python experiments/search.py                 (digits, a minute on 2 cores)
-          python experiments/search.py --dataset cifar10 --data-dir DIR --samples 10000
+Command:  python experiments/search.py                 (four small tasks, minutes on 2 cores)
+          python experiments/search.py --protocol paper --preset paper --task cifar10 \
+              --data-dir DIR --samples 10000
           python experiments/search.py --out runs/a --resume    (after whatever ended it)
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
           Where only the package is installed: python -m nos_optax.search

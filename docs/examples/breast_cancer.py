@@ -1,7 +1,7 @@
 """A task of your own: a small MLP in flax.linen on a table from scikit-learn.
 
 Search for its update rules, from this folder (a minute on 2 cores; prints the best rules):
-    python -m nos_optax.search --dataset breast_cancer:task \
+    python -m nos_optax.search --protocol paper --task breast_cancer:task \
         --minibatch-size 20 --samples 96
 """
 

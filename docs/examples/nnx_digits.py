@@ -6,7 +6,7 @@ and the state of the dropout); `nnx.merge` puts it together again inside the pur
 the trainer's gradient inside a loop has them, it must not change (TraceContextError).
 
 Search for its update rules, from this folder (under a minute on 2 cores; prints the best rules):
-    python -m nos_optax.search --dataset nnx_digits:task \
+    python -m nos_optax.search --protocol paper --task nnx_digits:task \
         --minibatch-size 50 --samples 64
 """
 

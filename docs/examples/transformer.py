@@ -5,7 +5,7 @@ ptb.train.txt and ptb.valid.txt; else sentences that a small stochastic grammar 
 is the fraction of the next characters that are predicted rightly.
 
 Search for its update rules, from this folder (a minute or two on 2 cores; prints the best rules):
-    python -m nos_optax.search --dataset transformer:task \
+    python -m nos_optax.search --protocol paper --task transformer:task \
         --minibatch-size 20 --samples 64
 """
 
