@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,15 +26,13 @@ from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.results import Comparison, Row, markdown, over_all, rows_of, table
 from nos_optax.compare.rivals import Rival, as_rival
 from nos_optax.compare.trials import Budget, Trials
-from nos_optax.grammar import UpdateRule, encode
+from nos_optax.grammar import UpdateRule
 from nos_optax.grammar.program import pad_programs
-from nos_optax.population import Reference, Task, TaskLoop, Workload
+from nos_optax.population import SuiteTrainer, Task, TaskLoop, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.flags import own_flags
-from nos_optax.population.reference import LONGEST, cached_reference, steps_of, training_digest
-from nos_optax.population.suite import centre_rates
+from nos_optax.population.reference import reference_store, training_digest
 from nos_optax.population.task_check import check_task
-from nos_optax.population.update_size import UpdateSizes
 from nos_optax.population.workloads import load_workload
 
 OUT = Path("runs/compare")
@@ -52,6 +51,7 @@ def compare(
     accelerator: str = "auto",
     data_dir: Path | str | None = None,
     progress: bool | Callable[[str], None] = True,
+    suite: SuiteTrainer | None = None,
 ) -> Comparison:
     """Compare optimizers on tasks: equal tuning, fresh seeds, paired differences.
 
@@ -70,6 +70,7 @@ def compare(
         data_dir: TensorFlow Datasets folder of the task `cifar10`.
         progress: whether to show a progress bar in a terminal; or what is told in a few words what
             is being trained.
+        suite: a trainer that has compiled these tasks already, for the measure `speed`.
 
     Returns:
         The rows of all tasks, the best first, with their verdicts.
@@ -104,8 +105,13 @@ def compare(
     for workload in workloads.values():
         check_task(workload.task, workload.minibatch_size)
         for rival in named.values():
-            rival.check(workload.task)
+            if rival.program() is None:  # every program trains every task
+                rival.check(workload.task)
     _take(out)
+    if budget.measure == "speed" and suite is None:
+        suite = SuiteTrainer(
+            list(workloads.values()), _iterations(named), devices, store=reference_store()
+        )
 
     rows: list[Row] = []
     settings: dict[str, dict] = {}
@@ -119,8 +125,10 @@ def compare(
     told = progress if callable(progress) else None
     quiet = told or not progress or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=bool(quiet)) as bar:
-        for name, workload in workloads.items():
-            trials, settings[name], shown = _trials(workload, named, budget, devices, out, bar)
+        for number, (name, workload) in enumerate(workloads.items()):
+            trials, settings[name], shown = _trials(
+                number, workload, named, budget, suite, devices, out, bar
+            )
             outcomes = []
             for rival in named.values():
                 doing = printable(f"{name}: {rival.name}")
@@ -168,41 +176,39 @@ def _distinct(kind: str, given: list, name: Callable) -> dict:
 
 
 def _trials(
+    number: int,
     workload: Workload,
     rivals: dict[str, Rival],
     budget: Budget,
+    suite: SuiteTrainer | None,
     devices: list[jax.Device],
     out: Path,
     bar: Progress,
 ) -> tuple[Trials, dict, TaskID]:
-    """Return what trains rivals on a task, its setting, and where the bar shows how far it is."""
-    task, steps = workload.task, workload.horizon
-    programs = [p for rival in rivals.values() if (p := rival.program()) is not None]
-    longest = steps_of(LONGEST, steps) if budget.measure == "speed" else steps
-    loop = TaskLoop(
-        task,
-        workload.minibatch_size,
-        longest,
-        max((len(program) for program in programs), default=1),
-        devices,
-        scores=budget.measure == "score",
-    )
+    """Return what trains rivals on a task, its setting, and where the bar shows how far it is.
+
+    With a suite, which has the task at this number, it is the suite's loop that trains.
+    """
+    task, steps, scores = workload.task, workload.horizon, budget.measure == "score"
+    reference, centre = None, lambda rival: 1.0
+    if suite is None:
+        size, iterations = workload.minibatch_size, _iterations(rivals)
+        loop = TaskLoop(task, size, steps, iterations, devices, scores=scores)
+    else:
+        tuning = bar.add_task(printable(f"{task.name}: tuning Adam"), total=None)
+        loop, reference = suite.loops[number], suite.references[number]
+        bar.remove_task(tuning)
+        if budget.centred:
+            centre = partial(_centre, suite, number, workload)
     setting = {
         "steps": steps,
         "minibatch_size": workload.minibatch_size,
         "parameters": task.num_params,
         "scored_on": "the validation set" if task.test is None else "the test set",
-        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}"
-        + "-scored" * (budget.measure == "score"),
+        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}" + "-scored" * scores,
     }
-    reference = None
-    if budget.measure == "speed":
-        tuning = bar.add_task(printable(f"{task.name}: tuning Adam"), total=None)
-        cache = jax.config.values["jax_compilation_cache_dir"]
-        reference = cached_reference(loop, steps, Path(cache) / "references" if cache else None)
-        bar.remove_task(tuning)
+    if reference is not None:
         setting["adam"] = dataclasses.asdict(reference)
-    centre = _centre(workload, reference, loop) if budget.centred else lambda rival: 1.0
     each = len(budget.rates) * budget.tuning_seeds + budget.seeds
     shown = bar.add_task(printable(task.name), total=each * len(rivals))
 
@@ -218,32 +224,25 @@ def _trials(
     return Trials(loop, steps, budget, records, reference, advance, centre), setting, shown
 
 
-def _centre(
-    workload: Workload, reference: Reference | None, loop: TaskLoop
-) -> Callable[[Rival], float]:
-    """Return what gives the rate at which a rival's first updates are as large as tuned Adam's."""
-    assert reference is not None  # the measure is speed
-    device = jax.local_devices()[0]
-    sizes = UpdateSizes([workload.task], [workload.minibatch_size], [workload.horizon], device)
+def _iterations(rivals: dict[str, Rival]) -> int:
+    """Return the length of the longest program."""
+    programs = [rival.program() for rival in rivals.values()]
+    return max((len(program) for program in programs if program is not None), default=1)
 
-    def size(rival: Rival) -> np.ndarray:
-        program = rival.program()
-        if program is None:
-            return sizes.of_optimizer(rival.factory(workload.horizon))
-        return sizes(pad_programs(program, loop.iterations)[None])
 
-    adam = sizes(encode("adam", loop.iterations).array[None])
-
-    def centre(rival: Rival) -> float:
-        (found,) = centre_rates([reference], adam, size(rival)).ravel()
-        if np.isnan(found):
-            raise ValueError(
-                f"{rival.name} cannot train {workload.task.name}: its first updates are not "
-                "finite, or all zero"
-            )
-        return float(found)
-
-    return centre
+def _centre(suite: SuiteTrainer, number: int, workload: Workload, rival: Rival) -> float:
+    """Return the rate at which a rival's first updates are as large as tuned Adam's."""
+    program = rival.program()
+    if program is None:
+        centres = suite.centres(rival.factory(workload.horizon))
+    else:
+        centres = suite.centres(pad_programs(program, suite.iterations)[None])
+    if np.isnan(centres[0, number]):
+        raise ValueError(
+            f"{rival.name} cannot train {workload.task.name}: its first updates are not finite, or "
+            "all zero"
+        )
+    return float(centres[0, number])
 
 
 def _take(out: Path) -> None:

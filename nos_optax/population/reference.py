@@ -178,6 +178,12 @@ def cached_reference(
     return reference
 
 
+def reference_store() -> Path | None:
+    """Return the folder that keeps what Adam does on tasks; None where there is no cache."""
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    return Path(cache) / "references" if cache else None
+
+
 @functools.cache
 def shipped_references() -> dict[str, Reference]:
     """Return what Adam does on the embedded tasks, by their digests.

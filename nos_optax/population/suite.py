@@ -196,9 +196,23 @@ class SuiteTrainer:
         """
         return self._rates(self._sizes(programs))
 
+    def centres(self, programs: np.ndarray | Factory) -> np.ndarray:
+        """Return the rates at which first updates are as large as tuned Adam's, `[P, tasks]`.
+
+        They are nan where updates are not finite, or all zero. Of an optimizer that is no rule,
+        there is one row.
+        """
+        one = not isinstance(programs, np.ndarray)
+        return self._centres(self._sizes.of_optimizer(programs) if one else self._sizes(programs))
+
+    def _centres(self, sizes: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = self._adam_sizes / sizes
+        relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
+        return np.array([r.learning_rate for r in self.references]) * relative
+
     def _rates(self, sizes: np.ndarray) -> np.ndarray:
-        centres = centre_rates(self.references, self._adam_sizes, sizes)
-        return (centres[..., None] * np.array(RATES)).astype(np.float32)
+        return (self._centres(sizes)[..., None] * np.array(RATES)).astype(np.float32)
 
     def evaluate_optimizer(self, factory: Factory, seed: int = 0) -> Evaluation:
         """Train with an optimizer that is no rule, in the same way, and return its reward.
@@ -340,25 +354,6 @@ class SuiteTrainer:
         )
         losses = self.loops[i].train(children, rates.T.ravel(), seed, steps)
         return Losses(*(x.reshape(tried, -1).T for x in losses))
-
-
-def centre_rates(
-    references: Sequence[Reference], adam_sizes: np.ndarray, sizes: np.ndarray
-) -> np.ndarray:
-    """Return the rates at which optimizers' first updates are as large as tuned Adam's.
-
-    Args:
-        references: what tuned Adam does on each task.
-        adam_sizes: how large its updates are at a rate of 1, `[1, tasks]`; see `UpdateSizes`.
-        sizes: those of the optimizers, `[P, tasks]`.
-
-    Returns:
-        `[P, tasks]`; nan where an optimizer's updates are not finite, or all zero.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = adam_sizes / sizes
-    relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
-    return np.array([r.learning_rate for r in references]) * relative
 
 
 def _rows(programs: np.ndarray | Factory, rows: np.ndarray) -> np.ndarray | Factory:

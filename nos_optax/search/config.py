@@ -21,7 +21,7 @@ GIVEN = "given"  # a task or a strategy that a search was given from Python
 DEFAULTS: dict[str, dict[str, Any]] = {
     "speed": {
         "task": tuple(SUITE),
-        "race": 16,
+        "race": 8,
         "tolerance": 0.02,
         "iterations": 3,
         "live_results": True,
@@ -220,7 +220,7 @@ class SearchConfig(TaskConfig):
     """The part of the children before it that a child must beat at a hurdle."""
     race: int | None = None
     """After each population, the best so many rules and as many that may be better are trained
-    with one more seed each; 0 judges every rule by one (default: 16; 0 with --protocol paper)."""
+    with one more seed each; 0 judges every rule by one (default: 8; 0 with --protocol paper)."""
     watch: Annotated[
         tuple[str, ...] | None, tyro.conf.arg(metavar="{" + ",".join(TASKS) + "}...")
     ] = None

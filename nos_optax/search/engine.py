@@ -29,7 +29,7 @@ from nos_optax.population import (
 from nos_optax.population.accelerator import select_devices
 from nos_optax.population.flags import own_flags, thread_settings
 from nos_optax.population.lanes import choose_lanes
-from nos_optax.population.reference import Reference, from_fields
+from nos_optax.population.reference import Reference, from_fields, reference_store
 from nos_optax.population.suite import SUITE, SuiteTrainer, Workload
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, function_digests
@@ -244,12 +244,6 @@ def make_trainer(
         devices=devices,
         max_epochs=config.max_epochs,
     )
-
-
-def reference_store() -> Path | None:
-    """Return the folder that keeps what Adam does on tasks; None where there is no cache."""
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    return Path(cache) / "references" if cache else None
 
 
 def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) -> None:

@@ -10,7 +10,7 @@ from nos_optax.compare.results import ALL_TASKS
 from nos_optax.compare.rivals import OPTAX
 from nos_optax.grammar import Program, decode, encode, parse
 from nos_optax.grammar.program import pad_programs
-from nos_optax.population import STATUSES
+from nos_optax.population import STATUSES, SuiteTrainer
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.suite import RATES
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
@@ -34,7 +34,7 @@ RIVALS = {
 }
 BASELINE = "Adam"
 HALVINGS = ((32, 2), (16, 4), (8, 8), (4, 16))  # rules that get so many seeds, of all that trained
-TUNING_SEEDS = 2
+TUNING_SEEDS = 5  # of two, a rival whose tasks differ much by seed misses its best rate
 FIRST_SEED = 10**9  # nothing was chosen by these
 
 
@@ -44,6 +44,7 @@ def speed_finals(
     tasks: Sequence[Given],
     folder: Path,
     on_stage: Callable[[str], None] = lambda stage: None,
+    suite: SuiteTrainer | None = None,
 ) -> Comparison | None:
     """Compare the best rules with tuned rivals, by seeds that nothing was chosen by.
 
@@ -56,6 +57,7 @@ def speed_finals(
         tasks: as for `load_workloads`.
         folder: of the run; the comparison's files go to `finals` in it.
         on_stage: called with a few words on what is being trained.
+        suite: a trainer that has compiled the tasks already.
 
     Returns:
         None where no rule has learned.
@@ -79,12 +81,13 @@ def speed_finals(
     )
     return compare(
         rivals,
-        load_workloads(config, tasks),
+        load_workloads(config, tasks) if suite is None else suite.workloads,
         budget=budget,
         baseline=BASELINE,
         out=folder / "finals",
         accelerator=config.accelerator if config.engine == "local" else "cpu",
         progress=lambda words: on_stage(f"finals: {words}"),
+        suite=suite,
     )
 
 

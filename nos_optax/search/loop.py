@@ -13,6 +13,7 @@ import numpy as np
 
 from nos_optax.compare.results import Comparison
 from nos_optax.grammar import Program
+from nos_optax.population import SuiteTrainer
 from nos_optax.population.flags import arithmetic, own_flags
 from nos_optax.population.own import import_own
 from nos_optax.search.checkpoints import Checkpoints
@@ -173,7 +174,9 @@ def _run(
                     found = best_candidates(candidates, config.finalists)
                     results = paper_finals(own_engine, found, config)
                 elif config.finalists:
-                    comparison = speed_finals(race, config, tasks, folder.path, on_stage)
+                    comparison = speed_finals(
+                        race, config, tasks, folder.path, on_stage, _suite_of(own_engine)
+                    )
                 if comparison is not None:
                     results = as_results(comparison, race)
             folder.history.store_seconds()
@@ -184,6 +187,12 @@ def _run(
             own_engine.close()
     seconds = time.perf_counter() - start
     return SearchResult(folder.path, candidates, results, seconds, facts, comparison)
+
+
+def _suite_of(engine: Engine) -> SuiteTrainer | None:
+    """Return what a local engine trains a suite with: it is compiled already."""
+    trainer = getattr(engine, "trainer", None)
+    return trainer if isinstance(trainer, SuiteTrainer) else None
 
 
 def _find_named(config: SearchConfig, strategy: bool, task: bool) -> None:
