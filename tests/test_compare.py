@@ -27,6 +27,7 @@ from nos_optax.compare.statistics import Difference, difference, holm
 from nos_optax.compare.trials import EXTENSIONS, Outcome, Training
 from nos_optax.population import Reference, Task, TaskLoop, Workload
 from nos_optax.population.reference import LENGTHS, training_digest
+from nos_optax.population.tasks import digits_mlp, table
 from nos_optax.population.workloads import load_workload
 
 SOURCE = """
@@ -246,11 +247,36 @@ def test_speed_is_in_doublings_of_adams_training(own, tmp_path):
         assert horizon == 12 and loop.max_steps == 36
         return REFERENCE
 
-    with mock.patch("nos_optax.compare.command.cached_reference", of_adam):
+    with mock.patch("nos_optax.population.suite.cached_reference", of_adam):
         budget = dataclasses.replace(BUDGET, measure="speed")
         fast = compare(["adam", "g"], own.short(), budget=budget, out=tmp_path)
     for row in fast.rows:  # every loss is below the reference's least
         assert row.scores == pytest.approx([np.log2(3)] * 3)
+
+
+@pytest.mark.slow
+def test_centred_rates_follow_a_rivals_scale_and_all_tasks_have_rows(tmp_path):
+    budget = Budget((0.3, 1.0, 3.0), 1, 2, "speed", centred=True, first_seed=10**6)
+    small = [Workload(digits_mlp(), 16, 16), Workload(table(), 16, 16)]
+    found = compare(["adam", "64 * adam", "g"], small, budget=budget, out=tmp_path)
+    assert found.tasks == ["all tasks", "digits-mlp", "table"]
+    for task in found.tasks:
+        rows = {row.name: row for row in found.of(task)}
+        # Six digits of the rate are kept.
+        np.testing.assert_allclose(rows["64 * adam"].rate * 64, rows["adam"].rate, rtol=1e-5)
+        np.testing.assert_allclose(rows["64 * adam"].scores, rows["adam"].scores, atol=1e-3)
+    for name in ("adam", "g"):
+        each = [next(r for r in found.of(task) if r.name == name) for task in found.tasks]
+        np.testing.assert_allclose(
+            each[0].scores, np.mean([row.scores for row in each[1:]], axis=0), rtol=1e-12
+        )
+    assert "Each score is the mean over the tasks" in (tmp_path / "results.md").read_text()
+    seeds = {
+        json.loads(line)["key"]["seed"]
+        for file in (tmp_path / "trainings").glob("*.jsonl")
+        for line in file.read_text().splitlines()[1:]
+    }
+    assert seeds == {10**6, 10**6 + 1, 10**6 + 2}
 
 
 @pytest.mark.parametrize("measure", ["loss", "training-loss"])

@@ -353,6 +353,30 @@ def test_windows_of_text_do_not_overlap_and_are_of_the_alphabet():
     assert {ALPHABET[i] for i in commonest} <= {" ", "e", "t"}
 
 
+@pytest.mark.parametrize("name", [*suite.SUITE, *suite.WATCH])
+def test_what_adam_does_on_embedded_tasks_comes_with_the_package(name):
+    (workload,) = load_suite([name])
+    loop = TaskLoop(workload.task, workload.minibatch_size, 3 * workload.horizon, 1)
+
+    def measure(loop, horizon):
+        raise AssertionError("it is measured again: run benchmarks/adam_references.py")
+
+    found = cached_reference(loop, workload.horizon, None, measure)
+    assert 1e-4 < found.learning_rate < 0.5
+    assert np.argmin(found.late) == len(found.late) - 1, "longer trainings fit better"
+
+
+@pytest.mark.slow
+def test_what_comes_with_the_package_is_what_is_measured():
+    (workload,) = load_suite(["digits-mlp"])
+    loop = TaskLoop(workload.task, workload.minibatch_size, 3 * workload.horizon, 1)
+    shipped = cached_reference(loop, workload.horizon, None)
+    measured = measure_reference(loop, workload.horizon)
+    assert measured.learning_rate == pytest.approx(shipped.learning_rate)
+    for curve in ("train", "validation", "late"):  # another machine rounds otherwise
+        np.testing.assert_allclose(getattr(measured, curve), getattr(shipped, curve), rtol=0.03)
+
+
 # The search.
 
 
