@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.choices import tokens_chart
-from nos_optax.search.reports.picture import Chart
+from nos_optax.search.reports.picture import Chart, legend
+from nos_optax.search.reports.race_charts import race_charts
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import (
     bin_edges,
@@ -18,6 +19,7 @@ from nos_optax.search.reports.statistics import (
     t_interval,
     window_of,
 )
+from nos_optax.search.reports.tasks import tasks_chart
 from nos_optax.search.reports.theme import LIGHT, STATUS_COLOURS
 
 MOST_POINTS = 1200  # of a scatter plot: more are a cloud that takes seconds to open
@@ -32,6 +34,9 @@ def charts(run: Run) -> dict[str, Chart]:
         made.append(rates_chart(run))
     if run.results:
         made.append(scores_chart(run))
+    if run.finals:
+        made.append(tasks_chart(run.finals))
+    made += race_charts(run)
     if run.seconds:
         made.append(time_chart(run))
     return {chart.name: chart for chart in made}
@@ -200,8 +205,3 @@ def _unit_limits(axes: Axes, rewards: np.ndarray) -> None:
     """Show the whole scale where rewards are parts of one, as accuracies are."""
     if rewards.min() >= 0 and rewards.max() <= 1:
         axes.set_ylim(0, 1.02)
-
-
-def legend(axes: Axes, columns: int) -> None:
-    """Put the legend above the axes."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns)

@@ -25,10 +25,13 @@ from nos_optax.search.reports.markup import (
 from nos_optax.search.reports.mathematics import latex, mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
+from nos_optax.search.reports.seeds import first_leaders, raced_rules, seed_counts
 from nos_optax.search.reports.statistics import families, leaders, t_interval
+from nos_optax.search.reports.tasks import least_sentences, tasks_table
 from nos_optax.search.results import Result, nothing_learned
 
 FAMILIES, MEMBERS, LEADERS = 12, 6, 5  # shown; the table of all candidates has the rest
+OPTIONAL = ("tasks", "seeds", "watch")  # sections of searches that race, watch or compare
 
 
 def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
@@ -37,6 +40,9 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
     sections = {
         "summary": ("What came out", _summary(run)),
         "rules": ("The best rules", drawn.get("scores", "") + rules_list(run)),
+        "tasks": ("Task by task", drawn.get("tasks", "") + _tasks(run)),
+        "seeds": ("Seeds", drawn.get("seeds", "") + _race(run) + drawn.get("race", "")),
+        "watch": ("Fitness and watch tasks", drawn.get("watch", "")),
         "rewards": ("Rewards", drawn.get("rewards", "")),
         "choices": ("What the search chose", drawn.get("choices", "")),
         "outcomes": ("Outcomes", drawn.get("outcomes", "") + _outcomes(run)),
@@ -46,6 +52,7 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
         "configuration": ("Configuration", _configuration(run)),
         "candidates": ("All candidates", candidate_table(run)),
     }
+    sections = {n: s for n, s in sections.items() if n not in OPTIONAL or s[1]}
     empty = paragraph("No candidate has been evaluated yet.")
     bodies = [section(name, title, body or empty) for name, (title, body) in sections.items()]
     links = "".join(
@@ -94,7 +101,11 @@ def _missing(run: Run) -> list[str]:
 
 
 def _verdict(run: Run) -> str:
-    """Return how the best found rule compares with the best standard optimizer."""
+    """Return how the found rules compare with the optimizers that one would use without them."""
+    if run.finals:
+        return paragraph(run.finals.sentence) + least_sentences(
+            run.finals, [result.name for result in run.found]
+        )
     if not (run.found and run.standard):
         return ""
     found, standard = run.found[0], run.standard[0]
@@ -138,7 +149,12 @@ def rules_list(run: Run) -> str:
 def results_html(results: Sequence[Result], name: str = "validation score") -> str:
     """Return the rules that were trained again as a table, for a notebook."""
     rows = [
-        (text(r.name), score(r.mean), interval(t_interval(r.rewards)), mathml(r.rule))
+        (
+            text(r.name),
+            score(r.mean),
+            interval(t_interval(r.rewards)),
+            mathml(r.rule) if r.tokens else code(r.rule),
+        )
         for r in sorted(results, key=lambda r: -r.mean)
     ]
     named = name[0].upper() + name[1:]
@@ -161,7 +177,8 @@ def _result(result: Result) -> str:
         details.append(f"In the search: {score(result.searched)}.")
     kind = "standard" if result.searched is None else "found"
     note = f"95\u00a0%: {interval(ends)}" if ends else "a single seed"
-    return _rule(kind, result.name, result.mean, note, result.rule, details)
+    is_rule = bool(result.tokens)
+    return _rule(kind, result.name, result.mean, note, result.rule, details, is_rule)
 
 
 def _candidate(candidate: Candidate) -> str:
@@ -173,18 +190,65 @@ def _candidate(candidate: Candidate) -> str:
     return _rule("found", name, candidate.reward, "in the search", candidate.rule, details)
 
 
-def _rule(kind: str, name: str, value: float, note: str, rule: str, details: Sequence[str]) -> str:
-    """Return one rule, typeset, with its score."""
-    source = latex(rule)
-    copy = (
-        f'<button class="copy" type="button" data-text="{text(source)}" hidden>Copy LaTeX</button>'
-    )
+def _rule(
+    kind: str,
+    name: str,
+    value: float,
+    note: str,
+    rule: str,
+    details: Sequence[str],
+    is_rule: bool = True,
+) -> str:
+    """Return one rule, typeset, with its score; of an optimizer that is no rule, its name alone."""
+    shown = f"{_typeset(name, rule) if is_rule else ''}{code(rule)}"
+    source = latex(rule) if is_rule else None
+    if source:
+        shown += (
+            f' <button class="copy" type="button" data-text="{text(source)}" hidden>'
+            "Copy LaTeX</button>"
+        )
     return (
         f'<li class="{kind}"><div><h3>{text(name)}</h3>'
-        f'<p class="mean">{score(value)}<small>{text(note)}</small></p></div><div>'
-        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(name)}">'
-        f"{mathml(rule)}</div>{code(rule)} {copy if source else ''}"
+        f'<p class="mean">{score(value)}<small>{text(note)}</small></p></div><div>{shown}'
         f'<p class="details">{prose(" ".join(details))}</p></div></li>'
+    )
+
+
+def _typeset(name: str, rule: str) -> str:
+    """Return a rule as mathematics in a box of its own."""
+    return (
+        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(name)}">'
+        f"{mathml(rule)}</div>"
+    )
+
+
+def _tasks(run: Run) -> str:
+    """Return the finalists and rivals task by task, as a table."""
+    return tasks_table(run.finals) if run.finals else ""
+
+
+def _race(run: Run) -> str:
+    """Return what the race changed: how many rules got how many seeds, and who led and leads."""
+    rules = raced_rules(run)
+    if not rules:
+        return ""
+    counts = seed_counts(rules)
+    rows = [(f"{seeds:,}", f"{n:,}", f"{n / len(rules):.1%}") for seeds, n in counts.items()]
+    led = first_leaders(rules)
+    kept = {id(rule) for rule in led} & {id(rule) for rule in rules[: len(led)]}
+    fallen = [rule.rewards[0] - rule.estimate.mean for rule in led]
+    further = sum(len(rule.rewards) - 1 for rule in rules)
+    return table(
+        "How many rules were trained with how many seeds in the search",
+        ("seeds", "rules", "share"),
+        rows,
+        (0, 1, 2),
+    ) + paragraph(
+        f"The race trained {counted(further, 'further seed')} of {counted(len(rules), 'rule')}. Of "
+        f"the {len(led)} rules that led by their first reward, {len(kept)} are among the "
+        f"{len(led)} best now, by the bounds of their estimates from below; on average, the "
+        f"estimate of these {len(led)} is {score(sum(fallen) / len(led))} less than the first "
+        "reward."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.markup import prose, text
@@ -56,6 +57,11 @@ def figure(picture: Picture) -> str:
         f"{_inline(chart, 'narrow', picture.narrow)}"
         f"<figcaption>{prose(chart.caption)}</figcaption></figure>"
     )
+
+
+def legend(axes: Axes, columns: int) -> None:
+    """Put the legend above the axes."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns)
 
 
 def _inline(chart: Chart, variant: str, content: bytes) -> str:
