@@ -13,6 +13,7 @@ from nos_optax.search.reports.race_charts import race_charts
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import (
     bin_edges,
+    in_decades,
     rate_counts,
     reward_array,
     running_quantiles,
@@ -22,6 +23,7 @@ from nos_optax.search.reports.statistics import (
 from nos_optax.search.reports.tasks import tasks_chart
 from nos_optax.search.reports.theme import LIGHT, STATUS_COLOURS
 
+MOST_RATES = 16  # bars
 MOST_POINTS = 1200  # of a scatter plot: more are a cloud that takes seconds to open
 
 
@@ -109,11 +111,17 @@ def scores_chart(run: Run) -> Chart:
         axes.spines["left"].set_visible(False)
 
     seeds = max(len(result.rewards) for result in results)
+    searched = (
+        "the estimate in the search, from several seeds, which is drawn towards what most rules "
+        "have."
+        if run.raced
+        else "the reward in the search, by which a rule was picked from among many and which "
+        "therefore flatters it."
+    )
     caption = (
         f"Large dots: means over fresh seeds ({seeds} of each rule, small dots). Lines: their 95 % "
         "t intervals. Blue rules were found here, grey ones are standard optimizers. Diamonds: "
-        "the reward in the search, by which a rule was picked from among many and which therefore "
-        "flatters it."
+        f"{searched}"
     )
     height = 70 + 26 * len(rows)
     return Chart("scores", "Scores with fresh seeds", caption, (height, height), draw)
@@ -152,6 +160,8 @@ def outcomes_chart(run: Run) -> Chart:
 def rates_chart(run: Run) -> Chart:
     """Return the learning rates that the sweeps chose."""
     counts = rate_counts(run.candidates)
+    if binned := len(counts) > MOST_RATES:  # on several tasks rates are no round numbers
+        counts = in_decades(counts, MOST_RATES - 1)
     labels = ["none" if rate is None else f"{rate:.0e}".replace("e-0", "e-") for rate in counts]
     labels = [label.replace("e+00", "").replace("1e+01", "10") for label in labels]
     seen = set().union(*counts.values())
@@ -168,13 +178,15 @@ def rates_chart(run: Run) -> Chart:
         for x, total in enumerate(bottom):
             axes.text(x, total, f"{total:.0f}", ha="center", va="bottom", color=LIGHT["muted"])
         axes.set_xticks(range(len(counts)), labels)
-        axes.set(xlabel="learning rate", ylabel="trainings")
+        xlabel = "learning rate, from this to the next" if binned else "learning rate"
+        axes.set(xlabel=xlabel, ylabel="trainings")
         axes.set_ylim(0, 1.12 * bottom.max())
         legend(axes, 3 if narrow else 5)
 
     caption = (
         "The learning rate that each training's sweep chose, and what became of it; repeats of an "
         "earlier rule are not counted. None: every rate diverged."
+        f"{' Of several tasks it is the geometric mean.' if binned else ''}"
     )
     return Chart("learning_rates", "Learning rates", caption, (260, 280), draw)
 

@@ -1,6 +1,7 @@
 """The page of one run."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -25,12 +26,16 @@ from nos_optax.search.reports.markup import (
 from nos_optax.search.reports.mathematics import latex, mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
-from nos_optax.search.reports.seeds import first_leaders, raced_rules, seed_counts
+from nos_optax.search.reports.seeds import Raced, first_leaders, raced_rules, seed_counts
 from nos_optax.search.reports.statistics import families, leaders, t_interval
-from nos_optax.search.reports.tasks import least_sentences, tasks_table
+from nos_optax.search.reports.tasks import least_sentence, tasks_table
 from nos_optax.search.results import Result, nothing_learned
 
 FAMILIES, MEMBERS, LEADERS = 12, 6, 5  # shown; the table of all candidates has the rest
+STAGES = {  # that not every search has
+    "race": "Race: further seeds for the best.",
+    "watch": "Watch: the best rule on the watch tasks.",
+}
 OPTIONAL = ("tasks", "seeds", "watch")  # sections of searches that race, watch or compare
 
 
@@ -64,9 +69,13 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
 
 def _summary(run: Run) -> str:
     """Return the facts that one looks for first, and a sentence on what they mean."""
-    trained = sum(c.origin == c.id for c in run.candidates)
     facts = [("candidates", f"{len(run.candidates):,}", f"of {run.samples:,} asked for")]
-    facts.append(("trainings", f"{trained:,}", "the others repeat one or were rejected"))
+    facts.append(("trainings", f"{run.trained:,}", "the others repeat one or were rejected"))
+    if run.asked_trainings:  # the end is at the trainings, and the candidates are a bound
+        facts[:2] = [
+            ("candidates", f"{len(run.candidates):,}", f"at most {run.samples:,}"),
+            ("trainings", f"{run.trained:,}", f"of {run.asked_trainings:,} asked for"),
+        ]
     for label, results in (("best found", run.found), ("best standard", run.standard)):
         if results:
             facts.append((label, score(results[0].mean), f"{results[0].name}, fresh seeds"))
@@ -92,6 +101,9 @@ def _missing(run: Run) -> list[str]:
         return []
     sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
     sentences[0] += f" of {run.samples:,}."
+    if run.asked_trainings:
+        sentences[0] += f" It was to stop after {counted(run.asked_trainings, 'training')}"
+        sentences[0] += f", and has {run.trained:,}."
     if run.results:
         sentences.append("Its re-trained rules are of an earlier end and may not be the best now.")
     else:
@@ -103,9 +115,8 @@ def _missing(run: Run) -> list[str]:
 def _verdict(run: Run) -> str:
     """Return how the found rules compare with the optimizers that one would use without them."""
     if run.finals:
-        return paragraph(run.finals.sentence) + least_sentences(
-            run.finals, [result.name for result in run.found]
-        )
+        least = least_sentence(run.finals, [result.name for result in run.found])
+        return paragraph(run.finals.sentence) + (paragraph(least) if least else "")
     if not (run.found and run.standard):
         return ""
     found, standard = run.found[0], run.standard[0]
@@ -135,14 +146,19 @@ def rules_list(run: Run) -> str:
     """
     if run.results:
         return f'<ol class="rules">{"".join(map(_result, run.results))}</ol>'
-    best = leaders(run.candidates, LEADERS)
+    best, raced = leaders(run.candidates, LEADERS), raced_rules(run)[:LEADERS]
     if not best:
         return paragraph("No rule has been trained again with fresh seeds.")
     warning = (
         "Not trained again: these are rewards of the search, and the best of many single rewards "
         "flatter. Standard optimizers may be among these rules."
     )
-    items = "".join(map(_candidate, best))
+    if raced:
+        warning = (
+            "Not trained again: these are estimates of the search, the best bound from below "
+            "first. Standard optimizers may be among these rules."
+        )
+    items = "".join(map(_raced, raced) if raced else map(_candidate, best))
     return f'<p class="notice">{prose(warning)}</p><ol class="rules">{items}</ol>'
 
 
@@ -190,6 +206,17 @@ def _candidate(candidate: Candidate) -> str:
     return _rule("found", name, candidate.reward, "in the search", candidate.rule, details)
 
 
+def _raced(rule: Raced) -> str:
+    """Return a rule that was not trained again, with the estimate of its mean reward."""
+    candidate, estimate = rule.candidate, rule.estimate
+    details = [f"Seeds: {', '.join(map(score, rule.rewards))}."]
+    if math.isfinite(rule.low):
+        details.append(f"Bound from below: {score(rule.low)}.")
+    note = f"estimate, {counted(len(rule.rewards), 'seed')}"
+    name = f"candidate {candidate.id}"
+    return _rule("found", name, estimate.mean, note, candidate.rule, details)
+
+
 def _rule(
     kind: str,
     name: str,
@@ -233,10 +260,10 @@ def _race(run: Run) -> str:
     if not rules:
         return ""
     counts = seed_counts(rules)
-    rows = [(f"{seeds:,}", f"{n:,}", f"{n / len(rules):.1%}") for seeds, n in counts.items()]
+    rows = [(seeds, f"{n:,}", f"{n / len(rules):.1%}") for seeds, n in counts.items()]
     led = first_leaders(rules)
     kept = {id(rule) for rule in led} & {id(rule) for rule in rules[: len(led)]}
-    fallen = [rule.rewards[0] - rule.estimate.mean for rule in led]
+    change = sum(rule.estimate.mean - rule.rewards[0] for rule in led) / len(led)
     further = sum(len(rule.rewards) - 1 for rule in rules)
     return table(
         "How many rules were trained with how many seeds in the search",
@@ -245,10 +272,10 @@ def _race(run: Run) -> str:
         (0, 1, 2),
     ) + paragraph(
         f"The race trained {counted(further, 'further seed')} of {counted(len(rules), 'rule')}. Of "
-        f"the {len(led)} rules that led by their first reward, {len(kept)} are among the "
-        f"{len(led)} best now, by the bounds of their estimates from below; on average, the "
-        f"estimate of these {len(led)} is {score(sum(fallen) / len(led))} less than the first "
-        "reward."
+        f"the {len(led)} that led by their first rewards, {len(kept)} are among the {len(led)} "
+        "best now, by the bounds of their estimates from below. Their estimates are "
+        f"{score(abs(change))} {'higher' if change > 0 else 'lower'} than their first rewards, on "
+        "average."
     )
 
 
@@ -294,12 +321,14 @@ def _time(run: Run) -> str:
     if not run.seconds:
         return paragraph("The time of each stage was not recorded in this run.")
     total = sum(run.seconds.values())
+    said = [sentence for stage, sentence in STAGES.items() if stage in run.seconds]
     each = f", {total / len(run.candidates):.3g} s a candidate" if run.candidates else ""
     return paragraph(
         f"{duration(total)} in all{each}.",
         "Start: data and devices. Ask and tell: the strategy chooses, and learns. Probe: "
         "look for equal and hopeless rules. Train: the search's children, and at first the wait "
         "for the compiler. Final: the best, again.",
+        *said,
     )
 
 

@@ -17,7 +17,7 @@ def race_charts(run: Run) -> list[Chart]:
     """Return the pictures that a run has data for."""
     rules = raced_rules(run)
     made = [watch_chart(run)] if run.watched else []
-    return [*made, seeds_chart(run, rules), race_chart(run, rules)] if rules else made
+    return [*made, seeds_chart(run, rules), race_chart(rules)] if rules else made
 
 
 def watch_chart(run: Run) -> Chart:
@@ -48,7 +48,7 @@ def watch_chart(run: Run) -> Chart:
         "selected by the watch tasks: where they part from the fitness, the search learns its own "
         "tasks by heart."
     )
-    heights = 320, 340 + 18 * (len(run.watch) // 2)
+    heights = 360, 340 + 18 * (len(run.watch) // 2)
     return Chart("watch", "Fitness and watch tasks", caption, heights, draw)
 
 
@@ -58,26 +58,18 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.subplots()
-        edge = LIGHT["paper"]
+        edge, above = LIGHT["paper"], 0.2  # the estimates are above the seeds, not behind them
         for y, (_, rule) in enumerate(rows):
             mean, error, count = rule.estimate
-            later = rule.rewards[1:]
+            first, *later = rule.rewards
             if math.isfinite(error):
                 ends = mean - BOUND * error, mean + BOUND * error
-                axes.plot(ends, (y, y), color=LIGHT["blue"], lw=2)
-            axes.plot(mean, y, "o", color=LIGHT["blue"], mec=edge, ms=10)
-            axes.plot(later, [y] * len(later), "o", color=LIGHT["muted"], mec=edge, ms=5)
-            axes.plot(rule.rewards[0], y, "D", mfc="none", mec=LIGHT["orange"], ms=6)
-            axes.annotate(
-                f"{count}",
-                (1, y),
-                (6, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                size=11,
-                color=LIGHT["muted"],
-            )
+                axes.plot(ends, (y + above,) * 2, color=LIGHT["blue"], lw=2)
+            axes.plot(mean, y + above, "o", color=LIGHT["blue"], mec=edge, ms=9)
+            axes.plot(later, [y - above] * len(later), "o", color=LIGHT["muted"], mec=edge, ms=5)
+            axes.plot(first, y - above, "D", mfc="none", mec=LIGHT["orange"], ms=6)
+            places = axes.get_yaxis_transform()  # across in parts of the axes
+            axes.text(1.015, y, f"{count}", va="center", color=LIGHT["muted"], transform=places)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel("reward" if narrow else run.score)
@@ -88,16 +80,16 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
     of = "The finalists" if run.found else "The best rules so far"
     caption = (
         f"{of} in the search: the reward of each seed (small dots), and how many seeds there are "
-        "(on the right). Diamonds: the first seed, by which a rule came into the race; it flatters "
-        "where the race has moved the estimate down. Large dots and lines: the estimate of the "
-        f"mean and {BOUND:g} standard errors of it. The estimate lies nearer to what most rules "
-        "have than the mean of the seeds, because the best of many are the luckiest."
+        "(on the right). Diamonds: the first seed, by which a rule came into the race. Large dots "
+        f"and lines: the estimate of the mean, and {BOUND:g} standard errors of it. It lies nearer "
+        "to what most rules have than the mean of the seeds does, because the best of many are "
+        "the luckiest."
     )
-    height = 70 + 26 * len(rows)
+    height = 70 + 34 * len(rows)
     return Chart("seeds", "Seeds of the finalists", caption, (height, height), draw)
 
 
-def race_chart(run: Run, rules: list[Raced]) -> Chart:
+def race_chart(rules: list[Raced]) -> Chart:
     """Return the first reward against the estimate, of the rules that led by the first reward."""
     leaders = first_leaders(rules)
     firsts = np.array([rule.rewards[0] for rule in leaders])
@@ -115,7 +107,8 @@ def race_chart(run: Run, rules: list[Raced]) -> Chart:
         ):
             half = BOUND * np.nan_to_num(errors[shown])
             x, y = firsts[shown], means[shown]
-            axes.errorbar(x, y, half, fmt="o", color=colour, ms=5, elinewidth=1.4, label=label)
+            if len(x):
+                axes.errorbar(x, y, half, fmt="o", color=colour, ms=5, elinewidth=1.4, label=label)
         axes.set(xlabel="first reward", ylabel="estimate now")
         axes.locator_params(nbins=5 if narrow else 8)
         legend(axes, 1 if narrow else 2)

@@ -81,14 +81,25 @@ class Run:
     def finished(self) -> bool:
         """Whether all candidates that were asked for are there, and the best trained again."""
         retrained = bool(self.results) or self.config.get("finalists") == 0
-        return (len(self.candidates) >= self.samples or self._has_trained) and retrained
+        asked = self.asked_trainings
+        whole = len(self.candidates) >= self.samples or (asked and self.trained >= asked)
+        return bool(whole and retrained)
 
     @property
-    def _has_trained(self) -> bool:
-        """Whether the trainings after which it was to stop are there."""
-        most = self.config.get("trainings")
-        trained = sum(c.origin == c.id for c in self.candidates)
-        return isinstance(most, int) and trained >= most
+    def trained(self) -> int:
+        """How many candidates were trained: the others repeat one or were rejected."""
+        return sum(c.origin == c.id for c in self.candidates)
+
+    @property
+    def asked_trainings(self) -> int | None:
+        """After how many trainings it was to stop; None where it was not told to."""
+        asked = self.config.get("trainings")
+        return asked if isinstance(asked, int) else None
+
+    @property
+    def raced(self) -> bool:
+        """Whether its best rules were trained with further seeds."""
+        return any(" seed " in key for key in self.trainings)
 
     @property
     def watch(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ def raced_rules(run: Run) -> list[Raced]:
 
     Rewards that are no numbers, or too large to be rewards, do not count.
     """
-    if not any(" seed " in key for key in run.trainings):
+    if not run.raced:
         return []
     rules, standings = _shortest(run), Standings()
     rewards = {key: _rewards(run, key, first) for key, (_, first) in rules.items()}
@@ -78,10 +78,13 @@ def _rewards(run: Run, key: str, first: float) -> tuple[float, ...]:
     return tuple(float(reward) for reward in found if is_drawable(reward))
 
 
-def seed_counts(rules: Sequence[Raced]) -> Mapping[int, int]:
-    """Return how many rules have how many seeds, the most first."""
-    counts = Counter(len(rule.rewards) for rule in rules)
-    return dict(sorted(counts.items(), reverse=True))
+def seed_counts(rules: Sequence[Raced]) -> dict[str, int]:
+    """Return how many rules have how many seeds, the most first: 1, 2, 3 to 4, 5 to 8 and so on."""
+    bins = Counter((len(rule.rewards) - 1).bit_length() for rule in rules)
+    names = {0: "1", 1: "2"}
+    return {
+        names.get(b, f"{2 ** (b - 1) + 1} to {2**b}"): bins[b] for b in sorted(bins, reverse=True)
+    }
 
 
 def named_rules(run: Run, rules: Sequence[Raced]) -> list[tuple[str, Raced]]:

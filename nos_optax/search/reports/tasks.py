@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from nos_optax.compare.results import BASELINE, BETTER, UNDECIDED, WORSE
 from nos_optax.search.reports.finals import Compared, Finals
-from nos_optax.search.reports.markup import interval, paragraph, score, table, text
+from nos_optax.search.reports.markup import paragraph, table, text
 from nos_optax.search.reports.picture import Chart
 from nos_optax.search.reports.theme import LIGHT
 
@@ -77,15 +77,15 @@ def tasks_table(finals: Finals) -> str:
     rows = []
     for name in finals.names:
         of, least = finals.of(name), finals.least(name)
-        cells = [_cell(of.get(task)) for task in tasks]
         where = f"{text(least[0])}<br><small>{_signed(least[1])}</small>" if least else ""
-        rows.append((text(name.replace(" ", "\u00a0")), *cells, where))
+        cells = (_cell(of.get(task)) for task in tasks)
+        rows.append((text(name.replace(" ", "\u00a0")), where, *cells))
     caption = (
-        f"Difference to {finals.baseline} in doublings, its 95 % interval, and the verdict; least "
+        f"Difference to {finals.baseline} in doublings, its 95 % interval, and the verdict. Least "
         "on: the task on which an optimizer does least."
     )
     notes = "".join(map(paragraph, finals.notes))
-    return table(caption, ("optimizer", *tasks, "least on"), rows, range(1, 1 + len(tasks))) + notes
+    return table(caption, ("optimizer", "least on", *tasks), rows, range(2, 2 + len(tasks))) + notes
 
 
 def _cell(row: Compared | None) -> str:
@@ -94,19 +94,23 @@ def _cell(row: Compared | None) -> str:
         return "" if row is None else text(BASELINE)
     if row.difference is None or not math.isfinite(row.difference):
         return "not finite"
-    return f"{_signed(row.difference)}<br><small>{interval(row.interval)}<br>{row.verdict}</small>"
+    low, high = (_signed(end) for end in row.interval or (math.nan, math.nan))
+    ends = f"{low} to {high}" if row.interval else "no interval"
+    return f"{_signed(row.difference)}<br><small>{ends}<br>{row.verdict}</small>"
 
 
 def _signed(value: float) -> str:
-    """Return a difference with its sign."""
-    return f"{'+' if value > 0 else ''}{score(value)}"
+    """Return a difference with its sign, to the hundredth of a doubling."""
+    shown = f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.2g}"
+    return shown.replace("-", "\u2212")
 
 
-def least_sentences(finals: Finals, names: Sequence[str]) -> str:
-    """Return on which task each of some rules does least, as a paragraph."""
-    said = []
-    for name in names:
-        least = finals.least(name)
-        if least is not None and len(finals.rows) > 1:
-            said.append(f"{name} does least on {least[0]} ({_signed(least[1])}).")
-    return paragraph(*said) if said else ""
+def least_sentence(finals: Finals, names: Sequence[str]) -> str:
+    """Return on which task each of some rules does least."""
+    least = {name: finals.least(name) for name in names if len(finals.rows) > 1}
+    said = [f"{name} on {least[0]} ({_signed(least[1])})" for name, least in least.items() if least]
+    return (
+        f"Of the search's tasks, each finalist does least on one: {', '.join(said)}."
+        if said
+        else ""
+    )
