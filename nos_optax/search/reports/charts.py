@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.choices import tokens_chart
-from nos_optax.search.reports.picture import Chart, legend
+from nos_optax.search.reports.picture import Chart, legend, reward_label, score_label
 from nos_optax.search.reports.race_charts import race_charts
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import (
@@ -74,7 +74,7 @@ def rewards_chart(run: Run) -> Chart:
         )
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], lw=1, ls=(0, (1, 2)), label="chance")
-        axes.set(xlabel="candidates evaluated", ylabel=f"reward: {run.score}")
+        axes.set(xlabel="candidates evaluated", ylabel=reward_label(run.score, narrow))
         _unit_limits(axes, rewards)
         legend(axes, 2 if narrow else 6)
 
@@ -105,7 +105,7 @@ def scores_chart(run: Run) -> Chart:
                 axes.plot(result.searched, y, "D", mfc="none", mec=LIGHT["orange"], ms=6)
         axes.set_yticks(range(len(rows)), [result.name for result in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(run.score)
+        axes.set_xlabel(score_label(run.score, narrow))
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=5 if narrow else 9)
         axes.spines["left"].set_visible(False)
@@ -164,6 +164,7 @@ def rates_chart(run: Run) -> Chart:
         counts = in_decades(counts, MOST_RATES - 1)
     labels = ["none" if rate is None else f"{rate:.0e}".replace("e-0", "e-") for rate in counts]
     labels = [label.replace("e+00", "").replace("1e+01", "10") for label in labels]
+    labels = [label.replace("e+0", "e") for label in labels]
     seen = set().union(*counts.values())
     statuses = [s for s in STATUS_COLOURS if s in seen] + sorted(seen - STATUS_COLOURS.keys())
 
@@ -176,8 +177,10 @@ def rates_chart(run: Run) -> Chart:
             axes.bar(range(len(counts)), height, 0.7, bottom=bottom, color=colour, label=status)
             bottom += height
         for x, total in enumerate(bottom):
-            axes.text(x, total, f"{total:.0f}", ha="center", va="bottom", color=LIGHT["muted"])
-        axes.set_xticks(range(len(counts)), labels)
+            shown, size = f"{total:.0f}", 9 if narrow and binned else 12
+            colour = LIGHT["muted"]
+            axes.text(x, total, shown, ha="center", va="bottom", size=size, color=colour)
+        axes.set_xticks(range(len(counts)), labels, rotation=90 if narrow and binned else 0)
         xlabel = "learning rate, from this to the next" if binned else "learning rate"
         axes.set(xlabel=xlabel, ylabel="trainings")
         axes.set_ylim(0, 1.12 * bottom.max())

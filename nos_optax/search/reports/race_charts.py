@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.markup import counted
-from nos_optax.search.reports.picture import Chart, legend
+from nos_optax.search.reports.picture import Chart, legend, reward_label, score_label
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.seeds import Raced, first_leaders, named_rules, raced_rules
 from nos_optax.search.reports.theme import LIGHT, SERIES
@@ -36,7 +36,7 @@ def watch_chart(run: Run) -> Chart:
         for number, name in enumerate(run.watch):
             colour, style = colours[number % len(colours)], "s^vD"[number % 4]
             axes.plot(trained, rewards[:, number], f"{style}-", color=colour, ms=4, label=name)
-        axes.set(xlabel="rules trained", ylabel="reward" if narrow else f"reward: {run.score}")
+        axes.set(xlabel="rules trained", ylabel=reward_label(run.score, narrow))
         axes.margins(x=0.04)
         axes.locator_params(axis="x", nbins=5 if narrow else 9, integer=True)
         legend(axes, 2 if narrow else 5)
@@ -72,7 +72,7 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
             axes.text(1.015, y, f"{count}", va="center", color=LIGHT["muted"], transform=places)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("reward" if narrow else run.score)
+        axes.set_xlabel(score_label(run.score, narrow))
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=5 if narrow else 9)
         axes.spines["left"].set_visible(False)

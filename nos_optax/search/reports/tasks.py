@@ -79,7 +79,7 @@ def tasks_table(finals: Finals) -> str:
         of, least = finals.of(name), finals.least(name)
         where = f"{text(least[0])}<br><small>{_signed(least[1])}</small>" if least else ""
         cells = (_cell(of.get(task)) for task in tasks)
-        rows.append((text(name.replace(" ", "\u00a0")), where, *cells))
+        rows.append((text(name), where, *cells))
     caption = (
         f"Difference to {finals.baseline} in doublings, its 95 % interval, and the verdict. Least "
         "on: the task on which an optimizer does least."
@@ -101,6 +101,8 @@ def _cell(row: Compared | None) -> str:
 
 def _signed(value: float) -> str:
     """Return a difference with its sign, to the hundredth of a doubling."""
+    if round(value, 2) == 0:
+        return "0.00"
     shown = f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.2g}"
     return shown.replace("-", "\u2212")
 
