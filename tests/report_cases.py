@@ -59,10 +59,10 @@ def speed_search(path, **changes):
     return path
 
 
-def compared(name, difference, verdict, low=None, high=None):
+def compared(name, difference, verdict):
     """Return a row of `finals/results.json`; of the baseline without a difference."""
-    ends = None if difference is None else [low or difference - 0.1, high or difference + 0.1]
-    known = {"name": name, "mean": 0.0, "scores": [0.0, 0.1], "inside": True}
+    ends = None if difference is None else [difference - 0.1, difference + 0.1]
+    known = {"name": name, "what": name, "mean": 0.0, "scores": [0.0, 0.1], "inside": True}
     return known | {"difference": difference, "interval": ends, "verdict": verdict}
 
 
