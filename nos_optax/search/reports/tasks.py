@@ -30,7 +30,7 @@ def tasks_chart(finals: Finals) -> Chart:
         panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
         for panel, task in zip(panels, tasks, strict=False):
             _panel(panel, {row.name: row for row in finals.rows[task]}, names)
-            panel.set_title(task, size=11)
+            panel.set_title(_short(task, 32 if across < COLUMNS - 1 else 19), size=11)
         for panel in panels[len(tasks) :]:
             panel.set_visible(False)
         for panel in panels[max(0, len(tasks) - across) : len(tasks)]:
@@ -64,11 +64,16 @@ def _panel(axes: Axes, rows: dict[str, Compared], names: Sequence[str]) -> None:
         if row.interval is not None:
             axes.plot(row.interval, (y, y), color=colour, lw=2)
         axes.plot(row.difference, y, MARKERS.get(row.verdict, "o"), color=colour, ms=6)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_short(name, 24) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(axis="x")
     axes.locator_params(axis="x", nbins=4)
     axes.spines["left"].set_visible(False)
+
+
+def _short(name: str, most: int) -> str:
+    """Return a name that fits; the table has the whole one."""
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
 def tasks_table(finals: Finals) -> str:
