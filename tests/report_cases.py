@@ -110,7 +110,8 @@ def finished_speed_search(path, finals=FINALS, watched=((1, 0.5), (2, -0.25))):
             folder.history.add_watched(row)
         found = {"name": "found 1", "rule": best.rule, "tokens": best.tokens, "searched": 0.5}
         nadam = {"name": "NAdam", "rule": "optax.nadam", "tokens": "", "searched": None}
-        folder.write_json("results.json", [row | {"rewards": [0.2, 0.3]} for row in (found, nadam)])
+        scores = {"rewards": [0.2, 0.3], "statuses": ["trained", "trained"]}
+        folder.write_json("results.json", [found | scores, nadam | scores])
     (path / "finals").mkdir()
     (path / "finals" / "results.json").write_text(json.dumps(finals))
     return path

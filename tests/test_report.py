@@ -355,13 +355,14 @@ def test_the_seeds_and_the_watch_tasks_are_shown(fast):
     further = sum(" seed " in key for key in run.trainings)
     assert several > 1 and run.damage == ()
     assert f"The race trained {further} further seeds of {len(rules)} rules" in page.text
-    assert "Seeds of the finalists" in page.text and "that led by their first rewards" in page.text
+    assert "Seeds in the search" in page.text and "that led by their first rewards" in page.text
     drawings = {file.stem for file in (fast / "report").glob("*.svg")}
     assert {"tasks", "seeds", "race", "watch"} <= drawings
     watch = xml.parse(fast / "report" / "watch.svg").getroot()
     words = " ".join("".join(element.itertext()) for element in watch.iter())
     assert "transformer" in words and "fitness" in words
     assert "Nothing is selected by the watch tasks" in page.text
+    assert "Nothing learned" not in page.text
 
 
 def test_nothing_of_it_is_in_a_page_without_a_race(run):

@@ -77,7 +77,8 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
         axes.locator_params(axis="x", nbins=5 if narrow else 9)
         axes.spines["left"].set_visible(False)
 
-    of = "The finalists" if run.found else "The best rules so far"
+    compared = {result.name for result in run.found}
+    of = "The finalists" if rows[0][0] in compared else "The best rules so far"
     caption = (
         f"{of} in the search: the reward of each seed (small dots), and how many seeds there are "
         "(on the right). Diamonds: the first seed, by which a rule came into the race. Large dots "
@@ -86,7 +87,7 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
         "the luckiest."
     )
     height = 70 + 34 * len(rows)
-    return Chart("seeds", "Seeds of the finalists", caption, (height, height), draw)
+    return Chart("seeds", "Seeds in the search", caption, (height, height), draw)
 
 
 def race_chart(rules: list[Raced]) -> Chart:

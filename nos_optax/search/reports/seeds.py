@@ -95,5 +95,6 @@ def named_rules(run: Run, rules: Sequence[Raced]) -> list[tuple[str, Raced]]:
 
 
 def first_leaders(rules: Sequence[Raced]) -> list[Raced]:
-    """Return the rules that led by their first rewards, the best first."""
-    return sorted(rules, key=lambda rule: -rule.rewards[0])[:LED]
+    """Return the rules that led by their first rewards, the best first; of few rules half."""
+    count = min(LED, (len(rules) + 1) // 2)
+    return sorted(rules, key=lambda rule: -rule.rewards[0])[:count]
