@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import sys
 import xml.etree.ElementTree as xml
 from collections import Counter
@@ -18,17 +19,34 @@ import jax
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
-from report_cases import CONFIG, INVALID, by_hand, candidate, search
+from report_cases import (
+    CONFIG,
+    FINALS,
+    INVALID,
+    by_hand,
+    candidate,
+    compared,
+    finished_speed_search,
+    search,
+    speed_search,
+)
 
 import nos_optax
 from nos_optax import report
 from nos_optax.grammar import Program, SearchSpace, decode
 from nos_optax.grammar.vocabulary import OPERANDS
-from nos_optax.search import run_search
-from nos_optax.search.reports import write_comparison, write_report
+from nos_optax.search import SearchConfig, run_search
+from nos_optax.search.history import Training, Watched
+from nos_optax.search.race import Race
+from nos_optax.search.reports import read_run, write_comparison, write_report
+from nos_optax.search.reports.charts import charts
 from nos_optax.search.reports.mathematics import mathml
+from nos_optax.search.reports.page import results_html, run_page
+from nos_optax.search.reports.picture import draw
+from nos_optax.search.reports.seeds import raced_rules, seed_counts
 from nos_optax.search.reports.statistics import (
     families,
+    in_decades,
     rate_counts,
     running_quantiles,
     t_interval,
@@ -299,6 +317,226 @@ def test_a_mistake_is_one_line(run, tmp_path, monkeypatch):
         assert "\n" not in str(exit_info.value.code)
 
 
+# Searches that race, watch, and compare.
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    """Return the folder of a search by the speed protocol that came to its end."""
+    path = finished_speed_search(tmp_path_factory.mktemp("runs") / "fast")
+    write_report(path)
+    return path
+
+
+@pytest.fixture
+def changed(fast, tmp_path):
+    """Return a copy of that folder, to damage."""
+    return shutil.copytree(fast, tmp_path / "changed")
+
+
+def test_the_finals_are_shown_task_by_task(fast):
+    page = Page(fast / "report.html")
+    summary = page.text.split("What came out")[-1].split("The best rules")[0]
+    assert FINALS["tasks"]["all tasks"]["sentence"] in summary
+    assert "found 1 on characters (\u22120.62)" in summary and "Seed by seed" not in summary
+    table = page.text.split("Least on:")[1].split("Seeds")[0]
+    assert "found 1 characters \u22120.62 +0.25 +0.15 to +0.35 better +1.12" in table
+    assert "NAdam digits-mlp \u22120.50 0.00 \u22120.10 to +0.10 undecided" in table
+    assert table.count("baseline") == 3 and FINALS["notes"][0] in table
+    # NAdam is no rule: it is shown as code, once, and not typeset.
+    assert page.text.count("optax.nadam") == 1 and page.elements["math"] == 1
+    assert "<math" not in results_html(read_run(fast).results[1:])
+
+
+def test_the_seeds_and_the_watch_tasks_are_shown(fast):
+    page, run = Page(fast / "report.html"), read_run(fast)
+    rules = raced_rules(run)
+    several = sum(len(rule.rewards) > 1 for rule in rules)
+    further = sum(" seed " in key for key in run.trainings)
+    assert several > 1 and run.damage == ()
+    assert f"The race trained {further} further seeds of {len(rules)} rules" in page.text
+    assert "Seeds in the search" in page.text and "that led by their first rewards" in page.text
+    drawings = {file.stem for file in (fast / "report").glob("*.svg")}
+    assert {"tasks", "seeds", "race", "watch"} <= drawings
+    watch = xml.parse(fast / "report" / "watch.svg").getroot()
+    words = " ".join("".join(element.itertext()) for element in watch.iter())
+    assert "transformer" in words and "fitness" in words
+    assert "Nothing is selected by the watch tasks" in page.text
+    assert "Nothing learned" not in page.text
+
+
+def test_nothing_of_it_is_in_a_page_without_a_race(run):
+    page = Page(run / "report.html")
+    for name in ("tasks", "seeds", "watch"):
+        assert name not in page.ids
+    assert "Race:" not in page.text
+
+
+def test_the_estimates_are_those_of_the_race(fast):
+    config = json.loads((fast / "config.json").read_text())["config"]
+    config = SearchConfig(**config, out=fast, resume=True)
+    engine = FakeEngine()
+    with RunFolder(config) as folder:
+        race, rows = Race(config, folder.history, engine), folder.history.candidates()
+        for first in range(0, len(rows), config.batch_size):
+            race.settle(rows[first : first + config.batch_size])
+        expected = [(candidate.rule, estimate) for candidate, estimate in race.best()]
+    assert engine.evaluated == []
+    assert [(r.candidate.rule, r.estimate) for r in raced_rules(read_run(fast))] == expected
+
+
+def test_a_race_without_an_end_shows_its_estimates(tmp_path):
+    path = speed_search(tmp_path / "run", trainings=20, samples=96, batch_size=16)
+    run = read_run(path)
+    assert run.finished and run.trained >= 20 and run.finals is None
+    page = run_page(run, {})
+    best = raced_rules(run)[0]
+    assert "these are estimates of the search" in page and "Task by task" not in page
+    assert f"candidate {best.candidate.id}" in page and "of 20 asked for" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is damaged (JSONDecodeError"),
+        ("[" * 100_000, "is damaged (RecursionError"),
+        ("[]", "it holds no comparison of speeds"),
+        (json.dumps(FINALS | {"measure": "loss"}), "it holds no comparison of speeds"),
+        (json.dumps(FINALS | {"tasks": [1]}), "no tasks or no notes"),
+        (json.dumps(FINALS | {"baseline": None}), "it has no baseline"),
+        (json.dumps(FINALS | {"tasks": {"a": 1}}), "task a is left out"),
+        (json.dumps(FINALS | {"tasks": {"a": {"sentence": 1, "rivals": []}}}), "task a is left"),
+    ],
+)
+def test_finals_that_are_none_are_named_and_the_rest_is_shown(changed, content, said):
+    (changed / "finals" / "results.json").write_text(content)
+    run = read_run(changed)
+    assert run.finals is None and len(run.damage) == 1 and said in run.damage[0]
+    page = run_page(run, {})
+    assert "finals/results.json is damaged" in page and "Seeds" in page
+    assert "Task by task" not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 1},
+        {"name": ""},
+        {"name": "Adam"},
+        {"verdict": "best"},
+        {"verdict": []},
+        {"difference": "0.1"},
+        {"difference": True},
+        {"difference": 10**400},
+        {"mean": 1e300},
+        {"interval": [0.1]},
+        {"interval": [0.1, [2]]},
+        {"interval": 3},
+    ],
+    ids=str,
+)
+def test_one_damaged_rival_leaves_the_others(changed, change):
+    rows = [compared("Adam", None, "baseline"), compared("x", 0.1, "better") | change]
+    rows += [None, compared("y", 0.2, "worse")]
+    finals = FINALS | {"tasks": {"a": {"sentence": "a.", "rivals": rows}}, "notes": [1, "b"]}
+    (changed / "finals" / "results.json").write_text(json.dumps(finals))
+    run = read_run(changed)
+    assert [row.name for row in run.finals.rows["a"]] == ["Adam", "y"]
+    assert run.finals.notes == ("b",) and run.finals.sentence == "a."
+    assert ["rival 2 of 4" in said for said in run.damage] == [True, False]
+
+
+def test_differences_that_are_not_finite_are_drawn(changed):
+    rows = [compared(f"rival {i}", i / 10 - 1, "worse") for i in range(40)]
+    rows += [compared("Adam", None, "baseline"), compared("\u2066 x$y$", None, "undecided")]
+    rows += [compared("no interval", 0.5, "undecided") | {"interval": [None, None]}]
+    one = {"sentence": "one.", "rivals": rows[::-1]}
+    finals = FINALS | {"tasks": {"one": one, "two": {"sentence": "", "rivals": rows[:1]}}}
+    (changed / "finals" / "results.json").write_text(json.dumps(finals))
+    run = read_run(changed)
+    pictures = {"tasks": draw(charts(run)["tasks"])}
+    page = run_page(run, pictures)
+    assert run.damage == () and "not finite" in page and "no interval" in page
+    assert "\u2066" not in page and "The table has 18 more" in page
+
+
+def test_names_of_finals_are_text(changed):
+    row = compared(INVALID, 0.1, "better") | {"what": INVALID}
+    task = {"sentence": INVALID, "rivals": [row]}
+    finals = {"measure": "speed", "baseline": INVALID, "tasks": {INVALID: task}, "notes": [INVALID]}
+    (changed / "finals" / "results.json").write_text(json.dumps(finals))
+    page = Page(write_report(changed))
+    assert len(page.scripts) == 2 and INVALID in page.words
+
+
+def test_damaged_tables_of_the_history_are_left_out(changed):
+    with sqlite3.connect(changed / "history.sqlite") as connection:
+        connection.execute("UPDATE watched SET reward = 7 WHERE number = 1")
+        connection.execute("UPDATE trainings SET reward = 7 WHERE rowid = 1")
+    connection.close()
+    run = read_run(changed)
+    assert run.watched == () and run.trainings == {} and len(run.damage) == 2
+    page = run_page(run, {})
+    assert "its watch tasks are left out" in page and "its further seeds are left out" in page
+    assert "Task by task" in page and "Fitness and watch" not in page
+
+
+def test_a_history_of_an_older_version_is_read(changed):
+    with sqlite3.connect(changed / "history.sqlite") as connection:
+        connection.execute("DROP TABLE watched")
+        connection.execute("DROP TABLE trainings")
+    connection.close()
+    run = read_run(changed)
+    assert run.damage == () and run.watched == () and run.trainings == {}
+    assert "Task by task" in run_page(run, {})
+
+
+def test_rows_of_watch_tasks_that_cannot_be_drawn_are_left_out(changed):
+    config = json.loads((changed / "config.json").read_text())["config"]
+    with RunFolder(SearchConfig(**config, out=changed, resume=True)) as folder:
+        for number, rewards in ((3, (1.0,)), (4, ()), (5, (math.nan, 1.0)), (6, (10**400, 1.0))):
+            folder.history.add_watched(Watched(number, 300, "g", 0.5, 0.2, rewards))
+        folder.history.add_watched(Watched(7, 700, INVALID, 1e300, 0.2, (0.1, 0.1)))
+        folder.history.add_watched(Watched(8, 800, INVALID, 0.1, 0.2, (0.1, 0.1)))
+    run = read_run(changed)
+    assert [row.number for row in run.watched] == [1, 2, 8] and len(run.damage) == 5
+    assert run.watch == ("transformer", "table")
+    draw(charts(run)["watch"])
+
+
+def test_the_watch_tasks_of_another_configuration_have_numbers(changed):
+    content = json.loads((changed / "config.json").read_text())
+    content["config"]["watch"] = ["table"]
+    (changed / "config.json").write_text(json.dumps(content))
+    assert read_run(changed).watch == ("watch task 1", "watch task 2")
+
+
+def test_rewards_without_bounds_race(tmp_path):
+    config = dataclasses.replace(CONFIG, race=4)
+    rewards = (math.inf, -math.inf, math.nan, 1e300, -1e9, 0.5)
+    rows = [
+        candidate(i, f"{i} * g", x, fingerprint=str(i)) for i, x in enumerate(rewards) if x == x
+    ]
+    rows = [dataclasses.replace(row, id=i, origin=i) for i, row in enumerate(rows)]
+    path = by_hand(tmp_path / "run", rows, config)
+    with RunFolder(dataclasses.replace(config, out=path, resume=True)) as folder:
+        add = folder.history.add_trainings
+        for number, reward in enumerate((0.4, math.inf), 1):
+            add([f"5 seed {number}"], [Training(reward, 0.1, "trained", (), (), 1.0)])
+    run = read_run(path)
+    assert {len(rule.rewards) for rule in raced_rules(run)} == {1, 2}
+    for chart in charts(run).values():
+        draw(chart)
+    assert "The race trained 1 further seed of 2 rules" in run_page(run, {})
+
+
+def test_seeds_are_counted_in_bins(fast):
+    (rule, *_) = raced_rules(read_run(fast))
+    rules = [rule._replace(rewards=(0.0,) * n) for n in (1, 2, 2, 3, 4, 5, 8, 9, 16, 17)]
+    expected = {"17 to 32": 1, "9 to 16": 2, "5 to 8": 2, "3 to 4": 2, "2": 2, "1": 1}
+    assert seed_counts(rules) == expected and list(seed_counts(rules)) == list(expected)
+
+
 # Several runs.
 
 
@@ -388,6 +626,14 @@ def test_rates_count_each_training_once():
     ]
     assert rate_counts(rows) == {0.001: {"dead": 1}, 0.1: {"trained": 1}, None: {"diverged": 1}}
     assert list(rate_counts(rows)) == [0.001, 0.1, None]
+
+
+def test_rates_are_counted_in_decades():
+    counts = {1e-3: Counter(a=1), 0.0012: Counter(a=2), 3.0: Counter(b=1), None: Counter(c=4)}
+    found = in_decades(counts, 10)
+    assert found == {1e-3: {"a": 3}, 1e-2: {}, 1e-1: {}, 1.0: {"b": 1}, None: {"c": 4}}
+    assert len(in_decades({1e-300: Counter(a=1), 1e300: Counter(a=1)}, 10)) <= 10
+    assert in_decades({None: Counter(a=1)}, 10) == {None: {"a": 1}}
 
 
 def test_mathematics_of_any_rule_is_well_formed():

@@ -7,7 +7,7 @@ import re
 import shutil
 
 import pytest
-from report_cases import CONFIG, INVALID, by_hand, candidate, search
+from report_cases import CONFIG, INVALID, by_hand, candidate, finished_speed_search, search
 
 import nos_optax
 from nos_optax.search import History
@@ -68,6 +68,12 @@ def unfinished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    """Return the report of a search that raced, watched, and compared."""
+    return write_report(finished_speed_search(tmp_path_factory.mktemp("runs") / "fast"))
+
+
+@pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     path = tmp_path_factory.mktemp("compared")
     runs = [search(path / f"{s}", seed=s, samples=40) for s in (0, 1)]
@@ -77,8 +83,8 @@ def compared(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_pages_fit_and_are_quiet(browser, run, unfinished, compared, width, scheme):
-    for path in (run / "report.html", unfinished, compared):
+def test_the_pages_fit_and_are_quiet(browser, run, unfinished, fast, compared, width, scheme):
+    for path in (run / "report.html", unfinished, fast, compared):
         with opened(browser, path, width, scheme) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             seen = page.locator("figure svg:visible")

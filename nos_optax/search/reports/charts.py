@@ -8,18 +8,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.choices import tokens_chart
-from nos_optax.search.reports.picture import Chart
+from nos_optax.search.reports.picture import Chart, legend, reward_label, score_label
+from nos_optax.search.reports.race_charts import race_charts
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import (
     bin_edges,
+    in_decades,
     rate_counts,
     reward_array,
     running_quantiles,
     t_interval,
     window_of,
 )
+from nos_optax.search.reports.tasks import tasks_chart
 from nos_optax.search.reports.theme import LIGHT, STATUS_COLOURS
 
+MOST_RATES = 16  # bars
 MOST_POINTS = 1200  # of a scatter plot: more are a cloud that takes seconds to open
 
 
@@ -32,6 +36,9 @@ def charts(run: Run) -> dict[str, Chart]:
         made.append(rates_chart(run))
     if run.results:
         made.append(scores_chart(run))
+    if run.finals:
+        made.append(tasks_chart(run.finals))
+    made += race_charts(run)
     if run.seconds:
         made.append(time_chart(run))
     return {chart.name: chart for chart in made}
@@ -67,7 +74,7 @@ def rewards_chart(run: Run) -> Chart:
         )
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], lw=1, ls=(0, (1, 2)), label="chance")
-        axes.set(xlabel="candidates evaluated", ylabel=f"reward: {run.score}")
+        axes.set(xlabel="candidates evaluated", ylabel=reward_label(run.score, narrow))
         _unit_limits(axes, rewards)
         legend(axes, 2 if narrow else 6)
 
@@ -98,17 +105,23 @@ def scores_chart(run: Run) -> Chart:
                 axes.plot(result.searched, y, "D", mfc="none", mec=LIGHT["orange"], ms=6)
         axes.set_yticks(range(len(rows)), [result.name for result in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(run.score)
+        axes.set_xlabel(score_label(run.score, narrow))
         axes.grid(axis="x")
         axes.locator_params(axis="x", nbins=5 if narrow else 9)
         axes.spines["left"].set_visible(False)
 
     seeds = max(len(result.rewards) for result in results)
+    searched = (
+        "the estimate in the search, from several seeds, which is drawn towards what most rules "
+        "have."
+        if run.raced
+        else "the reward in the search, by which a rule was picked from among many and which "
+        "therefore flatters it."
+    )
     caption = (
         f"Large dots: means over fresh seeds ({seeds} of each rule, small dots). Lines: their 95 % "
         "t intervals. Blue rules were found here, grey ones are standard optimizers. Diamonds: "
-        "the reward in the search, by which a rule was picked from among many and which therefore "
-        "flatters it."
+        f"{searched}"
     )
     height = 70 + 26 * len(rows)
     return Chart("scores", "Scores with fresh seeds", caption, (height, height), draw)
@@ -147,8 +160,11 @@ def outcomes_chart(run: Run) -> Chart:
 def rates_chart(run: Run) -> Chart:
     """Return the learning rates that the sweeps chose."""
     counts = rate_counts(run.candidates)
+    if binned := len(counts) > MOST_RATES:  # on several tasks rates are no round numbers
+        counts = in_decades(counts, MOST_RATES - 1)
     labels = ["none" if rate is None else f"{rate:.0e}".replace("e-0", "e-") for rate in counts]
     labels = [label.replace("e+00", "").replace("1e+01", "10") for label in labels]
+    labels = [label.replace("e+0", "e") for label in labels]
     seen = set().union(*counts.values())
     statuses = [s for s in STATUS_COLOURS if s in seen] + sorted(seen - STATUS_COLOURS.keys())
 
@@ -161,15 +177,19 @@ def rates_chart(run: Run) -> Chart:
             axes.bar(range(len(counts)), height, 0.7, bottom=bottom, color=colour, label=status)
             bottom += height
         for x, total in enumerate(bottom):
-            axes.text(x, total, f"{total:.0f}", ha="center", va="bottom", color=LIGHT["muted"])
-        axes.set_xticks(range(len(counts)), labels)
-        axes.set(xlabel="learning rate", ylabel="trainings")
+            shown, size = f"{total:.0f}", 9 if narrow and binned else 12
+            colour = LIGHT["muted"]
+            axes.text(x, total, shown, ha="center", va="bottom", size=size, color=colour)
+        axes.set_xticks(range(len(counts)), labels, rotation=90 if narrow and binned else 0)
+        xlabel = "learning rate, from this to the next" if binned else "learning rate"
+        axes.set(xlabel=xlabel, ylabel="trainings")
         axes.set_ylim(0, 1.12 * bottom.max())
         legend(axes, 3 if narrow else 5)
 
     caption = (
         "The learning rate that each training's sweep chose, and what became of it; repeats of an "
         "earlier rule are not counted. None: every rate diverged."
+        f"{' Of several tasks it is the geometric mean.' if binned else ''}"
     )
     return Chart("learning_rates", "Learning rates", caption, (260, 280), draw)
 
@@ -200,8 +220,3 @@ def _unit_limits(axes: Axes, rewards: np.ndarray) -> None:
     """Show the whole scale where rewards are parts of one, as accuracies are."""
     if rewards.min() >= 0 and rewards.max() <= 1:
         axes.set_ylim(0, 1.02)
-
-
-def legend(axes: Axes, columns: int) -> None:
-    """Put the legend above the axes."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns)

@@ -23,6 +23,7 @@ from nos_optax.search.reports.mathematics import mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import reward_array, t_interval
+from nos_optax.search.results import Result
 
 RULES = 3  # the best of each run
 
@@ -89,13 +90,10 @@ def _rules(groups: Sequence[Group]) -> str:
         for run in group.runs:
             for result in (*run.found[:RULES], *run.standard[:1]):
                 searched = "" if result.searched is None else score(result.searched)
-                formula = f'<div class="mathematics" tabindex="0">{mathml(result.rule)}</div>'
                 seed = text(run.config.get("seed", "unknown"))
                 scores = _mean(result.rewards)
                 name = text(result.name.replace(" ", "\u00a0"))
-                rows.append(
-                    (text(group.label), seed, name, scores, searched, formula + code(result.rule))
-                )
+                rows.append((text(group.label), seed, name, scores, searched, _formula(result)))
     if not rows:
         return paragraph("No run has trained its best rules again.")
     header = ("group", "seed", "rule", "fresh seeds", "in the search", "update")
@@ -104,6 +102,13 @@ def _rules(groups: Sequence[Group]) -> str:
         "t interval over fresh seeds. The reward in the search is the maximum of many and flatters."
     )
     return table(caption, header, rows, (1, 4))
+
+
+def _formula(result: Result) -> str:
+    """Return a rule typeset and as it is written; the name of an optimizer that is no rule."""
+    if not result.tokens:
+        return code(result.rule)
+    return f'<div class="mathematics" tabindex="0">{mathml(result.rule)}</div>{code(result.rule)}'
 
 
 def _differences(groups: Sequence[Group]) -> str:

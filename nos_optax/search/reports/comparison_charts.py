@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from nos_optax.search.reports.charts import legend
 from nos_optax.search.reports.groups import Group
-from nos_optax.search.reports.picture import Chart
+from nos_optax.search.reports.picture import Chart, legend
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.statistics import reward_array, running_quantiles, t_interval
 from nos_optax.search.reports.theme import LIGHT, SERIES

@@ -1,6 +1,7 @@
 """The page of one run."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -25,10 +26,17 @@ from nos_optax.search.reports.markup import (
 from nos_optax.search.reports.mathematics import latex, mathml
 from nos_optax.search.reports.picture import Picture, figure
 from nos_optax.search.reports.read import Run
+from nos_optax.search.reports.seeds import Raced, first_leaders, raced_rules, seed_counts
 from nos_optax.search.reports.statistics import families, leaders, t_interval
+from nos_optax.search.reports.tasks import least_sentence, tasks_table
 from nos_optax.search.results import Result, nothing_learned
 
 FAMILIES, MEMBERS, LEADERS = 12, 6, 5  # shown; the table of all candidates has the rest
+STAGES = {  # that not every search has
+    "race": "Race: further seeds for the best.",
+    "watch": "Watch: the best rule on the watch tasks.",
+}
+OPTIONAL = ("tasks", "seeds", "watch")  # sections of searches that race, watch or compare
 
 
 def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
@@ -37,6 +45,9 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
     sections = {
         "summary": ("What came out", _summary(run)),
         "rules": ("The best rules", drawn.get("scores", "") + rules_list(run)),
+        "tasks": ("Task by task", drawn.get("tasks", "") + _tasks(run)),
+        "seeds": ("Seeds", drawn.get("seeds", "") + _race(run) + drawn.get("race", "")),
+        "watch": ("Fitness and watch tasks", drawn.get("watch", "")),
         "rewards": ("Rewards", drawn.get("rewards", "")),
         "choices": ("What the search chose", drawn.get("choices", "")),
         "outcomes": ("Outcomes", drawn.get("outcomes", "") + _outcomes(run)),
@@ -46,6 +57,7 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
         "configuration": ("Configuration", _configuration(run)),
         "candidates": ("All candidates", candidate_table(run)),
     }
+    sections = {n: s for n, s in sections.items() if n not in OPTIONAL or s[1]}
     empty = paragraph("No candidate has been evaluated yet.")
     bodies = [section(name, title, body or empty) for name, (title, body) in sections.items()]
     links = "".join(
@@ -57,9 +69,13 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
 
 def _summary(run: Run) -> str:
     """Return the facts that one looks for first, and a sentence on what they mean."""
-    trained = sum(c.origin == c.id for c in run.candidates)
     facts = [("candidates", f"{len(run.candidates):,}", f"of {run.samples:,} asked for")]
-    facts.append(("trainings", f"{trained:,}", "the others repeat one or were rejected"))
+    facts.append(("trainings", f"{run.trained:,}", "the others repeat one or were rejected"))
+    if run.asked_trainings:  # the end is at the trainings, and the candidates are a bound
+        facts[:2] = [
+            ("candidates", f"{len(run.candidates):,}", f"at most {run.samples:,}"),
+            ("trainings", f"{run.trained:,}", f"of {run.asked_trainings:,} asked for"),
+        ]
     for label, results in (("best found", run.found), ("best standard", run.standard)):
         if results:
             facts.append((label, score(results[0].mean), f"{results[0].name}, fresh seeds"))
@@ -85,6 +101,9 @@ def _missing(run: Run) -> list[str]:
         return []
     sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
     sentences[0] += f" of {run.samples:,}."
+    if run.asked_trainings:
+        sentences[0] += f" It was to stop after {counted(run.asked_trainings, 'training')}"
+        sentences[0] += f", and has {run.trained:,}."
     if run.results:
         sentences.append("Its re-trained rules are of an earlier end and may not be the best now.")
     else:
@@ -94,7 +113,10 @@ def _missing(run: Run) -> list[str]:
 
 
 def _verdict(run: Run) -> str:
-    """Return how the best found rule compares with the best standard optimizer."""
+    """Return how the found rules compare with the optimizers that one would use without them."""
+    if run.finals:
+        least = least_sentence(run.finals, [result.name for result in run.found])
+        return paragraph(run.finals.sentence) + (paragraph(least) if least else "")
     if not (run.found and run.standard):
         return ""
     found, standard = run.found[0], run.standard[0]
@@ -124,21 +146,31 @@ def rules_list(run: Run) -> str:
     """
     if run.results:
         return f'<ol class="rules">{"".join(map(_result, run.results))}</ol>'
-    best = leaders(run.candidates, LEADERS)
+    best, raced = leaders(run.candidates, LEADERS), raced_rules(run)[:LEADERS]
     if not best:
         return paragraph("No rule has been trained again with fresh seeds.")
     warning = (
         "Not trained again: these are rewards of the search, and the best of many single rewards "
         "flatter. Standard optimizers may be among these rules."
     )
-    items = "".join(map(_candidate, best))
+    if raced:
+        warning = (
+            "Not trained again: these are estimates of the search, the best bound from below "
+            "first. Standard optimizers may be among these rules."
+        )
+    items = "".join(map(_raced, raced) if raced else map(_candidate, best))
     return f'<p class="notice">{prose(warning)}</p><ol class="rules">{items}</ol>'
 
 
 def results_html(results: Sequence[Result], name: str = "validation score") -> str:
     """Return the rules that were trained again as a table, for a notebook."""
     rows = [
-        (text(r.name), score(r.mean), interval(t_interval(r.rewards)), mathml(r.rule))
+        (
+            text(r.name),
+            score(r.mean),
+            interval(t_interval(r.rewards)),
+            mathml(r.rule) if r.tokens else code(r.rule),
+        )
         for r in sorted(results, key=lambda r: -r.mean)
     ]
     named = name[0].upper() + name[1:]
@@ -161,7 +193,8 @@ def _result(result: Result) -> str:
         details.append(f"In the search: {score(result.searched)}.")
     kind = "standard" if result.searched is None else "found"
     note = f"95\u00a0%: {interval(ends)}" if ends else "a single seed"
-    return _rule(kind, result.name, result.mean, note, result.rule, details)
+    is_rule = bool(result.tokens)
+    return _rule(kind, result.name, result.mean, note, result.rule, details, is_rule)
 
 
 def _candidate(candidate: Candidate) -> str:
@@ -173,18 +206,76 @@ def _candidate(candidate: Candidate) -> str:
     return _rule("found", name, candidate.reward, "in the search", candidate.rule, details)
 
 
-def _rule(kind: str, name: str, value: float, note: str, rule: str, details: Sequence[str]) -> str:
-    """Return one rule, typeset, with its score."""
-    source = latex(rule)
-    copy = (
-        f'<button class="copy" type="button" data-text="{text(source)}" hidden>Copy LaTeX</button>'
-    )
+def _raced(rule: Raced) -> str:
+    """Return a rule that was not trained again, with the estimate of its mean reward."""
+    candidate, estimate = rule.candidate, rule.estimate
+    details = [f"Seeds: {', '.join(map(score, rule.rewards))}."]
+    if math.isfinite(rule.low):
+        details.append(f"Bound from below: {score(rule.low)}.")
+    note = f"estimate, {counted(len(rule.rewards), 'seed')}"
+    name = f"candidate {candidate.id}"
+    return _rule("found", name, estimate.mean, note, candidate.rule, details)
+
+
+def _rule(
+    kind: str,
+    name: str,
+    value: float,
+    note: str,
+    rule: str,
+    details: Sequence[str],
+    is_rule: bool = True,
+) -> str:
+    """Return one rule, typeset, with its score; of an optimizer that is no rule, its name alone."""
+    shown = f"{_typeset(name, rule) if is_rule else ''}{code(rule)}"
+    source = latex(rule) if is_rule else None
+    if source:
+        shown += (
+            f' <button class="copy" type="button" data-text="{text(source)}" hidden>'
+            "Copy LaTeX</button>"
+        )
     return (
         f'<li class="{kind}"><div><h3>{text(name)}</h3>'
-        f'<p class="mean">{score(value)}<small>{text(note)}</small></p></div><div>'
-        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(name)}">'
-        f"{mathml(rule)}</div>{code(rule)} {copy if source else ''}"
+        f'<p class="mean">{score(value)}<small>{text(note)}</small></p></div><div>{shown}'
         f'<p class="details">{prose(" ".join(details))}</p></div></li>'
+    )
+
+
+def _typeset(name: str, rule: str) -> str:
+    """Return a rule as mathematics in a box of its own."""
+    return (
+        f'<div class="mathematics" tabindex="0" role="group" aria-label="{text(name)}">'
+        f"{mathml(rule)}</div>"
+    )
+
+
+def _tasks(run: Run) -> str:
+    """Return the finalists and rivals task by task, as a table."""
+    return tasks_table(run.finals) if run.finals else ""
+
+
+def _race(run: Run) -> str:
+    """Return what the race changed: how many rules got how many seeds, and who led and leads."""
+    rules = raced_rules(run)
+    if not rules:
+        return ""
+    counts = seed_counts(rules)
+    rows = [(seeds, f"{n:,}", f"{n / len(rules):.1%}") for seeds, n in counts.items()]
+    led = first_leaders(rules)
+    kept = {id(rule) for rule in led} & {id(rule) for rule in rules[: len(led)]}
+    change = sum(rule.estimate.mean - rule.rewards[0] for rule in led) / len(led)
+    further = sum(len(rule.rewards) - 1 for rule in rules)
+    return table(
+        "How many rules were trained with how many seeds in the search",
+        ("seeds", "rules", "share"),
+        rows,
+        (0, 1, 2),
+    ) + paragraph(
+        f"The race trained {counted(further, 'further seed')} of {counted(len(rules), 'rule')}. Of "
+        f"the {len(led)} that led by their first rewards, {len(kept)} are among the {len(led)} "
+        "best now, by the bounds of their estimates from below. Their estimates are "
+        f"{score(abs(change))} {'higher' if change > 0 else 'lower'} than their first rewards, on "
+        "average."
     )
 
 
@@ -230,12 +321,14 @@ def _time(run: Run) -> str:
     if not run.seconds:
         return paragraph("The time of each stage was not recorded in this run.")
     total = sum(run.seconds.values())
+    said = [sentence for stage, sentence in STAGES.items() if stage in run.seconds]
     each = f", {total / len(run.candidates):.3g} s a candidate" if run.candidates else ""
     return paragraph(
         f"{duration(total)} in all{each}.",
         "Start: data and devices. Ask and tell: the strategy chooses, and learns. Probe: "
         "look for equal and hopeless rules. Train: the search's children, and at first the wait "
         "for the compiler. Final: the best, again.",
+        *said,
     )
 
 

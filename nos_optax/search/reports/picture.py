@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nos_optax.search.reports.markup import prose, text
 from nos_optax.search.reports.theme import LIGHT, PICTURE_STYLE
 
 WIDE, NARROW = 760, 340  # CSS pixels, which are a picture's points
+SHORT = 24  # letters that a narrow picture has room for
 _VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
 _COLOUR = re.compile("|".join(_VARIABLES))
 
@@ -56,6 +58,21 @@ def figure(picture: Picture) -> str:
         f"{_inline(chart, 'narrow', picture.narrow)}"
         f"<figcaption>{prose(chart.caption)}</figcaption></figure>"
     )
+
+
+def legend(axes: Axes, columns: int) -> None:
+    """Put the legend above the axes."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns)
+
+
+def score_label(score: str, narrow: bool) -> str:
+    """Return what an axis of rewards is called; a short name where a long one has no room."""
+    return "reward" if narrow and len(score) > SHORT else score
+
+
+def reward_label(score: str, narrow: bool) -> str:
+    """Return what an axis of rewards in the search is called."""
+    return "reward" if narrow and len(score) > SHORT else f"reward: {score}"
 
 
 def _inline(chart: Chart, variant: str, content: bytes) -> str:

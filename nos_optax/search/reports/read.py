@@ -4,14 +4,15 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nos_optax._command import printable, user_path
 from nos_optax.search.config import SearchConfig, is_of_kind
 from nos_optax.search.history import FILE as HISTORY
-from nos_optax.search.history import Candidate, is_number
+from nos_optax.search.history import Candidate, Training, Watched, is_number
+from nos_optax.search.reports.finals import Finals, is_drawable, read_finals
 from nos_optax.search.results import Result, score_name
 from nos_optax.search.run_folder import CONFIG, open_history, read_facts, reason
 
@@ -30,6 +31,9 @@ class Run:
         candidates: all so far, in order.
         results: the rules that were trained again at the end, the best mean first; none before.
         seconds: the time of each stage; empty for a run that did not record it.
+        trainings: what became of each, by key; see `judge.training_key`, and `race` for the others.
+        watched: what the best rule came to on tasks that the search does not select by, in order.
+        finals: the comparison of the best rules with tuned rivals; None without one.
         damage: what could not be read, a sentence each; the rest is as it was written.
     """
 
@@ -39,6 +43,9 @@ class Run:
     candidates: tuple[Candidate, ...]
     results: tuple[Result, ...]
     seconds: Mapping[str, float]
+    trainings: Mapping[str, Training] = dataclasses.field(default_factory=dict)
+    watched: tuple[Watched, ...] = ()
+    finals: Finals | None = None
     damage: tuple[str, ...] = ()
 
     @property
@@ -74,7 +81,34 @@ class Run:
     def finished(self) -> bool:
         """Whether all candidates that were asked for are there, and the best trained again."""
         retrained = bool(self.results) or self.config.get("finalists") == 0
-        return len(self.candidates) >= self.samples and retrained
+        asked = self.asked_trainings
+        whole = len(self.candidates) >= self.samples or (asked and self.trained >= asked)
+        return bool(whole and retrained)
+
+    @property
+    def trained(self) -> int:
+        """How many candidates were trained: the others repeat one or were rejected."""
+        return sum(c.origin == c.id for c in self.candidates)
+
+    @property
+    def asked_trainings(self) -> int | None:
+        """After how many trainings it was to stop; None where it was not told to."""
+        asked = self.config.get("trainings")
+        return asked if isinstance(asked, int) else None
+
+    @property
+    def raced(self) -> bool:
+        """Whether its best rules were trained with further seeds."""
+        return any(" seed " in key for key in self.trainings)
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """The names of the tasks that the best rule was tried on."""
+        names = self.config.get("watch") or ()
+        count = len(self.watched[0].rewards) if self.watched else 0
+        if len(names) == count and all(isinstance(name, str) for name in names):
+            return tuple(map(printable, names))
+        return tuple(f"watch task {number}" for number in range(1, count + 1))
 
     @property
     def chance(self) -> float | None:
@@ -112,6 +146,8 @@ def read_run(path: Path) -> Run:
     config = _known(facts.pop("config"), damage)
     with open_history(path) as history:
         candidates, seconds = tuple(history.candidates()), history.seconds()
+        trainings = _stored(history.trainings, "further seeds", damage)
+        watched = _stored(history.watched, "watch tasks", damage)
     return Run(
         path,
         config,
@@ -119,8 +155,37 @@ def read_run(path: Path) -> Run:
         tuple(map(_readable, candidates)),
         _results(path / RESULTS, damage),
         _times(seconds, damage),
+        trainings,
+        _watched(watched, damage),
+        read_finals(path, damage),
         tuple(damage),
     )
+
+
+def _stored(read: Callable[[], dict], what: str, damage: list[str]) -> dict:
+    """Return a table of the history; an empty one of a history that lacks it, or has it damaged."""
+    try:
+        return read()
+    except OSError as error:
+        if "no such table" not in str(error):  # histories of other versions have no others
+            damage.append(f"{printable(error)}: its {what} are left out")
+        return {}
+
+
+def _watched(rows: Mapping[int, Watched], damage: list[str]) -> tuple[Watched, ...]:
+    """Return the rows of the watch tasks that can be drawn, each with as many tasks as the first.
+
+    A search writes no others.
+    """
+    found: list[Watched] = []
+    for row in rows.values():
+        numbers = (row.trained, row.reward, row.low, *row.rewards)
+        count = len(found[0].rewards if found else row.rewards)
+        if row.rewards and len(row.rewards) == count and all(map(is_drawable, numbers)):
+            found.append(row._replace(rule=printable(row.rule)))
+        else:
+            damage.append(f"{HISTORY} is damaged: row {row.number} of the watch tasks is left out")
+    return tuple(found)
 
 
 def _plain_text(value: Any) -> Any:

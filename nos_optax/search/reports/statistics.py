@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -113,6 +113,30 @@ def rate_counts(candidates: Sequence[Candidate]) -> dict[float | None, Counter[s
         if candidate.origin == candidate.id:
             counts[candidate.learning_rate][candidate.status] += 1
     return dict(sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or 0.0)))
+
+
+def in_decades(
+    counts: Mapping[float | None, Counter[str]], most: int
+) -> dict[float | None, Counter[str]]:
+    """Return counts by rate as counts by the power of ten below, or by every few of them.
+
+    Args:
+        counts: as `rate_counts` has them.
+        most: how many powers there are at most.
+    """
+    powers = {r: math.floor(math.log10(r)) for r in counts if r and 0 < r < math.inf}
+    if not powers:
+        return dict(counts)
+    least = min(powers.values())
+    step = -(-(max(powers.values()) - least + 1) // most)
+    found: dict[float | None, Counter[str]] = {
+        10.0**power: Counter() for power in range(least, max(powers.values()) + 1, step)
+    }
+    for rate, by_status in counts.items():
+        power = None if rate is None else powers.get(rate)
+        below = None if power is None else 10.0 ** (least + (power - least) // step * step)
+        found.setdefault(below, Counter()).update(by_status)
+    return found
 
 
 def reward_array(candidates: Sequence[Candidate]) -> np.ndarray:

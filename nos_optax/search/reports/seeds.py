@@ -1,0 +1,100 @@
+"""What the race came to: the seeds of each rule, and the estimates of their mean rewards."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nos_optax.search.history import Candidate
+from nos_optax.search.reports.finals import is_drawable
+from nos_optax.search.reports.read import Run
+from nos_optax.search.standings import Estimate, Standings
+
+SHOWN = 5  # rules whose seeds are shown before there are finalists
+LED = 16  # rules that led by their first rewards: as many race by default
+
+
+class Raced(NamedTuple):
+    """What the search knows of a rule that has trained."""
+
+    candidate: Candidate  # its shortest form
+    rewards: tuple[float, ...]  # one a seed, the first first
+    estimate: Estimate  # of a rule that is not among the best the plain mean, with an error of nan
+
+    @property
+    def low(self) -> float:
+        """The bound from below, by which rules are ranked; that of other rules is lowest."""
+        return -math.inf if math.isnan(self.estimate.error) else self.estimate.low
+
+
+def raced_rules(run: Run) -> list[Raced]:
+    """Return the rules that have trained, the best bound first; none where there was no race.
+
+    Rewards that are no numbers, or too large to be rewards, do not count.
+    """
+    if not run.raced:
+        return []
+    rules, standings = _shortest(run), Standings()
+    rewards = {key: _rewards(run, key, first) for key, (_, first) in rules.items()}
+    for key, values in rewards.items():
+        for value in values:
+            standings.add(key, value)
+    with np.errstate(all="ignore"):
+        estimates = standings.contenders()
+    found = []
+    for key, (candidate, _) in rules.items():
+        if values := rewards[key]:
+            plain = Estimate(standings.mean(key), math.nan, len(values))
+            found.append(Raced(candidate, values, estimates.get(key, plain)))
+    return sorted(found, key=lambda rule: (-rule.low, -rule.estimate.mean))
+
+
+def _shortest(run: Run) -> dict[str, tuple[Candidate, float]]:
+    """Return the shortest form and the first reward of each rule that has trained, by its key."""
+    keys: dict[int, str] = {}
+    found: dict[str, tuple[Candidate, float]] = {}
+    for candidate in run.candidates:
+        if candidate.origin is None or candidate.status != "trained":
+            continue
+        if candidate.origin == candidate.id:
+            # As `judge.training_key` has it, whose configuration may be of another version here.
+            reuse = run.config.get("reuse", True)
+            keys[candidate.id] = candidate.fingerprint if reuse else str(candidate.id)
+            found[keys[candidate.id]] = candidate, candidate.reward
+        elif (key := keys.get(candidate.origin)) and len(candidate.rule) < len(found[key][0].rule):
+            found[key] = candidate, found[key][1]
+    return found
+
+
+def _rewards(run: Run, key: str, first: float) -> tuple[float, ...]:
+    """Return a rule's rewards, none less than chance, as the race counts them."""
+    floor = run.facts.get("chance", -math.inf)
+    found, seed = [first], 1
+    while (training := run.trainings.get(f"{key} seed {seed}")) is not None:
+        found.append(max(training.reward, floor))
+        seed += 1
+    return tuple(float(reward) for reward in found if is_drawable(reward))
+
+
+def seed_counts(rules: Sequence[Raced]) -> dict[str, int]:
+    """Return how many rules have how many seeds, the most first: 1, 2, 3 to 4, 5 to 8 and so on."""
+    bins = Counter((len(rule.rewards) - 1).bit_length() for rule in rules)
+    names = {0: "1", 1: "2"}
+    return {
+        names.get(b, f"{2 ** (b - 1) + 1} to {2**b}"): bins[b] for b in sorted(bins, reverse=True)
+    }
+
+
+def named_rules(run: Run, rules: Sequence[Raced]) -> list[tuple[str, Raced]]:
+    """Return the finalists, under their names; the best rules of a run that has none."""
+    by_rule = {rule.candidate.rule: rule for rule in rules}
+    finalists = [(r.name, by_rule[r.rule]) for r in run.found if r.rule in by_rule]
+    return finalists or [(f"candidate {r.candidate.id}", r) for r in rules[:SHOWN]]
+
+
+def first_leaders(rules: Sequence[Raced]) -> list[Raced]:
+    """Return the rules that led by their first rewards, the best first; of few rules half."""
+    count = min(LED, (len(rules) + 1) // 2)
+    return sorted(rules, key=lambda rule: -rule.rewards[0])[:count]
