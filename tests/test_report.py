@@ -354,7 +354,7 @@ def test_the_seeds_and_the_watch_tasks_are_shown(fast):
     several = sum(len(rule.rewards) > 1 for rule in rules)
     further = sum(" seed " in key for key in run.trainings)
     assert several > 1 and run.damage == ()
-    assert f"The race trained {further} further seeds of {len(rules)} rules" in page.text
+    assert f"finalists trained {further} further seeds of {len(rules)} rules" in page.text
     assert "Seeds in the search" in page.text and "that led by their first rewards" in page.text
     drawings = {file.stem for file in (fast / "report").glob("*.svg")}
     assert {"tasks", "seeds", "race", "watch"} <= drawings

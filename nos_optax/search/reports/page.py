@@ -264,6 +264,7 @@ def _race(run: Run) -> str:
     led = first_leaders(rules)
     kept = {id(rule) for rule in led} & {id(rule) for rule in rules[: len(led)]}
     change = sum(rule.estimate.mean - rule.rewards[0] for rule in led) / len(led)
+    by = "The race and the choice of the finalists" if run.finals else "The race"
     further = sum(len(rule.rewards) - 1 for rule in rules)
     return table(
         "How many rules were trained with how many seeds in the search",
@@ -271,7 +272,7 @@ def _race(run: Run) -> str:
         rows,
         (0, 1, 2),
     ) + paragraph(
-        f"The race trained {counted(further, 'further seed')} of {counted(len(rules), 'rule')}. Of "
+        f"{by} trained {counted(further, 'further seed')} of {counted(len(rules), 'rule')}. Of "
         f"the {len(led)} that led by their first rewards, {len(kept)} are among the {len(led)} "
         "best now, by the bounds of their estimates from below. Their estimates are "
         f"{score(abs(change))} {'higher' if change > 0 else 'lower'} than their first rewards, on "
