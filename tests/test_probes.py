@@ -6,7 +6,7 @@ import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, rules
 from nos_optax.grammar.program import pad_programs
-from nos_optax.search.probes import CHUNK, REASONS, Probes
+from nos_optax.search.probes import CHUNK, REASONS, Probes, are_alike
 
 ITERATIONS = 4
 PROBES = Probes(ITERATIONS)
@@ -162,3 +162,27 @@ def test_an_empty_population_is_refused():
 def test_programs_that_are_too_long_are_refused():
     with pytest.raises(ValueError, match="programs of 3 iterations do not fit in 2"):
         Probes(2)(np.zeros((2, 15), np.int32))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("adam", "2 * adam", True),  # rates are centred by the size of updates
+        ("adam", "clip(exp(g^2), 1e-4) - -adam", True),
+        ("adam", "adam + 1e-4 * w", True),
+        ("g", "clip(m, 1e-5) + g", True),
+        ("adam", "-adam", False),
+        ("adam", "drop(adam, 0.1)", False),
+        ("adam", "adam * (1 + sign(g) * sign(m))", False),
+        ("adam", "adam * (1 + ld)", False),
+        ("adam", "rmsprop", False),
+        ("g", "m", False),
+        ("sign(m)", "clip(m, 1e-3)", False),
+    ],
+)
+def test_rules_that_do_nearly_the_same_are_alike(one, other, alike):
+    found = Probes(3)(np.stack([encode(rule, 3).array for rule in (one, other)]))
+    a, b = (probed.behaviour for probed in found)
+    assert np.isfinite(a).all() and np.isfinite(b).all()
+    assert are_alike(a, b[None], 0.02).tolist() == [alike]
+    assert are_alike(b, np.stack([a, b]), 0.02).tolist() == [alike, True]

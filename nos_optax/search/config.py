@@ -22,6 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "speed": {
         "task": tuple(SUITE),
         "race": 8,
+        "strategy": "evolution",
         "tolerance": 0.02,
         "iterations": 3,
         "live_results": True,
@@ -34,13 +35,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "minibatch_size": 100,
         "watch": (),
         "race": 0,
+        "strategy": "ppo",
         "tolerance": 0.0,
         "iterations": 2,
         "live_results": False,
         "final_seeds": 5,
     },
 }
-SPACE_OF_PRESET = ("iterations", "live_results")
+OF_PRESET = ("iterations", "live_results", "strategy")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
     "speed": ("sweep_examples", "hurdle_epochs", "final_epochs"),
@@ -121,7 +123,7 @@ class TaskConfig:
         """Set what was not given to the protocol's default; refuse what it has no use for."""
         defaults = DEFAULTS[self.protocol]
         if getattr(self, "preset", None) == "paper":
-            defaults = defaults | {name: DEFAULTS["paper"][name] for name in SPACE_OF_PRESET}
+            defaults = defaults | {name: DEFAULTS["paper"][name] for name in OF_PRESET}
         for field in dataclasses.fields(self):
             name, given = field.name, getattr(self, field.name)
             if name in FOREIGN[self.protocol] and given not in (field.default, defaults.get(name)):
@@ -199,9 +201,10 @@ class SearchConfig(TaskConfig):
     """The rule must depend on the result of every iteration, and be no sum through left either
     (default: it must; it need not with --protocol paper)."""
     strategy: Annotated[
-        str, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
-    ] = "ppo"
-    """What chooses the next rules; MODULE:CLASS is a Strategy of your own, importable."""
+        str | None, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
+    ] = None
+    """What chooses the next rules; MODULE:CLASS is a Strategy of your own, importable (default:
+    evolution; ppo with --protocol paper or --preset paper)."""
     preset: Literal["default", "paper"] = "default"
     """Of the controller: default learns in hundreds of samples, paper in tens of thousands. The
     paper's also has the space of rules that --protocol paper has."""
@@ -266,6 +269,7 @@ class SearchConfig(TaskConfig):
                 f"--watch {' '.join(twice)} is among the tasks that the search selects by: watch "
                 "others"
             )
+        assert self.strategy is not None  # by the defaults
         if self.strategy != GIVEN:
             check_name("strategy", self.strategy, tuple(STRATEGIES))
         if not 0 <= (self.tolerance or 0) < 1:

@@ -162,9 +162,8 @@ def _run(
                     make = cast(Callable[..., Strategy], strategy)
                     strategy = make(config.space(), jax.random.key(config.seed))
                 if strategy is None:
-                    strategy = make_strategy(
-                        config.strategy, config.space(), config.seed, config.preset
-                    )
+                    name, space = config.strategy or GIVEN, config.space()
+                    strategy = make_strategy(name, space, config.seed, config.preset)
             with _events(config, folder, on_batch) as report_batch:
                 candidates, race = _sample(config, folder, strategy, own_engine, report_batch)
             on_stage("training the best again")
@@ -206,7 +205,7 @@ def _find_named(config: SearchConfig, strategy: bool, task: bool) -> None:
             "a strategy that is given from Python must be given again to go on: "
             "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
         )
-    if strategy:
+    if strategy and config.strategy is not None:
         find_strategy(config.strategy)
     for name in config.task if task else ():
         if name not in (*TASKS, GIVEN):

@@ -195,15 +195,15 @@ def are_alike(behaviour: np.ndarray, others: np.ndarray, tolerance: float) -> np
     """Return which of some rules do nearly what another does, `bool[N]`.
 
     They do if all but a hundredth of their updates, up to one factor for all, differ by at most a
-    part of their size.
+    part of their size, or of the median size: next to it, what is added to tiny ones is nothing.
 
     Args:
         behaviour: of the other, `float32[B]`.
         others: `float32[N, B]`.
         tolerance: the part.
     """
-    differ = np.abs(others - behaviour) > tolerance * np.maximum(np.abs(others), np.abs(behaviour))
-    return differ.mean(axis=1) <= RARE
+    sizes = np.maximum(np.maximum(np.abs(others), np.abs(behaviour)), 1.0)
+    return (np.abs(others - behaviour) > tolerance * sizes).mean(axis=1) <= RARE
 
 
 def _fingerprints(updates: np.ndarray) -> list[str]:

@@ -156,9 +156,10 @@ class Evolution:
     """Regularized evolution: the best of a random few has a child, and the oldest program dies.
 
     The first programs are uniform samples. Once the population is full, each program asked for
-    is a child of the winner of its own tournament among the population of the last `tell`: some
-    have iterations of a second winner, most have one to three other tokens, and one that equals a
-    program of the population or an earlier child changes further.
+    is a child of the winner of its own tournament among the population of the last `tell`, in which
+    one program stands for all that have the same reward. Some children have iterations of a second
+    winner, most have one to three other tokens, and one that equals a program of the population or
+    an earlier child changes further.
 
     Args:
         space: what to search.
@@ -221,7 +222,10 @@ class Evolution:
         return children
 
     def _winners(self, rng, tokens, rewards, count):
-        entrants = rng.integers(len(rewards), size=(count, self.tournament_size))
+        # Equal rewards are of one training: of twins the youngest alone competes, or those of one
+        # good rule, which are easy to write, would soon be the whole population.
+        distinct = len(rewards) - 1 - np.unique(rewards[::-1], return_index=True)[1]
+        entrants = distinct[rng.integers(len(distinct), size=(count, self.tournament_size))]
         winners = np.argmax(rewards[entrants], axis=1)
         return tokens[entrants[np.arange(count), winners]]
 
