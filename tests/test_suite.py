@@ -35,6 +35,7 @@ from nos_optax.population.tasks import (
 from nos_optax.population.tasks.characters import ALPHABET, text_windows
 from nos_optax.population.tasks.transformer import logits
 from nos_optax.search import FRESH_SEEDS, SearchConfig, engine, search
+from nos_optax.search.finals import verdict
 
 CURVE = tuple(2.0**-k for k in range(len(LENGTHS)))  # a loss that halves from length to length
 REFERENCE = Reference(0.01, train=CURVE, validation=CURVE, late=CURVE)
@@ -396,7 +397,8 @@ def test_a_search_on_the_suite_ends_in_a_table_and_resumes(tmp_path, monkeypatch
     search(task, samples=6, out=tmp_path / "parts", **settings)
     parts = search(task, samples=12, out=tmp_path / "parts", resume=True, progress=False)
     assert parts.candidates == whole.candidates
-    assert parts.comparison == whole.comparison
+    assert parts.comparison == whole.comparison and whole.comparison is not None
+    assert "tuned Adam" in verdict(whole.comparison)
     assert {r.name for r in whole.results} >= {"Adam", "NAdam", "Lion", "PowerSign"}
     assert whole.facts["tasks"] == ["digits-mlp"] and whole.facts["chance"] == LEAST
     page = whole.report.read_text()

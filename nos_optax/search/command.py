@@ -24,6 +24,7 @@ from nos_optax.population.accelerator import enable_compilation_cache
 from nos_optax.population.flags import use_own_flags
 from nos_optax.search.api import try_to_report
 from nos_optax.search.config import SearchConfig
+from nos_optax.search.finals import verdict
 from nos_optax.search.interrupts import Interrupts, interruptible
 from nos_optax.search.loop import run_search
 from nos_optax.search.results import nothing_learned, results_table, score_name
@@ -68,6 +69,8 @@ def run(config: SearchConfig, console: Console, interrupts: Interrupts) -> None:
     repeated = len(result.candidates) - evaluated - statuses["rejected"]
     if result.results:
         console.print(results_table(result.results, score_name(result.facts)))
+    if result.comparison is not None:
+        say(verdict(result.comparison))
     say(
         f"{len(result.candidates)} candidates in {result.seconds:.0f} s: {evaluated} evaluated, "
         f"{repeated} repeats, {statuses['rejected']} rejected on sight"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
-from nos_optax.compare.results import ALL_TASKS
+from nos_optax.compare.results import ALL_TASKS, BETTER, WORSE, interval
 from nos_optax.compare.rivals import OPTAX
 from nos_optax.grammar import Program, decode, encode, parse
 from nos_optax.grammar.program import pad_programs
@@ -107,6 +107,28 @@ def finalists(race: Race) -> list[Candidate]:
     rivals = standard_fingerprints(tuple(t for t in RIVALS.values() if not t.startswith(OPTAX)))
     ranked = [candidate for candidate, _ in race.best() if candidate.fingerprint not in rivals]
     return ranked[: race.config.finalists]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return in words how the finalist that was the best before the fresh seeds compares."""
+    whole = ALL_TASKS if ALL_TASKS in comparison.tasks else comparison.tasks[0]
+    rows = {task: {r.name: r for r in comparison.of(task)} for task in comparison.tasks}
+    row = rows[whole]["found 1"]
+    assert row.difference is not None
+    against = f"by {interval(row.difference)} doublings of {BASELINE}'s training"
+    words = {
+        BETTER: f"trains faster than tuned {BASELINE}, {against}",
+        WORSE: f"trains more slowly than tuned {BASELINE}, {against}",
+    }.get(
+        row.verdict,
+        f"is not told apart from tuned {BASELINE}: {interval(row.difference)} doublings",
+    )
+    said = f"found 1, {row.what}, {words} (Holm over {len(rows[whole]) - 1} rivals, n = {row.n})."
+    each = {task: of["found 1"] for task, of in rows.items() if task != ALL_TASKS}
+    if len(each) > 1:
+        least = min(each.values(), key=lambda r: r.difference.mean if r.difference else 0.0)
+        said += f" It does least on {least.task}: {interval(least.difference)}, {least.verdict}."
+    return said
 
 
 def as_results(comparison: Comparison, race: Race) -> list[Result]:
