@@ -213,3 +213,21 @@ def test_the_benchmark_starts_and_stops_its_own_ray(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ratio" in done.stdout and done.stderr == ""
     assert (tmp_path / "ray_scaling.json").exists()
+
+
+@pytest.mark.slow
+def test_the_speed_protocol_is_the_same_on_workers(cluster, tmp_path):
+    """Also at rates that were chosen before."""
+    task = TaskConfig(accelerator="cpu", task=("digits-mlp",))
+    local = LocalEngine(task, iterations=2)
+    expected = next(local.evaluate(PROGRAMS[:8], seed=3))[1]
+    assert (expected.status == 0).any()
+    ray = RayEngine(task, iterations=2, address=cluster.address)
+    try:
+        assert ray.facts["adam"] == local.facts["adam"]
+        assert_whole(list(ray.evaluate(PROGRAMS[:8], seed=3)), expected)
+        again = next(local.evaluate(PROGRAMS[:8], seed=7, rates=expected.sweep))[1]
+        assert_whole(list(ray.evaluate(PROGRAMS[:8], seed=7, rates=expected.sweep)), again)
+    finally:
+        ray.close()
+        local.close()

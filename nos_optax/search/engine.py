@@ -212,6 +212,7 @@ def make_trainer(
     iterations: int,
     devices: list[jax.Device],
     tasks: Sequence[Given] = (),
+    references: Sequence[Reference] | None = None,
 ) -> PopulationTrainer | SuiteTrainer:
     """Return the trainer of a configuration's protocol.
 
@@ -220,6 +221,7 @@ def make_trainer(
         iterations: the length of the longest program.
         devices: where the children train.
         tasks: what they are, or the images that they train on; the configuration's where empty.
+        references: what tuned Adam does on them, where it is known.
     """
     if config.protocol == "speed":
         return SuiteTrainer(
@@ -228,7 +230,7 @@ def make_trainer(
             devices,
             config.lanes,
             reference_store(),
-            references=_begun(config),
+            references=begun_references(config) if references is None else references,
         )
     (given,) = tasks or (None,)
     if isinstance(given, Workload):
@@ -278,7 +280,7 @@ def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) ->
         )
 
 
-def _begun(config: TaskConfig) -> list[Reference] | None:
+def begun_references(config: TaskConfig) -> list[Reference] | None:
     """Return what Adam does on the suite, as a run to go on with was begun; None of a new run.
 
     Measured again, on another machine or by another version, it would differ in the last digits.

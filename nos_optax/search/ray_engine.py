@@ -29,9 +29,10 @@ from nos_optax.population.accelerator import (
 )
 from nos_optax.population.flags import thread_settings, use_own_flags
 from nos_optax.population.loop import LANES as SUITE_LANES
+from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.config import TaskConfig
-from nos_optax.search.engine import is_own, make_trainer, trainer_facts
+from nos_optax.search.engine import begun_references, is_own, make_trainer, trainer_facts
 from nos_optax.search.interrupts import handlers_kept
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
@@ -71,7 +72,12 @@ class RayEngine:
         try:
             self.accelerator = _accelerator(config.accelerator)
             settings = tuple(sorted(thread_settings().items()))
-            self.task = (_for_workers(config, self.accelerator), iterations, settings)
+            self.task: WorkerTask = (
+                _for_workers(config, self.accelerator),
+                iterations,
+                settings,
+                _hashable(begun_references(config)),
+            )
             self.lanes, self.task_size = config.lanes or _default_lanes(config), task_size
             self._evaluate = _remote(_evaluate, self.accelerator)
             self.chance, self.facts = _result(
@@ -80,6 +86,9 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
+        # What one worker has measured is 0 for all.
+        known = [from_fields(row) for row in self.facts.get("adam", ())]
+        self.task = (*self.task[:-1], _hashable(known))
         self.facts |= {"workers": self.workers}
 
     @property
@@ -124,6 +133,10 @@ class RayEngine:
 
             ray.shutdown()
             self._joined = False
+
+
+def _hashable(references: Sequence[Reference] | None) -> tuple[Reference, ...] | None:
+    return tuple(references) if references else None
 
 
 def _default_lanes(config: TaskConfig) -> int:
@@ -273,8 +286,9 @@ def _cancel(tasks) -> None:
 # What follows runs in the workers.
 
 
-# A task: its configuration, the length of the longest program, and the driver's settings of JAX.
-WorkerTask = tuple[TaskConfig, int, tuple[tuple[str, Any], ...]]
+# A task: its configuration, the length of the longest program, the driver's settings of JAX, and
+# what tuned Adam does, where that is known.
+WorkerTask = tuple[TaskConfig, int, tuple[tuple[str, Any], ...], tuple[Reference, ...] | None]
 
 
 def _describe(task: WorkerTask) -> tuple[float, dict]:
@@ -296,12 +310,15 @@ def _evaluate(
 
 @lru_cache(maxsize=1)
 def _trainer(
-    config: TaskConfig, iterations: int, settings: tuple[tuple[str, Any], ...]
+    config: TaskConfig,
+    iterations: int,
+    settings: tuple[tuple[str, Any], ...],
+    references: tuple[Reference, ...] | None,
 ) -> PopulationTrainer | SuiteTrainer:
     """Build the trainer, once in a worker's life."""
     use_own_flags(dict(settings))
     enable_compilation_cache()
-    return make_trainer(config, iterations, _devices(config.accelerator))
+    return make_trainer(config, iterations, _devices(config.accelerator), references=references)
 
 
 def _devices(accelerator: str) -> list[jax.Device]:
