@@ -182,7 +182,7 @@ def test_programs_that_are_too_long_are_refused():
 )
 def test_rules_that_do_nearly_the_same_are_alike(one, other, alike):
     found = Probes(3)(np.stack([encode(rule, 3).array for rule in (one, other)]))
-    a, b = (probed.behaviour for probed in found)
+    a, b = (np.frombuffer(probed.behaviour, np.float32) for probed in found)
     assert np.isfinite(a).all() and np.isfinite(b).all()
     assert are_alike(a, b[None], 0.02).tolist() == [alike]
     assert are_alike(b, np.stack([a, b]), 0.02).tolist() == [alike, True]

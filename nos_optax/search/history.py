@@ -52,8 +52,8 @@ class Candidate:
 class Watched(NamedTuple):
     """What the best rule of a search comes to on tasks that the search does not select by."""
 
-    number: int  # hundreds of trainings
-    trained: int  # trainings before
+    number: int  # trainings after which it was due
+    trained: int  # those that there were
     rule: str  # the best one, infix
     reward: float  # the estimate of its mean reward
     low: float  # and the bound of that from below

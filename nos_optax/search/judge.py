@@ -69,7 +69,7 @@ class Judge:
             probed = self.probes(tokens[list(new.values())])
             for (key, row), found in zip(new.items(), probed, strict=True):
                 self._drafts[key] = self._draft(Program.from_array(tokens[row]), found)
-                self._behaviours[key] = found.behaviour
+                self._behaviours[key] = np.frombuffer(found.behaviour, np.float32)
 
     def _draft(self, program: Program, probed: Probed) -> Candidate:
         """Return a candidate as if it was rejected, and without a number."""
@@ -177,7 +177,10 @@ class Judge:
         behaviours = [np.zeros(0, np.float32)] * len(origins)
         if origins and self.config.tolerance:
             programs = [Program.from_words(c.tokens).array for c in origins]
-            behaviours = [probed.behaviour for probed in self.probes(np.stack(programs))]
+            behaviours = [
+                np.frombuffer(probed.behaviour, np.float32)
+                for probed in self.probes(np.stack(programs))
+            ]
         for candidate, behaviour in zip(origins, behaviours, strict=True):
             self._add_origin(candidate.id, self._key(candidate), behaviour)
         for candidate in candidates:

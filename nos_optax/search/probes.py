@@ -40,7 +40,7 @@ class Probed(NamedTuple):
 
     fingerprint: str  # hex digest: equal for rules whose updates agree on the probes
     rejection: str | None  # why training it would be hopeless; None if it may be worth training
-    behaviour: np.ndarray  # float32[BEHAVIOUR], some of its updates, their scale removed
+    behaviour: bytes  # float32[BEHAVIOUR], some of its updates, their scale removed
 
 
 class Probes:
@@ -173,8 +173,8 @@ def _updates(program: jax.Array) -> jax.Array:
 def _look(updates: np.ndarray) -> Iterator[Probed]:
     """Return what is told of programs by their updates `[P, STEPS, 2, D]`."""
     wide, plausible = updates[..., :WIDE], updates[..., WIDE:]
-    told = _fingerprints(wide), _rejections(plausible), _behaviours(updates)
-    return map(Probed, *told)
+    behaviours = (row.tobytes() for row in _behaviours(updates))
+    return map(Probed, _fingerprints(wide), _rejections(plausible), behaviours)
 
 
 def _behaviours(updates: np.ndarray) -> np.ndarray:

@@ -158,8 +158,8 @@ class Evolution:
     The first programs are uniform samples. Once the population is full, each program asked for
     is a child of the winner of its own tournament among the population of the last `tell`, in which
     one program stands for all that have the same reward. Some children have iterations of a second
-    winner, most have one to three other tokens, and one that equals a program of the population or
-    an earlier child changes further.
+    winner, all have one to three other tokens, and in place of one that equals a program of the
+    population or an earlier child its parent has another.
 
     Args:
         space: what to search.
@@ -218,7 +218,8 @@ class Evolution:
             twins = np.array([_seen(known, row) for row in children])
             if not twins.any():
                 break
-            children[twins] = _mutate(self.space, rng, children[twins], strays[twins])
+            # From the parent again: from a twin, a small space would be left at random.
+            children[twins] = _mutate(self.space, rng, first[twins], strays[twins])
         return children
 
     def _winners(self, rng, tokens, rewards, count):

@@ -12,11 +12,11 @@ from nos_optax.search.history import History, Watched
 from nos_optax.search.judge import collect
 from nos_optax.search.race import Race
 
-EVERY = 100  # trainings
+EARLY, EVERY = (25, 50), 100  # trainings after which the best rule is tried
 
 
 class Watch:
-    """Tries the best rule on the watch tasks, after each hundred trainings.
+    """Tries the best rule on the watch tasks, after 25, 50 and each hundred trainings.
 
     Nothing is told to the strategy. What a search that was interrupted has tried is in its history.
 
@@ -34,22 +34,22 @@ class Watch:
 
     def __call__(self, race: Race) -> None:
         """Try the best rule if it is time."""
-        hundreds = len(race.standings) // EVERY
-        if not self._on or not hundreds or hundreds in self._seen:
+        due = _last_due(len(race.standings))
+        if not self._on or not due or due in self._seen:
             return
         candidate, estimate = race.best()[0]
         with self._history.timed("watch"):
             if candidate.rule not in self._rewards:
                 self._rewards[candidate.rule] = self._try(Program.from_words(candidate.tokens))
         row = Watched(
-            hundreds,
+            due,
             len(race.standings),
             candidate.rule,
             estimate.mean,
             estimate.low,
             self._rewards[candidate.rule],
         )
-        self._seen[hundreds] = row
+        self._seen[due] = row
         self._history.add_watched(row)
 
     def _try(self, program: Program) -> tuple[float, ...]:
@@ -65,3 +65,8 @@ class Watch:
         """Let go of the devices."""
         if self._engine is not None:
             self._engine.close()
+
+
+def _last_due(trained: int) -> int:
+    """Return after how many trainings the best rule was due last; 0 before the first time."""
+    return trained // EVERY * EVERY or max((n for n in EARLY if n <= trained), default=0)
