@@ -485,7 +485,7 @@ def test_times_that_are_none_are_named(folder, value):
 def test_flags_of_another_kind_are_named(folder, name, value):
     edit_config(folder, **{name: value})
     page, said = reported(folder)
-    right = (name, value) in [("strategy", "x"), ("final_epochs", None)]
+    right = (name, value) in [("strategy", "x"), ("strategy", None), ("final_epochs", None)]
     assert right == (not said) and (right or f"config.json is damaged: {name} is" in said[0])
     assert "Candidates by status" in page
 
@@ -754,7 +754,7 @@ def test_checks_are_off_inside_in_every_thread(name):
 
 NUMERIC = [
     *("samples", "batch_size", "iterations", "seed", "finalists", "final_seeds", "final_epochs"),
-    *("train_examples", "sweep_examples", "epochs", "minibatch_size", "lanes"),
+    *("train_examples", "sweep_examples", "epochs", "minibatch_size", "lanes", "trainings"),
 ]
 
 
@@ -763,7 +763,7 @@ NUMERIC = [
 def test_every_number_has_bounds_that_are_checked_first(name, value):
     flag = "--" + name.replace("_", "-")
     with pytest.raises(ValueError, match=f"^{flag} must be .*{value}"):
-        SearchConfig(**{name: value})
+        SearchConfig(**{"protocol": "paper", name: value})
 
 
 @pytest.mark.parametrize("rule", ["-sign(m) * g", "-g", "-(g + m)", "- g", "-.5 * g", "-1e-3*w"])

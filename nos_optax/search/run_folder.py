@@ -338,11 +338,17 @@ def read_config(path: Path) -> SearchConfig:
         wrong = printable(", ".join(sorted(set(fields) ^ (known - {"out", "resume"}))))
         raise ValueError(f"{path / CONFIG} is damaged: look at {wrong}, or start a new run")
     try:
-        return SearchConfig(**fields, out=path, resume=True)
+        config = SearchConfig(**fields, out=path, resume=True)
     except ValueError as error:
         raise ValueError(
             f"{path / CONFIG} is damaged: {printable(error)}; start a new run"
         ) from None
+    # What a protocol has a default for is written as it was; nothing is left to be filled in.
+    if empty := [name for name, value in _fields(config).items() if fields[name] != value]:
+        raise ValueError(
+            f"{path / CONFIG} is damaged: look at {printable(', '.join(empty))}, or start a new run"
+        )
+    return config
 
 
 def config_to_resume(path: Path, given: Mapping[str, Any]) -> SearchConfig:
