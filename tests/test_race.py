@@ -182,6 +182,22 @@ def test_a_strategy_is_told_estimates_and_what_has_changed(tmp_path):
     history.close()
 
 
+def test_a_race_gives_each_rule_one_more_seed(tmp_path):
+    asked = config(tmp_path, samples=128, batch_size=64, strategy="random", race=0)
+    found = run_search(asked, engine=NoisyEngine())
+    history = History(asked.out / FILE)
+    race = Race(asked, history, NoisyEngine())
+    race.settle(found.candidates, race=False)
+    first, second, third = [c for c, _ in race.best()][:3]
+    keys = [c.fingerprint for c in (first, second, third)]
+    race.train(keys[:1])
+    race.train(keys[:2])
+    assert [race.standings.seeds(key) for key in keys] == [3, 2, 1]
+    race.train(keys)  # the seeds that each has are a ladder, which none may climb at once
+    assert [race.standings.seeds(key) for key in keys] == [4, 3, 2]
+    history.close()
+
+
 def test_halving_gives_ever_more_seeds_to_ever_fewer(tmp_path):
     asked = config(tmp_path, samples=320, batch_size=64, strategy="random")
     engine = NoisyEngine()

@@ -115,10 +115,12 @@ class Race:
 
     def train(self, keys: Sequence[str]) -> None:
         """Train rules with one more seed each, but for what an interrupted search has trained."""
-        for seed in sorted({self.standings.seeds(key) for key in keys}):
-            due = [key for key in keys if self.standings.seeds(key) == seed]
-            rewards = self._train_with(due, seed)
-            for key in due:
+        due: dict[int, list[str]] = defaultdict(list)  # rules by their next seed
+        for key in keys:
+            due[self.standings.seeds(key)].append(key)
+        for seed, together in sorted(due.items()):
+            rewards = self._train_with(together, seed)
+            for key in together:
                 self.standings.add(key, rewards[key])
 
     def _train_with(self, keys: Sequence[str], seed: int) -> dict[str, float]:
