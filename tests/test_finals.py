@@ -56,7 +56,12 @@ def test_a_search_says_in_words_what_it_found(outcome, words):
 
 
 def test_finalists_are_no_rivals_by_another_name(tmp_path):
-    texts = {"adam": "adam g x x left", "m": "m g x x left", "cd * m": "cd m x x *"}
+    texts = {
+        "adam": "adam g x x left",
+        "m": "m g x x left",
+        "cd * m": "cd m x x *",
+        "2 * adam": "adam 2 x x *",
+    }
     found = Probes(3)(np.stack([padded(words) for words in texts.values()]))
     candidates = [
         Candidate(i, rule, words, rule, probed.fingerprint, i, 1.0 - i / 10, 0.1, "trained", None)

@@ -1,5 +1,6 @@
 """What a program's reward is: rejected on sight, an earlier one's, or trained, and never twice."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -9,6 +10,8 @@ from fake_engine import FakeEngine
 
 from nos_optax.grammar import SearchSpace, encode, parse
 from nos_optax.search import History, SearchConfig
+from nos_optax.search.export import rows as exported
+from nos_optax.search.history import FILE
 from nos_optax.search.judge import HURDLE_AFTER, Judge, trainings
 
 CONFIG = SearchConfig(protocol="paper", iterations=2, batch_size=4)
@@ -207,3 +210,26 @@ def test_without_hurdles_the_engine_is_told_of_none(history):
     court = judge(history)
     court(tokens("g"))
     assert court.engine.asked_hurdles == [None]
+
+
+def test_a_rule_that_does_nearly_the_same_shares_a_training(tmp_path):
+    rules = ["adam", "adam + 1e-4 * w", "rmsprop", "2 * adam", "adam - 1e-4 * w"]
+    programs = np.stack([encode(rule, 3).array.ravel() for rule in rules])
+    config = SearchConfig(out=tmp_path, watch=())
+    history = History(tmp_path / FILE)
+    engine = FakeEngine()
+    Judge(config, history, engine)(programs[:3])
+    judge = Judge(config, history, engine)  # as a search that goes on
+    judge(programs[3:])
+    assert [c.origin for c in judge.candidates] == [0, 0, 2, 0, 0]
+    assert len({c.fingerprint for c in judge.candidates}) == 5 and judge.trained == 2
+    assert len(engine.evaluated) == 2
+    exact = dataclasses.replace(config, tolerance=0.0, out=tmp_path / "exact")
+    exact.out.mkdir()
+    with contextlib.closing(History(exact.out / FILE)) as other:
+        one_by_one = Judge(exact, other, engine)
+        one_by_one(programs)
+        assert [c.origin for c in one_by_one.candidates] == [0, 1, 2, 3, 4]
+    history.close()
+    table = list(exported(tmp_path))
+    assert table[1]["sweep"] == table[0]["sweep"] == table[4]["sweep"] != table[2]["sweep"]

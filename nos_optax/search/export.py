@@ -37,16 +37,18 @@ def rows(path: Path) -> Iterator[dict]:
         OSError: it holds no run, or cannot be read.
     """
     with open_history(path) as history:
-        for candidate in history.candidates():
-            yield dataclasses.asdict(candidate) | _training(history, candidate)
+        candidates = history.candidates()
+        for candidate in candidates:
+            origin = None if candidate.origin is None else candidates[candidate.origin]
+            yield dataclasses.asdict(candidate) | _training(history, origin)
 
 
-def _training(history: History, candidate: Candidate) -> dict:
-    """Return what a candidate's training adds; without --reuse it is kept under the number."""
-    if candidate.origin is None:
+def _training(history: History, origin: Candidate | None) -> dict:
+    """Return what the training of an origin adds; without --reuse it is kept under the number."""
+    if origin is None:
         return dict.fromkeys((*LISTS, "seconds"))
-    shared = history.has_training(candidate.fingerprint)
-    training = history.training(candidate.fingerprint if shared else str(candidate.origin))
+    shared = history.has_training(origin.fingerprint)
+    training = history.training(origin.fingerprint if shared else str(origin.id))
     return {
         "sweep": list(training.sweep),
         "curve": list(training.curve),

@@ -1,5 +1,6 @@
 """The end of a search: its best rules beside the optimizers that one would use without it."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.results import ALL_TASKS, BETTER, WORSE, interval
 from nos_optax.compare.rivals import OPTAX
 from nos_optax.grammar import Program, decode, encode, parse
+from nos_optax.grammar.catalogue import named_rule
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, SuiteTrainer
 from nos_optax.population.protocol import TRAINED
@@ -17,8 +19,9 @@ from nos_optax.search.config import FRESH_SEEDS, SearchConfig
 from nos_optax.search.engine import Engine, Given, load_workloads
 from nos_optax.search.history import Candidate
 from nos_optax.search.judge import collect, decimal
+from nos_optax.search.probes import Probes, are_alike
 from nos_optax.search.race import Race
-from nos_optax.search.results import STANDARD, Result, standard_fingerprints
+from nos_optax.search.results import STANDARD, Result
 
 # What an honest claim is made against: the usual optimizers, with and without a decay.
 RIVALS = {
@@ -103,10 +106,20 @@ def halve(race: Race) -> None:
 
 
 def finalists(race: Race) -> list[Candidate]:
-    """Return the rules with the best bounds from below that are no rival by another name."""
-    rivals = standard_fingerprints(tuple(t for t in RIVALS.values() if not t.startswith(OPTAX)))
-    ranked = [candidate for candidate, _ in race.best() if candidate.fingerprint not in rivals]
-    return ranked[: race.config.finalists]
+    """Return the rules with the best bounds from below that do not what a rival does."""
+    ranked = [candidate for candidate, _ in race.best()]
+    if not ranked:
+        return []
+    texts = [text for text in RIVALS.values() if not text.startswith(OPTAX)]
+    programs = [encode(named_rule(text)) for text in texts]
+    programs += [Program.from_words(candidate.tokens) for candidate in ranked]
+    longest = max(len(program.iterations) for program in programs)
+    probed = Probes(longest)(np.stack([pad_programs(p.array, longest) for p in programs]))
+    seen = np.stack([np.frombuffer(found.behaviour, np.float32) for found in probed])
+    rivals, own = seen[: len(texts)], seen[len(texts) :]
+    tolerance = race.config.tolerance or 0.0
+    new = [not are_alike(behaviour, rivals, tolerance).any() for behaviour in own]
+    return list(itertools.compress(ranked, new))[: race.config.finalists]
 
 
 def verdict(comparison: Comparison) -> str:
