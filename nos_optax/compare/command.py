@@ -103,7 +103,8 @@ def compare(
             f"baseline {first}"
         )
     for workload in workloads.values():
-        check_task(workload.task, workload.minibatch_size)
+        if suite is None:
+            check_task(workload.task, workload.minibatch_size)
         for rival in named.values():
             if rival.program() is None:  # every program trains every task
                 rival.check(workload.task)
@@ -112,6 +113,8 @@ def compare(
         suite = SuiteTrainer(
             list(workloads.values()), _iterations(named), devices, store=reference_store()
         )
+
+    centres = {} if suite is None or not budget.centred else _centres(suite, named)
 
     rows: list[Row] = []
     settings: dict[str, dict] = {}
@@ -127,7 +130,7 @@ def compare(
     with Progress(*columns, console=console, disable=bool(quiet)) as bar:
         for number, (name, workload) in enumerate(workloads.items()):
             trials, settings[name], shown = _trials(
-                number, workload, named, budget, suite, devices, out, bar
+                number, workload, named, budget, suite, centres, devices, out, bar
             )
             outcomes = []
             for rival in named.values():
@@ -181,13 +184,15 @@ def _trials(
     rivals: dict[str, Rival],
     budget: Budget,
     suite: SuiteTrainer | None,
+    centres: dict[str, np.ndarray],
     devices: list[jax.Device],
     out: Path,
     bar: Progress,
 ) -> tuple[Trials, dict, TaskID]:
     """Return what trains rivals on a task, its setting, and where the bar shows how far it is.
 
-    With a suite, which has the task at this number, it is the suite's loop that trains.
+    With a suite, which has the task at this number, it is the suite's loop that trains, and rules
+    have these centres of their rates on its tasks.
     """
     task, steps, scores = workload.task, workload.horizon, budget.measure == "score"
     reference, centre = None, lambda rival: 1.0
@@ -199,7 +204,7 @@ def _trials(
         loop, reference = suite.loops[number], suite.references[number]
         bar.remove_task(tuning)
         if budget.centred:
-            centre = partial(_centre, suite, number, workload)
+            centre = partial(_centre, suite, centres, number, workload)
     setting = {
         "steps": steps,
         "minibatch_size": workload.minibatch_size,
@@ -230,19 +235,31 @@ def _iterations(rivals: dict[str, Rival]) -> int:
     return max((len(program) for program in programs if program is not None), default=1)
 
 
-def _centre(suite: SuiteTrainer, number: int, workload: Workload, rival: Rival) -> float:
+def _centres(suite: SuiteTrainer, rivals: dict[str, Rival]) -> dict[str, np.ndarray]:
+    """Return, of rivals that are programs, the rates that `_centre` gives on each task."""
+    programs = {name: p for name, rival in rivals.items() if (p := rival.program()) is not None}
+    padded = [pad_programs(program, suite.iterations) for program in programs.values()]
+    return dict(zip(programs, suite.centres(np.stack(padded)), strict=True)) if padded else {}
+
+
+def _centre(
+    suite: SuiteTrainer,
+    centres: dict[str, np.ndarray],
+    number: int,
+    workload: Workload,
+    rival: Rival,
+) -> float:
     """Return the rate at which a rival's first updates are as large as tuned Adam's."""
-    program = rival.program()
-    if program is None:
-        centres = suite.centres(rival.factory(workload.horizon))
+    if rival.name in centres:
+        centre = centres[rival.name][number]
     else:
-        centres = suite.centres(pad_programs(program, suite.iterations)[None])
-    if np.isnan(centres[0, number]):
+        centre = suite.centre_of(rival.factory(workload.horizon), number)
+    if np.isnan(centre):
         raise ValueError(
             f"{rival.name} cannot train {workload.task.name}: its first updates are not finite, or "
             "all zero"
         )
-    return float(centres[0, number])
+    return float(centre)
 
 
 def _take(out: Path) -> None:

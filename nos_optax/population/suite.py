@@ -196,20 +196,23 @@ class SuiteTrainer:
         """
         return self._rates(self._sizes(programs))
 
-    def centres(self, programs: np.ndarray | Factory) -> np.ndarray:
+    def centres(self, programs: np.ndarray) -> np.ndarray:
         """Return the rates at which first updates are as large as tuned Adam's, `[P, tasks]`.
 
-        They are nan where updates are not finite, or all zero. Of an optimizer that is no rule,
-        there is one row.
+        They are nan where updates are not finite, or all zero.
         """
-        one = not isinstance(programs, np.ndarray)
-        return self._centres(self._sizes.of_optimizer(programs) if one else self._sizes(programs))
+        return self._centres(self._sizes(programs))
 
-    def _centres(self, sizes: np.ndarray) -> np.ndarray:
+    def centre_of(self, factory: Factory, number: int) -> float:
+        """Return the same of an optimizer that is no rule, on one of the tasks."""
+        size = np.array([self._sizes.of_optimizer(factory, number)], np.float32)
+        return float(self._centres(size, number)[0])
+
+    def _centres(self, sizes: np.ndarray, tasks: int | slice = slice(None)) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = self._adam_sizes / sizes
+            relative = self._adam_sizes[:, tasks] / sizes
         relative = np.where(np.isfinite(relative) & (relative > 0), relative, np.nan)
-        return np.array([r.learning_rate for r in self.references]) * relative
+        return np.array([r.learning_rate for r in self.references])[tasks] * relative
 
     def _rates(self, sizes: np.ndarray) -> np.ndarray:
         return (self._centres(sizes)[..., None] * np.array(RATES)).astype(np.float32)
@@ -307,8 +310,11 @@ class SuiteTrainer:
 
         Beside these, the best rates `[P, tasks]` and the speeds there `[P, tasks, SEEDS]`.
         """
-        one = not isinstance(programs, np.ndarray)
-        sizes = self._sizes.of_optimizer(programs) if one else self._sizes(programs)
+        if isinstance(programs, np.ndarray):
+            sizes = self._sizes(programs)
+        else:
+            of_tasks = [self._sizes.of_optimizer(programs, i) for i in range(len(self.loops))]
+            sizes = np.array([of_tasks], np.float32)
         count, tasks = sizes.shape
         rates, finite = self._rates(sizes), np.asarray(np.isfinite(sizes).all(axis=1))
         alive = np.asarray(np.isfinite(rates).all(axis=(1, 2)))

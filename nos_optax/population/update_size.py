@@ -70,18 +70,10 @@ class UpdateSizes:
                 parts.append(np.asarray(sizes)[: len(part)])
         return np.concatenate(parts)
 
-    def of_optimizer(self, factory: Factory) -> np.ndarray:
-        """Return the same, `float32[1, tasks]`, of an optimizer that is no rule, at the rate 1."""
-        sizes = [
-            self._of_optimizer(factory, task, weights, gradients)
-            for task, weights, gradients in zip(
-                self._tasks, self._weights, self._gradients, strict=True
-            )
-        ]
-        return np.array([sizes], np.float32)
-
-    def _of_optimizer(self, factory: Factory, task: Task, weights, gradients) -> float:
-        tree = task.unflatten
+    def of_optimizer(self, factory: Factory, number: int) -> float:
+        """Return the same of an optimizer that is no rule, at the rate 1, on one of the tasks."""
+        weights, gradients = self._weights[number], self._gradients[number]
+        tree = self._tasks[number].unflatten
         optimizer = make_optimizer(factory, jnp.float32(1), jax.random.key(SEED))
 
         def step(state, g):
