@@ -183,10 +183,10 @@ def test_a_run_goes_on_with_the_adam_that_it_was_begun_with(tmp_path):
     fields = dataclasses.asdict(REFERENCE)
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "adam": [fields, fields]}))
     config = SearchConfig(out=tmp_path, resume=True)
-    assert engine._begun(config) == [REFERENCE, REFERENCE]
-    assert engine._begun(dataclasses.replace(config, resume=False)) is None
+    assert engine.begun_references(config) == [REFERENCE, REFERENCE]
+    assert engine.begun_references(dataclasses.replace(config, resume=False)) is None
     (tmp_path / "config.json").write_text('{"config": {}}')
-    assert engine._begun(config) is None
+    assert engine.begun_references(config) is None
 
 
 @pytest.mark.parametrize("options", [{"epochs": 3}, {"hurdles": [0.1]}])

@@ -12,7 +12,7 @@ from nos_optax.population import STATUSES, Evaluation
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.engine import Engine
 from nos_optax.search.history import REJECTED, Candidate, History, Training
-from nos_optax.search.probes import BEHAVIOUR, Probed, Probes, are_alike
+from nos_optax.search.probes import Behaviours, Probed, Probes
 
 HURDLE_AFTER = 32  # trainings before there is a hurdle
 
@@ -39,10 +39,10 @@ class Judge:
         self.candidates: list[Candidate] = []
         self._drafts: dict[bytes, Candidate] = {}  # of each program, so that repeats cost nothing
         self._fingerprints: dict[str, str] = {}  # of each digest
-        self._origins: dict[str, int | None] = {}  # the candidate whose training each key has
+        self._origins: dict[str, int] = {}  # the candidate whose training each key has
         self._keys: dict[int, str] = {}  # what the training of each origin is stored under
-        self._behaviours: dict[bytes, np.ndarray] = {}  # of each program
-        self._known = np.zeros((0, BEHAVIOUR), np.float32)  # those of the origins
+        tolerance = config.tolerance or 0.0
+        self._behaviours = Behaviours(tolerance if config.reuse else 0.0)  # of the origins
         self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
         self._recall(history.candidates())
 
@@ -50,8 +50,9 @@ class Judge:
         """Judge the next programs, `int32[P, 5 G]`."""
         first, rows = len(self.candidates), [row.tobytes() for row in tokens]
         with self.history.timed("probe"):
-            self._look({row: i for i, row in enumerate(rows) if row not in self._drafts}, tokens)
-            drafts = [self._numbered(first + i, row) for i, row in enumerate(rows)]
+            new = {row: i for i, row in enumerate(rows) if row not in self._drafts}
+            seen = self._look(new, tokens)
+            drafts = [self._numbered(first + i, row, seen) for i, row in enumerate(rows)]
         with self.history.timed("train"):
             self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
         batch = [self._judged(draft) for draft in drafts]
@@ -63,13 +64,18 @@ class Judge:
         """How many rules were trained."""
         return len(self._keys)
 
-    def _look(self, new: Mapping[bytes, int], tokens: np.ndarray) -> None:
-        """Draft the programs that were never asked for before; `new` holds their rows."""
-        if new:
-            probed = self.probes(tokens[list(new.values())])
-            for (key, row), found in zip(new.items(), probed, strict=True):
-                self._drafts[key] = self._draft(Program.from_array(tokens[row]), found)
-                self._behaviours[key] = np.frombuffer(found.behaviour, np.float32)
+    def _look(self, new: Mapping[bytes, int], tokens: np.ndarray) -> dict[bytes, bytes]:
+        """Draft the programs that were never asked for before; `new` holds their rows.
+
+        Returns:
+            Their behaviours, which nobody asks for again once the programs have their origins.
+        """
+        if not new:
+            return {}
+        probed = self.probes(tokens[list(new.values())])
+        for (key, row), found in zip(new.items(), probed, strict=True):
+            self._drafts[key] = self._draft(Program.from_array(tokens[row]), found)
+        return {key: found.behaviour for key, found in zip(new, probed, strict=True)}
 
     def _draft(self, program: Program, probed: Probed) -> Candidate:
         """Return a candidate as if it was rejected, and without a number."""
@@ -88,30 +94,25 @@ class Judge:
             reason=probed.rejection if self.config.reject else None,
         )
 
-    def _numbered(self, number: int, row: bytes) -> Candidate:
+    def _numbered(self, number: int, row: bytes, seen: Mapping[bytes, bytes]) -> Candidate:
         """Return a program's draft with its number and its origin: where its result is."""
         draft = replace(self._drafts[row], id=number)
         if draft.reason is not None:
             return draft
         key = self._key(draft)
         if key not in self._origins:
-            self._origins[key] = self._alike(self._behaviours[row])
-        if self._origins[key] is None:
-            self._add_origin(number, key, self._behaviours[row])
+            behaviour = seen.get(row, b"")  # needed where rules share trainings: then it is new
+            alike = self._behaviours.first_alike(behaviour)
+            if alike is None:
+                self._add_origin(number, key, behaviour)
+            else:
+                self._origins[key] = alike
         return replace(draft, origin=self._origins[key])
 
-    def _alike(self, behaviour: np.ndarray) -> int | None:
-        """Return the first origin that does nearly the same; None if none does."""
-        if not (self.config.tolerance and self.config.reuse):
-            return None
-        (rows,) = np.nonzero(are_alike(behaviour, self._known, self.config.tolerance))
-        return list(self._keys)[rows[0]] if len(rows) else None
-
-    def _add_origin(self, number: int, key: str, behaviour: np.ndarray) -> None:
+    def _add_origin(self, number: int, key: str, behaviour: bytes) -> None:
         """Take up a candidate that is trained."""
         self._origins[key], self._keys[number] = number, key
-        if self.config.tolerance:
-            self._known = np.concatenate([self._known, behaviour[None]])
+        self._behaviours.add(number, behaviour)
 
     def _key(self, candidate: Candidate) -> str:
         """Return what a candidate's training is stored under."""
@@ -174,13 +175,10 @@ class Judge:
     def _recall(self, candidates: Sequence[Candidate]) -> None:
         """Take up what an earlier start of the search has judged."""
         origins = [c for c in candidates if c.origin == c.id]
-        behaviours = [np.zeros(0, np.float32)] * len(origins)
+        behaviours = [b""] * len(origins)
         if origins and self.config.tolerance:
             programs = [Program.from_words(c.tokens).array for c in origins]
-            behaviours = [
-                np.frombuffer(probed.behaviour, np.float32)
-                for probed in self.probes(np.stack(programs))
-            ]
+            behaviours = [probed.behaviour for probed in self.probes(np.stack(programs))]
         for candidate, behaviour in zip(origins, behaviours, strict=True):
             self._add_origin(candidate.id, self._key(candidate), behaviour)
         for candidate in candidates:

@@ -26,6 +26,7 @@ STEPS = 7  # T of the decays too; a prime, so that no restart of rd(10) or rd(20
 WIDE = 64  # parameters of the fingerprint
 PAIRS = 128  # of parameters with opposite gradients, of the rejection
 BEHAVIOUR = 1024  # updates that tell rules which do nearly the same
+FEW = 64  # of them, which tell most rules apart
 BITS = 16  # of each value's mantissa that the fingerprint keeps
 
 RARE = 0.01  # share of the entries; one that is larger no network escapes
@@ -202,8 +203,47 @@ def are_alike(behaviour: np.ndarray, others: np.ndarray, tolerance: float) -> np
         others: `float32[N, B]`.
         tolerance: the part.
     """
+    return _differences(behaviour, others, tolerance) <= RARE * len(behaviour)
+
+
+class Behaviours:
+    """The behaviours of numbered rules, to find the first that does nearly what a new one does.
+
+    Args:
+        tolerance: as in `are_alike`; where it is 0 no rule does nearly what another does.
+    """
+
+    def __init__(self, tolerance: float):
+        self._tolerance, self._numbers = tolerance, []
+        self._rows = np.zeros((CHUNK, BEHAVIOUR), np.float32)
+
+    def add(self, number: int, behaviour: bytes) -> None:
+        """Add a rule's behaviour, as `Probed` has it."""
+        if not self._tolerance:
+            return
+        count = len(self._numbers)
+        if count == len(self._rows):  # twice the room, so that rows are seldom copied
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._rows[count] = np.frombuffer(behaviour, np.float32)
+        self._numbers.append(number)
+
+    def first_alike(self, behaviour: bytes) -> int | None:
+        """Return the number of the first rule that does nearly the same; None if none does."""
+        if not self._tolerance:
+            return None
+        new, known = np.frombuffer(behaviour, np.float32), self._rows[: len(self._numbers)]
+        # Most rules differ in more of a few updates than they may in all.
+        few = _differences(new[:FEW], known[:, :FEW], self._tolerance)
+        (near,) = np.nonzero(few <= RARE * BEHAVIOUR)
+        (alike,) = np.nonzero(are_alike(new, known[near], self._tolerance))
+        return self._numbers[near[alike[0]]] if len(alike) else None
+
+
+def _differences(behaviour: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return in how many updates each of some rules differs from another, `int[N]`."""
     sizes = np.maximum(np.maximum(np.abs(others), np.abs(behaviour)), 1.0)
-    return (np.abs(others - behaviour) > tolerance * sizes).mean(axis=1) <= RARE
+    with np.errstate(invalid="ignore"):  # updates that float32 cannot hold are infinite, and equal
+        return (np.abs(others - behaviour) > tolerance * sizes).sum(axis=1)
 
 
 def _fingerprints(updates: np.ndarray) -> list[str]:
