@@ -39,6 +39,7 @@ from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.protocol import TRAINED
+from nos_optax.population.reference import reference_store
 from nos_optax.population.suite import SEEDS, SUITE, WATCH, SuiteTrainer, load_suite
 
 FIRST_SEED = 600_000  # far from those of searches, of experiments and of Adam's tuning
@@ -111,9 +112,7 @@ def measure(tasks: tuple[str, ...], seeds: range, longer: int, records: Records)
                 workloads = [
                     dataclasses.replace(w, horizon=longer * w.horizon) for w in load_suite(tasks)
                 ]
-                cache = jax.config.values["jax_compilation_cache_dir"]
-                store = Path(cache) / "references" if cache else None
-                trainer = SuiteTrainer(workloads, MAX_ITERATIONS, store=store)
+                trainer = SuiteTrainer(workloads, MAX_ITERATIONS, store=reference_store())
             rewards = train(trainer, seed)
             kept = {"rewards": rewards.reshape(len(rewards), len(tasks), SEEDS).tolist()}
             records.append(key, kept)

@@ -53,12 +53,22 @@ PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(PaperTaskConfig):
-    """Compare search strategies at equal numbers of samples, over several seeds."""
+class ImagesConfig(PaperTaskConfig):
+    """The paper's child on one of two sets of images."""
 
     dataset: Literal["digits", "cifar10"] = "cifar10"
     """What the children learn; cifar10 is read from --data-dir."""
     task: tyro.conf.Suppress[tuple[str, ...]] = ()  # by the dataset
+
+    def __post_init__(self):
+        object.__setattr__(self, "task", (self.dataset,))
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(ImagesConfig):
+    """Compare search strategies at equal numbers of samples, over several seeds."""
+
     scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     strategies: tuple[str, ...] = ("ppo", "reinforce", "evolution", BASELINE)
@@ -83,7 +93,6 @@ class Arguments(PaperTaskConfig):
     """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        object.__setattr__(self, "task", (self.dataset,))
         super().__post_init__()
         for name, least in (("seeds", 2), ("finalists", 1), ("final_seeds", 2), ("samples", 4)):
             if getattr(self, name) < least:

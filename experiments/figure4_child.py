@@ -55,7 +55,6 @@ from typing import Literal
 import child_hyperparameters as child
 import compare_strategies
 import numpy as np
-import tyro
 from harness import command_line, rival_tables
 from harness.rival_tables import Result, mean_text
 from harness.statistics import t_interval
@@ -72,7 +71,7 @@ from strategy_tables import learning_table
 from nos_optax import rules
 from nos_optax.compare.records import Records, write_results
 from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
-from nos_optax.search import LocalEngine, PaperTaskConfig, TaskConfig, select_devices
+from nos_optax.search import LocalEngine, TaskConfig, select_devices
 from nos_optax.search.results import STANDARD_ITERATIONS
 
 STRATEGIES = ("ppo", BASELINE)
@@ -113,12 +112,9 @@ PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(PaperTaskConfig):
+class Arguments(compare_strategies.ImagesConfig):
     """Search rules on the paper's child, and compare the paper's rules on it."""
 
-    dataset: Literal["digits", "cifar10"] = "cifar10"
-    """What the children learn; cifar10 is read from --data-dir."""
-    task: tyro.conf.Suppress[tuple[str, ...]] = ()  # by the dataset
     scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""
     validation_examples: int = 5000
@@ -149,7 +145,6 @@ class Arguments(PaperTaskConfig):
     """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        object.__setattr__(self, "task", (self.dataset,))
         super().__post_init__()
         least = {"samples": 4, "searches": 2, "rule_epochs": 1, "rule_seeds": 2}
         for name, number in least.items():

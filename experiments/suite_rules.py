@@ -41,6 +41,7 @@ from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.statistics import holm
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
+from nos_optax.population.reference import reference_store
 from nos_optax.population.suite import SUITE, WATCH, SuiteTrainer, Workload, load_suite
 from nos_optax.search import select_devices
 
@@ -123,7 +124,7 @@ def encode_rules(rules: tuple[str, ...]) -> np.ndarray:
 
 def measure(arguments: Arguments, records: Records, console: Console) -> dict[str, np.ndarray]:
     """Return the rewards of all rules on each task, `[seeds, P]`; what is on record stays."""
-    programs, store = encode_rules(arguments.rules), jax.config.values["jax_compilation_cache_dir"]
+    programs = encode_rules(arguments.rules)
     rewards = {}
     for name in arguments.tasks:
         trainer, rows = None, []
@@ -135,7 +136,7 @@ def measure(arguments: Arguments, records: Records, console: Console) -> dict[st
                     trainer = SuiteTrainer(
                         [_workload(name, arguments)],
                         MAX_ITERATIONS,
-                        store=Path(store) / "references" if store else None,
+                        store=reference_store(),
                     )
                     trainer.compile()
                 found = trainer.evaluate(programs, seed)

@@ -11,7 +11,7 @@ from nos_optax.search import History, SearchConfig, run_search
 from nos_optax.search.finals import HALVINGS, halve
 from nos_optax.search.history import FILE, Candidate
 from nos_optax.search.race import FIRST_SEED, Race
-from nos_optax.search.standings import BELIEF, BOUND, CONTENDERS, MOST_SEEDS, NOISE, Standings
+from nos_optax.search.standings import BELIEF, BOUND, CONTENDERS, ENOUGH_SEEDS, NOISE, Standings
 
 
 def standings_of(rewards: dict[str, list[float]]) -> Standings:
@@ -66,7 +66,7 @@ def test_the_best_and_those_that_may_be_better_are_due():
     standings = standings_of(known | rewards)
     assert standings.due(2) == ["best", "second", "close"]
     assert standings.due(1) == ["best", "second"]
-    for _ in range(MOST_SEEDS - 1):
+    for _ in range(ENOUGH_SEEDS - 1):
         standings.add("best", 1.0)
     assert "best" not in standings.due(2), "its mean is known"
     assert standings.due(0) == []
@@ -129,14 +129,14 @@ def test_all_rules_have_the_same_seeds_and_their_first_rates(tmp_path):
     asked = config(tmp_path)
     run_search(asked, engine=engine)
     with_seeds = {seed for seed, _ in engine.calls}
-    assert min(with_seeds) == asked.seed and max(with_seeds) < FIRST_SEED + MOST_SEEDS
+    assert min(with_seeds) == asked.seed and max(with_seeds) < FIRST_SEED + ENOUGH_SEEDS
     history = History(asked.out / FILE, read_only=True)
     trainings = history.trainings()
     again = {key: t for key, t in trainings.items() if " seed " in key}
     assert again, "nobody raced"
     for key in again:
         rule, seed = key.split(" seed ")
-        assert 1 <= int(seed) < MOST_SEEDS
+        assert 1 <= int(seed) < ENOUGH_SEEDS
         assert all(f"{rule} seed {n}" in trainings for n in range(1, int(seed))), "no seed is left"
     assert engine.rates is not None and engine.rates.shape[1] == len(trainings[rule].sweep)
     history.close()

@@ -1,5 +1,6 @@
 """Reports: what is in the page, and what may not be."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -469,11 +470,20 @@ def test_names_of_finals_are_text(changed):
     assert len(page.scripts) == 2 and INVALID in page.words
 
 
+def alter(folder, *statements):
+    """Change the history behind its back."""
+    with contextlib.closing(sqlite3.connect(folder / "history.sqlite")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
 def test_damaged_tables_of_the_history_are_left_out(changed):
-    with sqlite3.connect(changed / "history.sqlite") as connection:
-        connection.execute("UPDATE watched SET reward = 7 WHERE number = 1")
-        connection.execute("UPDATE trainings SET reward = 7 WHERE rowid = 1")
-    connection.close()
+    alter(
+        changed,
+        "UPDATE watched SET reward = 7 WHERE number = 1",
+        "UPDATE trainings SET reward = 7 WHERE rowid = 1",
+    )
     run = read_run(changed)
     assert run.watched == () and run.trainings == {} and len(run.damage) == 2
     page = run_page(run, {})
@@ -482,10 +492,7 @@ def test_damaged_tables_of_the_history_are_left_out(changed):
 
 
 def test_a_history_of_an_older_version_is_read(changed):
-    with sqlite3.connect(changed / "history.sqlite") as connection:
-        connection.execute("DROP TABLE watched")
-        connection.execute("DROP TABLE trainings")
-    connection.close()
+    alter(changed, "DROP TABLE watched", "DROP TABLE trainings")
     run = read_run(changed)
     assert run.damage == () and run.watched == () and run.trainings == {}
     assert "Task by task" in run_page(run, {})

@@ -24,7 +24,7 @@ from nos_optax.population import loop as population_loop
 from nos_optax.population.kernel import kernel_works
 from nos_optax.population.loop import TaskLoop
 from nos_optax.population.protocol import TRAINED
-from nos_optax.population.reference import LONGEST, steps_of
+from nos_optax.population.reference import LONGEST, reference_store, steps_of
 from nos_optax.population.suite import (
     SuiteTrainer,
     Workload,
@@ -201,7 +201,7 @@ def suite_precision(bench: Bench) -> Findings:
     programs = np.concatenate([_known(), _passing(count)])[:count]
     cpus = jax.local_devices(backend="cpu")
     start = time.perf_counter()
-    reference = SuiteTrainer(_workloads(bench), ITERATIONS, cpus, store=_store())
+    reference = SuiteTrainer(_workloads(bench), ITERATIONS, cpus, store=reference_store())
     expected = reference.evaluate(programs)
     yield "float32 on the CPU", {"seconds": time.perf_counter() - start}
     both = expected.status == TRAINED
@@ -356,11 +356,6 @@ def _evaluators(bench: Bench) -> list[tuple[str, bool]]:
     return [("kernel", True), selects] if kernel_works(bench.device) else [selects]
 
 
-def _store() -> Path | None:
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    return Path(cache) / "references" if cache else None
-
-
 def _loop(workload: Workload, devices, lanes: int, fused: bool) -> TaskLoop:
     """Return a loop like the suite's own, so that its compiled program is in the cache."""
     return TaskLoop(
@@ -395,7 +390,7 @@ def _trainer(bench: Bench, fused: bool) -> tuple[SuiteTrainer, float]:
     """Return a compiled trainer of the suite and the seconds that compiling took."""
     start, lanes = time.perf_counter(), LANES[_is_tiny(bench)]
     trainer = SuiteTrainer(
-        _workloads(bench), ITERATIONS, [bench.device], lanes, store=_store(), fused=fused
+        _workloads(bench), ITERATIONS, [bench.device], lanes, store=reference_store(), fused=fused
     )
     trainer.compile()
     return trainer, time.perf_counter() - start

@@ -63,12 +63,15 @@ def speed_finals(
         suite: a trainer that has compiled the tasks already.
 
     Returns:
-        None where no rule has learned.
+        None where there are to be no finalists, or no rule has learned.
     """
+    if config.finalists == 0:
+        return None
     halve(race)
     found = finalists(race)
     if not found:
         return None
+    assert config.final_seeds is not None  # by the defaults
     rivals = [as_rival(text)._replace(name=name) for name, text in RIVALS.items()]
     rivals += [
         Rival(f"found {i}", candidate.rule, parse(candidate.rule))
@@ -77,7 +80,7 @@ def speed_finals(
     budget = Budget(
         rates=RATES,
         tuning_seeds=TUNING_SEEDS,
-        seeds=max(config.final_seeds or 0, 2),
+        seeds=max(config.final_seeds, 2),  # for an interval
         measure="speed",
         centred=True,
         first_seed=FIRST_SEED,
@@ -144,8 +147,10 @@ def verdict(comparison: Comparison) -> str:
     return said
 
 
-def as_results(comparison: Comparison, race: Race) -> list[Result]:
+def as_results(comparison: Comparison | None, race: Race) -> list[Result]:
     """Return the rows over all tasks as rules that were trained again, the best mean first."""
+    if comparison is None:
+        return []
     contenders = {candidate.rule: (candidate, estimate) for candidate, estimate in race.best()}
     results = []
     for row in comparison.of(ALL_TASKS) or comparison.rows:
@@ -198,7 +203,8 @@ def paper_finals(engine: Engine, found: Sequence[Candidate], config: SearchConfi
     programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
     programs |= {name: encode(rule) for name, rule in STANDARD.items()}
     searched = dict(zip(names, (c.reward for c in found), strict=True))
-    seeds = range(FRESH_SEEDS, FRESH_SEEDS + (config.final_seeds or 1))
+    assert config.final_seeds is not None  # by the defaults
+    seeds = range(FRESH_SEEDS, FRESH_SEEDS + config.final_seeds)
     results = train_again(engine, programs, seeds, config.final_epochs)
     again = [r._replace(searched=searched[r.name]) for r in results if r.name in searched]
     # Until here by their rewards in the search, which flatter; from here by the fresh seeds'.

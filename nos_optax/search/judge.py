@@ -116,7 +116,7 @@ class Judge:
 
     def _key(self, candidate: Candidate) -> str:
         """Return what a candidate's training is stored under."""
-        return training_key(candidate, self.config)
+        return training_key(candidate, self.config.reuse)
 
     def _judged(self, draft: Candidate) -> Candidate:
         """Return a draft with the result of its training."""
@@ -187,9 +187,19 @@ class Judge:
         self._remember(candidates)
 
 
-def training_key(candidate: Candidate, config: SearchConfig) -> str:
-    """Return what the training of a candidate that was not rejected is stored under."""
-    return candidate.fingerprint if config.reuse else str(candidate.id)
+def training_key(candidate: Candidate, reuse: object = True) -> str:
+    """Return what the training of a candidate that was not rejected is stored under.
+
+    Args:
+        candidate: which.
+        reuse: whether rules whose updates are equal share a training.
+    """
+    return candidate.fingerprint if reuse else str(candidate.id)
+
+
+def seed_key(key: str, seed: int) -> str:
+    """Return what a rule's training with a further seed is stored under, from 1 on."""
+    return f"{key} seed {seed}"
 
 
 def trainings(evaluation: Evaluation, seconds: float = 0.0) -> list[Training]:

@@ -162,21 +162,21 @@ def _run(
                     make = cast(Callable[..., Strategy], strategy)
                     strategy = make(config.space(), jax.random.key(config.seed))
                 if strategy is None:
-                    name, space = config.strategy or GIVEN, config.space()
-                    strategy = make_strategy(name, space, config.seed, config.preset)
+                    assert config.strategy is not None  # by the defaults
+                    strategy = make_strategy(
+                        config.strategy, config.space(), config.seed, config.preset
+                    )
             with _events(config, folder, on_batch) as report_batch:
                 candidates, race = _sample(config, folder, strategy, own_engine, report_batch)
             on_stage("training the best again")
             with timed("final"):
-                comparison, results = None, []
+                comparison = None
                 if config.protocol == "paper":
                     found = best_candidates(candidates, config.finalists)
                     results = paper_finals(own_engine, found, config)
-                elif config.finalists:
-                    comparison = speed_finals(
-                        race, config, tasks, folder.path, on_stage, _suite_of(own_engine)
-                    )
-                if comparison is not None:
+                else:
+                    suite = _suite_of(own_engine)
+                    comparison = speed_finals(race, config, tasks, folder.path, on_stage, suite)
                     results = as_results(comparison, race)
             folder.history.store_seconds()
             write_best(folder, results, facts)
@@ -205,7 +205,8 @@ def _find_named(config: SearchConfig, strategy: bool, task: bool) -> None:
             "a strategy that is given from Python must be given again to go on: "
             "nos_optax.search.search(..., strategy=..., out=..., resume=True)"
         )
-    if strategy and config.strategy is not None:
+    if strategy:
+        assert config.strategy is not None  # by the defaults
         find_strategy(config.strategy)
     for name in config.task if task else ():
         if name not in (*TASKS, GIVEN):

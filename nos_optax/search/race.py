@@ -16,8 +16,8 @@ from nos_optax.population.protocol import TRAINED
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
 from nos_optax.search.engine import Engine
 from nos_optax.search.history import Candidate, History
-from nos_optax.search.judge import decimal, training_key, trainings
-from nos_optax.search.standings import MOST_SEEDS, Estimate, Standings
+from nos_optax.search.judge import decimal, seed_key, training_key, trainings
+from nos_optax.search.standings import ENOUGH_SEEDS, Estimate, Standings
 
 FIRST_SEED = 2 * FRESH_SEEDS  # those of races begin here, apart from all others
 
@@ -88,7 +88,7 @@ class Race:
         if candidate.origin is None or candidate.status != STATUSES[TRAINED]:
             return
         if candidate.origin == candidate.id:
-            self._keys[candidate.id] = training_key(candidate, self.config)
+            self._keys[candidate.id] = training_key(candidate, self.config.reuse)
             self.standings.add(self._keys[candidate.id], candidate.reward)
             self._told[self._keys[candidate.id]] = candidate.reward
         key = self._keys[candidate.origin]
@@ -125,13 +125,13 @@ class Race:
 
     def _train_with(self, keys: Sequence[str], seed: int) -> dict[str, float]:
         """Return the rewards of rules with one seed, the same for all."""
-        names = {key: f"{key} seed {seed}" for key in keys}
+        names = {key: seed_key(key, seed) for key in keys}
         missing = [key for key in keys if not self.history.has_training(names[key])]
         if missing:
             programs = np.stack(
                 [Program.from_words(self.rules[key].tokens).array for key in missing]
             )
-            number = FIRST_SEED + self.config.seed * MOST_SEEDS + seed
+            number = FIRST_SEED + self.config.seed * ENOUGH_SEEDS + seed
             parts = self.engine.evaluate(programs, number, rates=self._rates(missing))
             for rows, evaluation in parts:
                 self.history.add_trainings(

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from nos_optax._command import printable
 from nos_optax.grammar import encode, parse
-from nos_optax.grammar.catalogue import named_rule
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 from nos_optax.search.run_folder import RunFolder
@@ -71,7 +70,7 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
     The standard optimizers are not among them, however they are written: they are trained again in
     any case.
     """
-    standard = standard_fingerprints(tuple(STANDARD.values()))
+    standard = _standard_fingerprints()
     families: dict[str, list[Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: -c.reward):
         if candidate.status == "trained" and candidate.fingerprint not in standard:
@@ -80,9 +79,8 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
 
 
 @functools.cache
-def standard_fingerprints(rules: tuple[str, ...]) -> frozenset[str]:
-    """Return what tells some rules, by name or in infix form, from all that do something else."""
-    programs = [encode(named_rule(rule), STANDARD_ITERATIONS).array for rule in rules]
+def _standard_fingerprints() -> frozenset[str]:
+    programs = [encode(rule, STANDARD_ITERATIONS).array for rule in STANDARD.values()]
     return frozenset(probed.fingerprint for probed in Probes(STANDARD_ITERATIONS)(programs))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_SEEDS = 16  # of a rule: beyond, its mean moves less than rules differ
+ENOUGH_SEEDS = 16  # of a rule: beyond, its mean moves less than rules differ
 CONTENDERS = 64  # the best so many rules, which may race
 BOUND = 2.0  # standard errors of a bound
 # What is believed of the noise before rules have several seeds: as much as so many seeds tell.
@@ -104,7 +104,7 @@ class Standings:
         estimates = {key: Estimate(float(m), float(e), int(count)) for key, m, e, count in rows}
         return dict(sorted(estimates.items(), key=lambda item: -item[1].mean))
 
-    def due(self, race: int, most: int = MOST_SEEDS) -> list[str]:
+    def due(self, race: int, most: int = ENOUGH_SEEDS) -> list[str]:
         """Return the rules that are worth another seed now.
 
         Args:

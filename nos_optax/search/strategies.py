@@ -209,12 +209,13 @@ class Evolution:
         """Return as many children as there are strays, `int32[B, 5 G]`."""
         first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
         children = _cross(self.space, rng, first, second)
-        changes = rng.choice(3, size=len(strays), p=CHANGES) + 1
-        for number in range(3):
+        changes = rng.choice(len(CHANGES), size=len(strays), p=CHANGES) + 1
+        for number in range(len(CHANGES)):
             chosen = changes > number
             children[chosen] = _mutate(self.space, rng, children[chosen], strays[chosen])
+        population = {row.tobytes() for row in tokens}
         for _ in range(MOST_TRIES):
-            known = {row.tobytes() for row in tokens}
+            known = set(population)
             twins = np.array([_seen(known, row) for row in children])
             if not twins.any():
                 break

@@ -9,7 +9,7 @@ from nos_optax.population.suite import SEEDS
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.engine import Engine, make_engine
 from nos_optax.search.history import History, Watched
-from nos_optax.search.judge import collect
+from nos_optax.search.judge import collect, decimal
 from nos_optax.search.race import Race
 
 EARLY, EVERY = (25, 50), 100  # trainings after which the best rule is tried
@@ -59,7 +59,7 @@ class Watch:
         (training,) = collect(self._engine.evaluate(program.array[None], self._config.seed))
         chance = self._engine.chance
         by_task = np.array([chance if x is None else x for x in training.curve]).reshape(-1, SEEDS)
-        return tuple(float(f"{x:.6g}") for x in by_task.mean(axis=1))
+        return tuple(map(decimal, by_task.mean(axis=1)))
 
     def close(self) -> None:
         """Let go of the devices."""

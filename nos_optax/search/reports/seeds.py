@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from nos_optax.search.history import Candidate
+from nos_optax.search.judge import seed_key, training_key
 from nos_optax.search.reports.finals import is_drawable
 from nos_optax.search.reports.read import Run
 from nos_optax.search.standings import Estimate, Standings
 
 SHOWN = 5  # rules whose seeds are shown before there are finalists
-LED = 16  # rules that led by their first rewards: as many race by default
+LED = 16  # rules that led by their first rewards: as many race by default, at most
 
 
 class Raced(NamedTuple):
@@ -59,9 +60,7 @@ def _shortest(run: Run) -> dict[str, tuple[Candidate, float]]:
         if candidate.origin is None or candidate.status != "trained":
             continue
         if candidate.origin == candidate.id:
-            # As `judge.training_key` has it, whose configuration may be of another version here.
-            reuse = run.config.get("reuse", True)
-            keys[candidate.id] = candidate.fingerprint if reuse else str(candidate.id)
+            keys[candidate.id] = training_key(candidate, run.config.get("reuse", True))
             found[keys[candidate.id]] = candidate, candidate.reward
         elif (key := keys.get(candidate.origin)) and len(candidate.rule) < len(found[key][0].rule):
             found[key] = candidate, found[key][1]
@@ -72,7 +71,7 @@ def _rewards(run: Run, key: str, first: float) -> tuple[float, ...]:
     """Return a rule's rewards, none less than chance, as the race counts them."""
     floor = run.facts.get("chance", -math.inf)
     found, seed = [first], 1
-    while (training := run.trainings.get(f"{key} seed {seed}")) is not None:
+    while (training := run.trainings.get(seed_key(key, seed))) is not None:
         found.append(max(training.reward, floor))
         seed += 1
     return tuple(float(reward) for reward in found if is_drawable(reward))
