@@ -44,9 +44,9 @@ def watch_chart(run: Run) -> Chart:
     caption = (
         "The rule that was best after 25, 50 and each 100 trainings. Blue: its fitness, which is "
         f"the estimate of its mean reward on the search's own tasks, and {BOUND:g} standard errors "
-        "below it the bound by which rules are ranked. Other colours: its reward on each watch task. Nothing is "
-        "selected by the watch tasks: where they part from the fitness, the search learns its own "
-        "tasks by heart."
+        "below it the bound by which rules are ranked. Other colours: its reward on each watch "
+        "task. Nothing is selected by the watch tasks: where they part from the fitness, the "
+        "search learns its own tasks by heart."
     )
     heights = 360, 340 + 18 * (len(run.watch) // 2)
     return Chart("watch", "Fitness and watch tasks", caption, heights, draw)
