@@ -276,6 +276,12 @@ def test_a_metric_that_is_not_finite_is_an_error(tmp_path):
         search(task, SPACE, out=tmp_path / "run", **SETTINGS)
 
 
+def test_trainings_take_as_many_samples_as_they_need():
+    assert SearchConfig().most_samples == 512
+    assert SearchConfig(trainings=2000).most_samples > 10**6
+    assert SearchConfig(trainings=2000, samples=600).most_samples == 600
+
+
 @pytest.mark.parametrize(
     ("samples", "strategy", "blind"), [(4, "ppo", True), (5, "ppo", False), (4, "random", False)]
 )

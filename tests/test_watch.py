@@ -80,6 +80,8 @@ def test_a_search_that_goes_on_tries_nothing_twice(tmp_path, watching):
     run_search(config(out, watch=("table",), samples=160), engine=ManyTrain())
     run_search(config(out, watch=("table",), resume=True), engine=ManyTrain())
     assert WatchEngine.tried == once
+    # One that resumed would take its Adam from the run's folder, where it is of other tasks.
+    assert watching and not any(each.resume for each in watching)
     histories = [History(folder / FILE) for folder in (whole.out, out)]
     assert histories[0].watched() == histories[1].watched()
     for history in histories:

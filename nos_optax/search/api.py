@@ -95,7 +95,7 @@ def search(
         console.print(config.blind)
     with (
         folder_of_its_own(config) as config,
-        live_progress(config.samples, console, not progress) as (on_batch, on_stage),
+        live_progress(config, console, not progress) as (on_batch, on_stage),
         interruptible(signal.SIGINT) as interrupts,
     ):
         result = run_search(config, interrupts.after(on_batch), on_stage, strategy, tasks=given)

@@ -61,7 +61,7 @@ def run(config: SearchConfig, console: Console, interrupts: Interrupts) -> None:
     """Run the search with live progress; quiet where the output is not a terminal."""
     if config.blind:
         say(config.blind)
-    with live_progress(config.samples, console) as (on_batch, on_stage):
+    with live_progress(config, console) as (on_batch, on_stage):
         result = run_search(config, interrupts.after(on_batch), on_stage)
 
     statuses = Counter(c.status for c in result.candidates)

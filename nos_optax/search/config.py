@@ -56,6 +56,7 @@ MOST_EPOCHS = 10**4
 MOST_BATCH = 10**6
 MOST_LANES = 2**16
 MOST_SAMPLES = 10**8
+SAMPLES = 512  # of a search that is told neither samples nor trainings
 MOST_POPULATION = 10**5
 MOST_FINALISTS = 10**3
 MOST_SEEDS = 10**4
@@ -176,8 +177,9 @@ class SearchConfig(TaskConfig):
         ValueError: a number is out of range, naming it and its range.
     """
 
-    samples: int = 512
-    """How many candidate rules to evaluate: repeats, and those rejected on sight, count too."""
+    samples: int | None = None
+    """How many candidate rules to evaluate: repeats, and those rejected on sight, count too
+    (default: 512, or as many as --trainings takes)."""
     trainings: int | None = None
     """Stop after the population in which so many rules have been trained (default: never)."""
     batch_size: int = 32
@@ -300,14 +302,19 @@ class SearchConfig(TaskConfig):
         return self.final_epochs or super().max_epochs
 
     @property
+    def most_samples(self) -> int:
+        """How many candidates there are, unless the trainings are enough before."""
+        return self.samples or (SAMPLES if self.trainings is None else MOST_SAMPLES)
+
+    @property
     def blind(self) -> str | None:
         """Why the strategy learns nothing, if it does not: it is told the rewards too late."""
-        if self.samples > self.batch_size or self.strategy in ("random", GIVEN):
+        if self.most_samples > self.batch_size or self.strategy in ("random", GIVEN):
             return None
         return (
             f"--strategy {self.strategy} learns after each population of --batch-size "
-            f"{self.batch_size}, and --samples {self.samples} are no more than one: all are drawn "
-            "blindly. Give more samples, or a smaller batch size."
+            f"{self.batch_size}, and --samples {self.most_samples} are no more than one: all are "
+            "drawn blindly. Give more samples, or a smaller batch size."
         )
 
     def space(self) -> SearchSpace:

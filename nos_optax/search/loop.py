@@ -256,7 +256,7 @@ def _sample(
                 tokens = strategy.ask(size)
             begun = len(judge.candidates) % size  # where a run ended that is longer now
             _check_same(config, tokens, judge.candidates[len(judge.candidates) - begun :])
-            judge(tokens[begun:][: config.samples - len(judge.candidates)])
+            judge(tokens[begun:][: config.most_samples - len(judge.candidates)])
             if len(judge.candidates) % size == 0:
                 last = _is_over(config, judge)  # nobody is left to teach
                 _settle(None if last else strategy, tokens, judge.candidates[-size:], race, watch)
@@ -275,7 +275,7 @@ def _is_over(config: SearchConfig, judge: Judge) -> bool:
     """Whether there are enough candidates, or enough trainings at the end of a population."""
     count, most = len(judge.candidates), config.trainings
     enough = most is not None and judge.trained >= most and count % config.batch_size == 0
-    return count >= config.samples or enough
+    return count >= config.most_samples or enough
 
 
 def _settle(

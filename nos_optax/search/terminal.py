@@ -8,18 +8,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nos_optax._command import printable
+from nos_optax.search.config import SearchConfig
 from nos_optax.search.history import Candidate
 from nos_optax.search.loop import OnBatch, OnStage
 
 
 @contextlib.contextmanager
 def live_progress(
-    samples: int, console: Console, disable: bool = False
+    config: SearchConfig, console: Console, disable: bool = False
 ) -> Generator[tuple[OnBatch, OnStage]]:
     """Show how far a search is, in a terminal or a notebook; elsewhere nothing.
 
     Args:
-        samples: how many candidates it will have.
+        config: what is searched: so many candidates, or trainings.
         console: where to show it.
         disable: whether to show nothing.
 
@@ -38,7 +39,7 @@ def live_progress(
         disable = True
     disable = disable or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=disable) as progress:
-        task = progress.add_task("starting", total=samples, note="")
+        task = progress.add_task("starting", total=config.trainings or config.most_samples, note="")
 
         def on_stage(stage: str) -> None:
             progress.update(task, description=printable(stage))
@@ -46,7 +47,10 @@ def live_progress(
         def on_batch(candidates: Sequence[Candidate]) -> None:
             best = max(candidates, key=lambda c: c.reward)
             note = printable(f"best {best.reward:.3f}: {best.rule}")
-            progress.update(task, description="searching", completed=len(candidates), note=note)
+            done = len(candidates)
+            if config.trainings:
+                done = sum(c.origin == c.id for c in candidates)
+            progress.update(task, description="searching", completed=done, note=note)
 
         yield on_batch, on_stage
         progress.update(task, description="done", note="")

@@ -64,7 +64,8 @@ def _groups(groups: Sequence[Group]) -> str:
 
 def _run(run: Run) -> str:
     """Return a run's folder, and what is missing of it."""
-    note = "" if run.finished else f", not finished: {len(run.candidates):,} of {run.samples:,}"
+    count = f"{len(run.candidates):,}" + (f" of {run.samples:,}" if run.samples else "")
+    note = "" if run.finished else f", not finished: {count}"
     return f"{code(run.path)} seed {text(run.config.get('seed', 'unknown'))}{note}"
 
 

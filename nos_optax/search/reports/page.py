@@ -69,13 +69,16 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
 
 def _summary(run: Run) -> str:
     """Return the facts that one looks for first, and a sentence on what they mean."""
-    facts = [("candidates", f"{len(run.candidates):,}", f"of {run.samples:,} asked for")]
-    facts.append(("trainings", f"{run.trained:,}", "the others repeat one or were rejected"))
+    of_samples, of_trainings = "", "the others repeat one or were rejected"
+    if run.samples:
+        of_samples = f"of {run.samples:,} asked for"
     if run.asked_trainings:  # the end is at the trainings, and the candidates are a bound
-        facts[:2] = [
-            ("candidates", f"{len(run.candidates):,}", f"at most {run.samples:,}"),
-            ("trainings", f"{run.trained:,}", f"of {run.asked_trainings:,} asked for"),
-        ]
+        of_samples = f"at most {run.samples:,}" if run.samples else ""
+        of_trainings = f"of {run.asked_trainings:,} asked for"
+    facts = [
+        ("candidates", f"{len(run.candidates):,}", of_samples),
+        ("trainings", f"{run.trained:,}", of_trainings),
+    ]
     for label, results in (("best found", run.found), ("best standard", run.standard)):
         if results:
             facts.append((label, score(results[0].mean), f"{results[0].name}, fresh seeds"))
@@ -100,7 +103,7 @@ def _missing(run: Run) -> list[str]:
     if run.finished:
         return []
     sentences = [f"This run is not finished: it has {counted(len(run.candidates), 'candidate')}"]
-    sentences[0] += f" of {run.samples:,}."
+    sentences[0] += f" of {run.samples:,}." if run.samples else "."
     if run.asked_trainings:
         sentences[0] += f" It was to stop after {counted(run.asked_trainings, 'training')}"
         sentences[0] += f", and has {run.trained:,}."

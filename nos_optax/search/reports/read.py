@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nos_optax._command import printable, user_path
-from nos_optax.search.config import SearchConfig, is_of_kind
+from nos_optax.search.config import SAMPLES, SearchConfig, is_of_kind
 from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, Training, Watched, is_number
 from nos_optax.search.reports.finals import Finals, is_drawable, read_finals
@@ -72,17 +72,19 @@ class Run:
         return f"{self.task}: {', '.join(words)}"
 
     @property
-    def samples(self) -> int:
-        """How many candidates were asked for."""
+    def samples(self) -> int | None:
+        """How many candidates were asked for; None where only the trainings were."""
         asked = self.config.get("samples")
-        return asked if isinstance(asked, int) else len(self.candidates)
+        if isinstance(asked, int):
+            return asked
+        return SAMPLES if self.asked_trainings is None else None
 
     @property
     def finished(self) -> bool:
         """Whether all candidates that were asked for are there, and the best trained again."""
         retrained = bool(self.results) or self.config.get("finalists") == 0
-        asked = self.asked_trainings
-        whole = len(self.candidates) >= self.samples or (asked and self.trained >= asked)
+        asked, most = self.asked_trainings, self.samples
+        whole = (most and len(self.candidates) >= most) or (asked and self.trained >= asked)
         return bool(whole and retrained)
 
     @property
