@@ -17,7 +17,7 @@ Method:   searches with PPO in the environment and in the plain task, seed by se
           seven learning rates. Rewards and reports are of the same validation images, so intervals
           cover weights, order of the images and random numbers only. A child that fails has the
           chance level.
-Environments (`--environment`), each made of `nos_optax.population`:
+Environments (`--environment`), each made by `few_bits`:
           three_bits, four_bits: weights, the layers' inputs and the gradients of each parameter
           array are rounded to 7 or 15 levels (`low_precision`).
           one_bit: 10 workers with 10 images each send the signs of their gradients and one number
@@ -28,7 +28,7 @@ Command:  python experiments/environments.py
           python experiments/environments.py --scale smoke    (seconds; says nothing)
           The same command goes on where an interrupted search stopped.
           One search, with all options of the searcher:
-          python experiments/search.py --dataset environments:three_bits
+          python experiments/search.py --protocol paper --task environments:three_bits
 Time:     22 minutes on 2 cores beside other jobs (one_bit: longer). --scale paper is for
           accelerators.
 Writes:   experiments/results/environments_ENVIRONMENT_SCALE.json, .md and .png
@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from few_bits import compressed_exchange, low_precision
 from harness import command_line
 from harness.statistics import LEVEL, difference, mean_and_error, t_interval
 from harness.tables import markdown
@@ -54,10 +55,8 @@ from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program, encode
 from nos_optax.population import (
     Task,
-    compressed_exchange,
     image_task,
     load_digits,
-    low_precision,
     paper_child,
 )
 from nos_optax.search import (

@@ -1,6 +1,8 @@
 """Environments: few-bit arithmetic and exchange, against NumPy and the plain task."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -16,14 +18,15 @@ from nos_optax.population import (
     Protocol,
     Task,
     TrainingGrid,
-    compressed_exchange,
-    fake_quantize,
     image_task,
     load_digits,
-    low_precision,
     paper_child,
 )
-from nos_optax.population.activations import round_activations
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+from few_bits import compressed_exchange, fake_quantize, low_precision
+from few_bits.activations import round_activations
 
 KEY = jax.random.key(7)
 

@@ -1,6 +1,7 @@
 """A user's mistake in a task is one clear message, before anything is compiled."""
 
 import dataclasses
+import sys
 import types
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from nos_optax.population import (
     PopulationTrainer,
     Protocol,
     TrainingGrid,
-    compressed_exchange,
-    low_precision,
 )
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task_check import (
@@ -26,6 +25,10 @@ from nos_optax.population.task_check import (
     task_digest,
 )
 from nos_optax.search import LocalEngine, SearchConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+from few_bits import compressed_exchange, low_precision
 
 TASK = make_task()
 X, Y = TASK.train

@@ -4,9 +4,6 @@ from nos_optax.population.convnet import ConvNet as ConvNet
 from nos_optax.population.data import Dataset as Dataset
 from nos_optax.population.data import DatasetError as DatasetError
 from nos_optax.population.data import load_digits as load_digits
-from nos_optax.population.environments import compressed_exchange as compressed_exchange
-from nos_optax.population.environments import fake_quantize as fake_quantize
-from nos_optax.population.environments import low_precision as low_precision
 from nos_optax.population.grid import Children as Children
 from nos_optax.population.grid import Epoch as Epoch
 from nos_optax.population.grid import TrainingGrid as TrainingGrid

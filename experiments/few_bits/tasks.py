@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nos_optax.population.activations import round_activations
+from few_bits.activations import round_activations
 from nos_optax.population.task import Params, State, Task
 from nos_optax.population.task_check import check_init
 
@@ -88,7 +88,7 @@ def low_precision(
       while biases and scales stay as they are. To the nearest level: they are the same at every
       use. What the rule changes are exact weights.
     - activations, where they enter a matrix product or a convolution, also in the metric; see
-      `nos_optax.population.activations`. One scale for all examples, to the nearest level: the
+      `few_bits.activations`. One scale for all examples, to the nearest level: the
       metric has no random numbers.
     - the gradient of each parameter array, before the rule sees it; up or down at random, by the
       loss's key, because most entries are less than half a level and to the nearest would be 0.
