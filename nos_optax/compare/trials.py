@@ -5,6 +5,7 @@ seeds, and only these are compared. What is in the records is not trained again.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from nos_optax.population.loop import Factory
 RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
 MOST_SEEDS = 10_000
 MOST_FIRST_SEED = 2 * 10**9  # Adam's own lie above
+A_WHILE = 1.0  # seconds between two entries in the records
 EXTENSIONS = 4  # rates that are tried beyond either end while the best one is there
 MEASURES = {
     "score": "score by the task's metric",
@@ -152,6 +154,7 @@ class Trials:
         self.reference, self._advance, self._centre = reference, advance, centre
         self._has_test = loop.task.test is not None
         self._factories: dict[str, Factory] = {}  # one object each, as each object compiles
+        self._rows = max(1, loop.lanes)  # rates that train at a time
 
     def run(self, rival: Rival) -> Outcome:
         """Tune the rival's learning rate, then train with fresh seeds."""
@@ -210,23 +213,33 @@ class Trials:
         keys = [[{"rival": key, "rate": rate, "seed": seed} for seed in seeds] for rate in rates]
         known = [[self.records.get(k) is not None for k in row] for row in keys]
         self._advance(sum(map(sum, known)))
-        # As many at a time as keep the devices busy, so that little is lost where one is killed.
-        width = min(len(seeds), self.loop.devices)
-        height = max(1, self.loop.devices * self.loop.lanes // width)
-        for top in range(0, len(rates), height):
+        width, top = min(len(seeds), self.loop.devices), 0
+        while top < len(rates):
+            rows = range(top, min(top + self._rows, len(rates)))
             for left in range(0, len(seeds), width):
-                rows = range(top, min(top + height, len(rates)))
                 columns = range(left, min(left + width, len(seeds)))
                 cells = [(i, j) for i in rows for j in columns if not known[i][j]]
                 if not cells:
                     continue
                 at, chosen = np.array([rates[i] for i in rows]), [seeds[j] for j in columns]
+                began = time.perf_counter()
                 losses = self._train(rival, at, chosen)
+                self._pace(len(rows), width, time.perf_counter() - began)
                 self.records.extend(
                     [(keys[i][j], _training(losses, i - top, j - left)._asdict()) for i, j in cells]
                 )
                 self._advance(len(cells))
+            top = rows.stop
         return [tuple(self._recorded(k) for k in row) for row in keys]
+
+    def _pace(self, rows: int, width: int, seconds: float) -> None:
+        """Choose how many rates train at a time: enough for the devices, and for about a second.
+
+        A killed comparison loses no more than that, and one of small tasks need not wait for the
+        disk and the devices after each training.
+        """
+        least = max(1, self.loop.devices * self.loop.lanes // width)
+        self._rows = max(least, int(rows * A_WHILE / seconds))
 
     def _recorded(self, key: dict) -> Training:
         values = self.records.get(key) or {}
