@@ -44,7 +44,7 @@ from fake_engine import FakeEngine  # ty: ignore[import-not-found]
 from harness import command_line  # ty: ignore[import-not-found]
 
 import nos_optax
-from nos_optax.grammar import Program, RuleError, decode, encode
+from nos_optax.grammar import Program, RuleError, decode, encode, to_python
 from nos_optax.grammar.program import tables
 from nos_optax.search import AcceleratorError, Candidate, SearchConfig, run_search
 from nos_optax.search import checkpoints as checkpoints_module
@@ -211,7 +211,7 @@ def a_rule(rng: random.Random) -> None:
     expect(nos_optax.UpdateRule.from_json(rule.to_json()) == rule, f"{rule}: JSON")
     expect(rule.canonical().digest == rule.digest, f"{rule}: digest")
     rule.latex()
-    compile(rule.to_python(), "rule", "exec")
+    compile(to_python(rule), "rule", "exec")
     if rng.random() < 0.02:
         optimizer = nos_optax.from_rule(rule, 0.1, total_steps=10)
         params = jnp.ones(2)

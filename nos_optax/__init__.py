@@ -3,6 +3,7 @@
 Bello, Zoph, Vasudevan and Le, "Neural Optimizer Search with Reinforcement Learning", ICML 2017.
 """
 
+from nos_optax._version import __version__ as __version__
 from nos_optax.grammar import RuleError as RuleError
 from nos_optax.grammar import UpdateRule as UpdateRule
 from nos_optax.grammar import from_rule as from_rule
@@ -17,5 +18,3 @@ from nos_optax.transforms import addsign as addsign
 from nos_optax.transforms import powersign as powersign
 from nos_optax.transforms import scale_by_addsign as scale_by_addsign
 from nos_optax.transforms import scale_by_powersign as scale_by_powersign
-
-__version__ = "0.2.0"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nos_optax.grammar import OPERANDS, Program
+from nos_optax.grammar import OPERANDS, Program, decode
 from nos_optax.grammar.expression import Binary
 
 LEFT = "left"
@@ -27,7 +27,7 @@ def all_live(program: Program) -> bool:
 
 def is_sum(program: Program) -> bool:
     """Whether the value is a sum: decoding leaves out copies by `left` and by the identity."""
-    match program.decode():
+    match decode(program).expression:
         case Binary("+"):
             return True
         case _:

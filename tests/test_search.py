@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nos_optax.grammar import Program, decode, parse
+from nos_optax.grammar import Program, decode, encode, parse
 from nos_optax.population import STATUSES
 from nos_optax.search import Probes, SearchConfig, command, read_candidates, run_search
 from nos_optax.search.history import Candidate
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_search(run, tmp_path):
 
 def candidate(reward, rule="g", status="trained"):
     rule = parse(rule)
-    (probed,) = Probes(2)(rule.encode(2).array[None])
+    (probed,) = Probes(2)(encode(rule, 2).array[None])
     return Candidate(
         0, str(rule), "", rule.digest, probed.fingerprint, 0, reward, 0.1, status, None
     )

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import nos_optax
+from nos_optax.grammar import to_python
 
 RULE, LEARNING_RATE = "drop(rmsprop, 0.3)", 1e-2
 
@@ -69,7 +70,7 @@ print(f"accuracy {by_formula:.3f}: {RULE}")
 
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "found_rule.py"
-    file.write_text(nos_optax.parse(RULE).to_python(), encoding="utf-8")
+    file.write_text(to_python(RULE), encoding="utf-8")
     scale_by_found_rule = import_file(file).scale_by_found_rule
 alone = optax.chain(scale_by_found_rule(), optax.scale_by_learning_rate(LEARNING_RATE))
 by_file = accuracy(alone)

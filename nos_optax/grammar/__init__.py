@@ -1,14 +1,15 @@
 """The search language: rules as text, trees, tokens, and Optax transformations."""
 
+from nos_optax.grammar.catalogue import Accuracy as Accuracy
+from nos_optax.grammar.catalogue import PaperRule as PaperRule
 from nos_optax.grammar.catalogue import rules as rules
+from nos_optax.grammar.encoding import as_rule as as_rule
+from nos_optax.grammar.encoding import decode as decode
+from nos_optax.grammar.encoding import encode as encode
 from nos_optax.grammar.errors import RuleError as RuleError
+from nos_optax.grammar.export import to_python as to_python
 from nos_optax.grammar.program import Program as Program
-from nos_optax.grammar.rule import Accuracy as Accuracy
-from nos_optax.grammar.rule import PaperRule as PaperRule
 from nos_optax.grammar.rule import UpdateRule as UpdateRule
-from nos_optax.grammar.rule import as_rule as as_rule
-from nos_optax.grammar.rule import decode as decode
-from nos_optax.grammar.rule import encode as encode
 from nos_optax.grammar.rule import parse as parse
 from nos_optax.grammar.space import SearchSpace as SearchSpace
 from nos_optax.grammar.static import ScaleByRuleState as ScaleByRuleState

@@ -21,8 +21,7 @@ from nos_optax.grammar.expression import (
     infix,
     levels,
 )
-
-DELTA = 1e-8  # x / y means x / (y + DELTA)
+from nos_optax.grammar.semantics import DELTA
 
 
 def canonical(e: Expression) -> Expression:

@@ -11,8 +11,16 @@ import textwrap
 from typing import Any
 
 from nos_optax import _arguments, schedules
+from nos_optax._version import __version__
 from nos_optax.grammar import semantics, static
+from nos_optax.grammar.encoding import RuleLike, as_rule
 from nos_optax.grammar.expression import (
+    ATOM,
+    LEVELS,
+    NEGATION,
+    POWER,
+    PRODUCT,
+    SUM,
     Binary,
     Constant,
     Expression,
@@ -25,11 +33,12 @@ from nos_optax.grammar.expression import (
 )
 from nos_optax.grammar.rule import UpdateRule
 
+DELTA = number(semantics.DELTA)  # as text
 # moment -> (field of the state, argument, default, power of g)
 _MOMENTS = {
-    "m": ("mu", "b1", 0.9, 1),
-    "v": ("nu", "b2", 0.999, 2),
-    "gamma": ("gamma", "b3", 0.999, 3),
+    "m": ("mu", "b1", semantics.B1, 1),
+    "v": ("nu", "b2", semantics.B2, 2),
+    "gamma": ("gamma", "b3", semantics.B3, 3),
 }
 _DECAYS = {
     "ld": schedules.linear_decay,
@@ -53,8 +62,25 @@ _FUNCTIONS = {
 }
 
 
-def to_python(rule: UpdateRule, name: str, learning_rate: str) -> str:
-    """Write a rule as the source of a Python module; see `UpdateRule.to_python`."""
+def to_python(
+    rule: RuleLike, name: str = "scale_by_found_rule", learning_rate: str = "0.01"
+) -> str:
+    """Return the source of a Python module with a rule as an Optax transformation.
+
+    Args:
+        rule: The rule, or its text.
+        name: The name of the module's function, which takes the arguments of
+            :func:`nos_optax.scale_by_rule` that the rule needs, and gives the same updates.
+        learning_rate: The one in the module's example of its use.
+
+    Returns:
+        The source; it imports jax, optax and typing only.
+
+    Raises:
+        RuleError: If the text is not a rule.
+        ValueError: If the name is not an identifier, or one that the module needs itself.
+    """
+    rule = as_rule(rule)
     helpers = _helpers(rule)
     taken = ["jax", "jnp", "optax", "NamedTuple", *(helper.__name__ for helper in helpers)]
     if not name.isidentifier() or keyword.iskeyword(name) or name in taken:
@@ -80,15 +106,13 @@ def to_python(rule: UpdateRule, name: str, learning_rate: str) -> str:
 
 
 def _header(rule: UpdateRule, name: str, learning_rate: str) -> str:
-    from nos_optax import __version__
-
     formula = textwrap.fill(str(rule), 96, break_long_words=False)
     arguments = "total_steps=10_000" if rule.needs_total_steps else ""
     return f'''"""An update rule as an Optax gradient transformation.
 
 {textwrap.indent(formula, "    ")}
 
-Here x / y is x / (y + 1e-8); m, v and gamma are the bias-corrected moving averages of g, g^2 and
+Here x / y is x / (y + {DELTA}); m, v and gamma are the bias-corrected moving averages of g, g^2 and
 g^3. Written by nos_optax {__version__}. Use:
 
     optimizer = optax.chain({name}({arguments}), optax.scale_by_learning_rate({learning_rate}))
@@ -222,29 +246,20 @@ def _assign_parts(e: Expression, variables: dict[Expression, str], body: list[st
     return _source(e, variables)
 
 
-_SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(1, 6)
-# function -> (its level, the least level of its left and its right side without parentheses)
-_LEVELS = {
-    "+": (_SUM, _SUM, _PRODUCT),
-    "-": (_SUM, _SUM, _PRODUCT),
-    "*": (_PRODUCT, _PRODUCT, _NEGATION),
-}
-
-
-def _source(e: Expression, variables: dict[Expression, str], level: int = _SUM) -> str:
+def _source(e: Expression, variables: dict[Expression, str], level: int = SUM) -> str:
     """Return `e` as a Python expression, in parentheses where `level` asks for them."""
 
-    def source(e: Expression, level: int = _SUM) -> str:
+    def source(e: Expression, level: int = SUM) -> str:
         return _source(e, variables, level)
 
     if e in variables:
         return variables[e]
-    own = _ATOM
+    own = ATOM
     match e:
         case Constant(value):
             text = repr(value)
         case Operand("adam" | "rmsprop" as name):
-            own, text = _PRODUCT, f"{'m' if name == 'adam' else 'g'} / (root(v) + 1e-8)"
+            own, text = PRODUCT, f"{'m' if name == 'adam' else 'g'} / (root(v) + {DELTA})"
         case Operand("noise"):
             text = f"noise_of({_draw(e)})"
         case Operand("annealed_noise"):
@@ -252,7 +267,7 @@ def _source(e: Expression, variables: dict[Expression, str], level: int = _SUM) 
         case Operand():
             text = _variable(e)
         case Unary("neg", x):
-            own, text = _NEGATION, f"-{source(x, _NEGATION)}"
+            own, text = NEGATION, f"-{source(x, NEGATION)}"
         case Unary("clip", x, c):
             text = f"jnp.clip({source(x)}, -{c!r}, {c!r})"
         case Unary("drop", x, p):
@@ -267,14 +282,15 @@ def _source(e: Expression, variables: dict[Expression, str], level: int = _SUM) 
                 function = "jnp.power" if numbers else "power"
                 text = f"{function}({source(x)}, {source(y) if k is None else k})"
             else:
-                own, text = _POWER, _power(source(x, _ATOM), k)
+                own, text = POWER, _power(source(x, ATOM), k)
         case Binary("/", x, y) if _is_number(x) and _is_number(y):
-            text = f"jnp.divide({source(x)}, {source(y)} + 1e-8)"
+            text = f"jnp.divide({source(x)}, {source(y)} + {DELTA})"
         case Binary("/", x, y):
-            own, text = _PRODUCT, f"{source(x, _PRODUCT)} / ({source(y)} + 1e-8)"
+            own, text = PRODUCT, f"{source(x, PRODUCT)} / ({source(y)} + {DELTA})"
         case Binary(function, x, y):
-            own, left, right = _LEVELS[function]
-            text = f"{source(x, left)} {function} {source(y, right)}"
+            own, left, right = LEVELS[function]
+            # Python, like our parser, reads x * -y; the printed rule is x * (-y), for people.
+            text = f"{source(x, left)} {function} {source(y, min(right, NEGATION))}"
     return f"({text})" if own < level else text
 
 

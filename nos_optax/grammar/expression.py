@@ -176,18 +176,18 @@ def number(value: float) -> str:
     return plain
 
 
-_SUM, _PRODUCT, _NEGATION, _POWER, _ATOM = range(1, 6)
+SUM, PRODUCT, NEGATION, POWER, ATOM = range(1, 6)
 # function -> (its level, the least level of its left and its right side that needs no parentheses)
-_LEVELS = {
-    "+": (_SUM, _SUM, _PRODUCT),
-    "-": (_SUM, _SUM, _PRODUCT),
-    "*": (_PRODUCT, _PRODUCT, _POWER),
-    "/": (_PRODUCT, _PRODUCT, _POWER),
-    "^": (_POWER, _ATOM, _ATOM),
+LEVELS = {
+    "+": (SUM, SUM, PRODUCT),
+    "-": (SUM, SUM, PRODUCT),
+    "*": (PRODUCT, PRODUCT, POWER),
+    "/": (PRODUCT, PRODUCT, POWER),
+    "^": (POWER, ATOM, ATOM),
 }
 
 
-def infix(e: Expression, level: int = _SUM) -> str:
+def infix(e: Expression, level: int = SUM) -> str:
     """Write `e` as text that parses back to `e`, with no more parentheses than that takes."""
     match e:
         case Constant(value):
@@ -197,12 +197,12 @@ def infix(e: Expression, level: int = _SUM) -> str:
         case Operand(name, n):
             return name if n is None else f"{name}({number(n)})"
         case Unary("neg", argument):
-            own, text = _NEGATION, f"-{infix(argument, _NEGATION)}"
+            own, text = NEGATION, f"-{infix(argument, NEGATION)}"
         case Unary(function, argument, parameter):
             tail = "" if parameter is None else f", {number(parameter)}"
             return f"{function}({infix(argument)}{tail})"
         case Binary(function, left, right):
-            own, left_level, right_level = _LEVELS[function]
+            own, left_level, right_level = LEVELS[function]
             space = "" if function == "^" else " "
             text = f"{infix(left, left_level)}{space}{function}{space}{infix(right, right_level)}"
     return f"({text})" if own < level else text
@@ -220,16 +220,16 @@ _LATEX_LEAVES = {
 }
 
 
-def latex(e: Expression, level: int = _SUM) -> str:
+def latex(e: Expression, level: int = SUM) -> str:
     r"""Write `e` as LaTeX mathematics, in the paper's symbols (no surrounding `$`)."""
     match e:
         case Constant(value):
             mantissa, _, exponent = number(value).partition("e")
             if not exponent:
                 return mantissa
-            own, text = _POWER, f"10^{{{exponent}}}"
+            own, text = POWER, f"10^{{{exponent}}}"
             if mantissa != "1":
-                own, text = _PRODUCT, rf"{mantissa} \cdot {text}"
+                own, text = PRODUCT, rf"{mantissa} \cdot {text}"
         case Operand("cd", 0.5):
             return r"\mathrm{cd}"
         case Operand(name, n):
@@ -239,9 +239,9 @@ def latex(e: Expression, level: int = _SUM) -> str:
                 else rf"\mathrm{{{name}}}_{{{number(n)}}}"
             )
         case Unary("neg", argument):
-            own, text = _NEGATION, f"-{latex(argument, _NEGATION)}"
+            own, text = NEGATION, f"-{latex(argument, NEGATION)}"
         case Unary("exp", argument):
-            own, text = _POWER, f"e^{{{latex(argument)}}}"
+            own, text = POWER, f"e^{{{latex(argument)}}}"
         case Unary("sqrt", argument):
             return rf"\sqrt{{\left|{latex(argument)}\right|}}"
         case Unary("log", argument):
@@ -252,11 +252,11 @@ def latex(e: Expression, level: int = _SUM) -> str:
             tail = "" if parameter is None else f", {latex(Constant(parameter))}"
             return rf"\operatorname{{{function}}}\left({latex(argument)}{tail}\right)"
         case Binary("/", left, right):
-            own, text = _POWER, rf"\frac{{{latex(left)}}}{{{latex(right)} + \delta}}"
+            own, text = POWER, rf"\frac{{{latex(left)}}}{{{latex(right)} + \delta}}"
         case Binary("^", left, right):
-            own, text = _POWER, f"{{{latex(left, _ATOM)}}}^{{{latex(right)}}}"
+            own, text = POWER, f"{{{latex(left, ATOM)}}}^{{{latex(right)}}}"
         case Binary(function, left, right):
-            own, left_level, right_level = _LEVELS[function]
+            own, left_level, right_level = LEVELS[function]
             x, y = latex(left, left_level), latex(right, right_level)
             if function == "*":  # 2 times 3 is not 2 3
                 function = r"\cdot" if y[0].isdigit() else r"\,"

@@ -20,15 +20,13 @@ from jax.experimental.pallas import triton
 
 from nos_optax.grammar import semantics
 from nos_optax.grammar.expression import word_hash
+from nos_optax.grammar.semantics import B1, B2, B3
 from nos_optax.grammar.traced import (
     _BINARY_BRANCHES,
     _DECAYS,
     _OPERAND_BRANCH,
     _OPERAND_PARAMETER,
     _UNARY_PARAMETER,
-    B1,
-    B2,
-    B3,
     ProgramState,
 )
 from nos_optax.grammar.vocabulary import OPERANDS, UNARY_TOKENS

@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nos_optax.grammar.program import TOKENS_PER_ITERATION
-from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
+from nos_optax.grammar.program import IDENTITY, LEFT, TOKENS_PER_ITERATION
+from nos_optax.grammar.vocabulary import BINARY, OPERANDS
 
-_IDENTITY = UNARY.index("x")
-_PLUS, _LEFT = BINARY.index("+"), BINARY.index("left")
+_PLUS = BINARY.index("+")
 
 Pairs = tuple[frozenset[tuple[int, int]], ...]
 
@@ -118,15 +117,15 @@ def live_programs(
                     yield second, memory._replace(chosen=(_result(first), _result(second)))
         elif place == 2:
             for word in unary:
-                yield word, memory._replace(chosen=(*chosen, word == _IDENTITY))
+                yield word, memory._replace(chosen=(*chosen, word == IDENTITY))
         elif place == 3:
             for word in unary:
                 yield word, memory
         else:
             left, right, unchanged = chosen
             for word in binary:
-                read = {left} if word == _LEFT else {left, right}
-                is_sum = word == _PLUS or (word == _LEFT and unchanged and left in sums)
+                read = {left} if word == LEFT else {left, right}
+                is_sum = word == _PLUS or (word == LEFT and unchanged and left in sums)
                 after = Memory(
                     (unread - read) | {iteration}, sums | {iteration} if is_sum else sums
                 )

@@ -11,10 +11,10 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from nos_optax.grammar import vocabulary
+from nos_optax.grammar import paper, vocabulary
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.expression import (
     MAX_DEPTH,
@@ -181,7 +181,7 @@ class _Parser:
             known = (*vocabulary.LEAVES, *vocabulary.FUNCTIONS)
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            if name in _catalogue():
+            if name in paper.NAMES:
                 hint = f"for the paper's rule write nos_optax.rules[{name!r}]; "
             self.fail(f"unknown operand {name!r}; {hint}expected one of {', '.join(known)}", token)
         if self.next.text == "(":
@@ -225,10 +225,3 @@ class _Parser:
             return build()
         except RuleError as error:
             raise RuleError(str(error), self.source, token.position) from None
-
-
-def _catalogue() -> Mapping[str, object]:
-    """Return the paper's rules; the catalogue itself is parsed before it is there."""
-    from nos_optax.grammar.catalogue import rules
-
-    return rules

@@ -8,19 +8,16 @@ figure 3 shows the five tokens).
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 
 from nos_optax.grammar.errors import RuleError
-from nos_optax.grammar.expression import Binary, Constant, Expression, Operand, Unary, infix
-from nos_optax.grammar.parser import parse_expression
-from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY, UNARY_TOKENS
+from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
 
 MAX_ITERATIONS = 4
 TOKENS_PER_ITERATION = 5
-_IDENTITY = UNARY.index("x")
-_LEFT = BINARY.index("left")
+IDENTITY = UNARY.index("x")
+LEFT = BINARY.index("left")
 
 Iteration = tuple[int, int, int, int, int]
 
@@ -122,26 +119,6 @@ class Program:
     def __str__(self) -> str:
         return " ".join(self.words)
 
-    def decode(self) -> Expression:
-        """Return the expression that the program computes; parts that it does not use are gone."""
-        results: list[Expression] = []
-        for op1, op2, u1, u2, b in self.iterations:
-            operands = (*operand_expressions(), *results)
-            left, right = _apply(u1, operands[op1]), _apply(u2, operands[op2])
-            results.append(left if b == _LEFT else Binary(BINARY[b], left, right))
-        return results[-1]
-
-
-@cache
-def operand_expressions() -> tuple[Expression, ...]:
-    """Return the tree of each operand token."""
-    return tuple(map(parse_expression, OPERANDS))
-
-
-def _apply(unary: int, argument: Expression) -> Expression:
-    function, parameter = UNARY_TOKENS[UNARY[unary]]
-    return argument if function == "identity" else Unary(function, argument, parameter)
-
 
 def pad_programs(programs: np.ndarray, iterations: int) -> np.ndarray:
     """Lengthen programs by iterations that copy the last result, which changes no value.
@@ -160,7 +137,7 @@ def pad_programs(programs: np.ndarray, iterations: int) -> np.ndarray:
     if length > iterations:
         raise RuleError(f"programs of {length} iterations do not fit in {iterations}")
     copies = [
-        (len(OPERANDS) + k - 1, 0, _IDENTITY, _IDENTITY, _LEFT) for k in range(length, iterations)
+        (len(OPERANDS) + k - 1, 0, IDENTITY, IDENTITY, LEFT) for k in range(length, iterations)
     ]
     tail = np.array(copies, np.int32).reshape(-1, TOKENS_PER_ITERATION)
     tail = np.broadcast_to(tail, (*programs.shape[:-2], *tail.shape))
@@ -190,78 +167,3 @@ def as_population(programs: np.typing.ArrayLike) -> np.ndarray:
     if wrong.any():
         Program.from_array(array[wrong.argmax()])  # raises, naming the token
     return array.astype(np.int32)
-
-
-def encode_expression(expression: Expression, iterations: int | None = None) -> Program:
-    """Write a tree as a program.
-
-    Args:
-        expression: The tree.
-        iterations: Pad to this many iterations, with copies of the result; None for the fewest.
-
-    Returns:
-        The program.
-
-    Raises:
-        RuleError: If the tree has a number or a parameter outside the vocabulary, or if it needs
-            more iterations.
-    """
-    encoder = _Encoder()
-    encoder.result(expression)
-    steps = encoder.iterations
-    limit = MAX_ITERATIONS if iterations is None else iterations
-    if len(steps) > limit:
-        raise RuleError(
-            f"{infix(expression)} needs {len(steps)} iterations, more than the {limit} allowed"
-        )
-    program = Program(tuple(steps))
-    return Program.from_array(pad_programs(program.array, iterations)) if iterations else program
-
-
-class _Encoder:
-    """Writes iterations bottom-up; a subtree met twice is computed once."""
-
-    def __init__(self):
-        self.iterations: list[Iteration] = []
-        self.known = {e: token for token, e in enumerate(operand_expressions())}
-
-    def operand(self, e: Expression) -> int:
-        """Return the token that holds `e`, writing the iterations that compute it."""
-        if e not in self.known:
-            self.known[e] = self.result(e)
-        return self.known[e]
-
-    def result(self, e: Expression) -> int:
-        """Write the iteration whose result is `e` and return its token."""
-        match e:
-            case Binary(function, left, right) if e not in self.known:
-                (u1, op1), (u2, op2) = self.argument(left), self.argument(right)
-                return self.append((op1, op2, u1, u2, BINARY.index(function)))
-            case _:
-                u1, op1 = self.argument(e)
-                return self.copy(op1, u1)
-
-    def argument(self, e: Expression) -> tuple[int, int]:
-        """Return `(unary, operand)` tokens for one side of an iteration."""
-        match e:
-            case Unary(function, argument, parameter) if e not in self.known:
-                for unary, (name, value) in enumerate(UNARY_TOKENS.values()):
-                    if (name, value) == (function, parameter):
-                        return unary, self.operand(argument)
-                raise RuleError(f"{infix(e)} is not in the vocabulary: {' '.join(UNARY)}")
-            case Constant() | Operand() if e not in self.known:
-                raise RuleError(f"{infix(e)} is not in the vocabulary: {' '.join(OPERANDS)}")
-            case _:
-                return _IDENTITY, self.operand(e)
-
-    def copy(self, operand: int, unary: int) -> int:
-        # The second operand is thrown away: it must only differ from the first, and it reuses a
-        # result if there is another.
-        filler = len(OPERANDS) + len(self.iterations) - 1 if self.iterations else 0
-        if filler == operand:
-            filler = 0 if operand else 1
-        return self.append((operand, filler, unary, _IDENTITY, _LEFT))
-
-    def append(self, iteration: Iteration) -> int:
-        self.iterations.append(iteration)
-        return len(OPERANDS) + len(self.iterations) - 1

@@ -4,9 +4,6 @@ import dataclasses
 import hashlib
 import json
 from functools import cached_property
-from typing import NamedTuple
-
-import numpy as np
 
 from nos_optax.grammar import vocabulary
 from nos_optax.grammar.canonical import canonical
@@ -24,7 +21,6 @@ from nos_optax.grammar.expression import (
     walk,
 )
 from nos_optax.grammar.parser import parse_expression
-from nos_optax.grammar.program import Program, encode_expression
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -79,10 +75,6 @@ class UpdateRule:
         """The hash of the canonical form, 16 hexadecimal digits, the same in every process."""
         return hashlib.sha256(str(self.canonical()).encode()).hexdigest()[:16]
 
-    def encode(self, iterations: int | None = None) -> Program:
-        """Return the rule as the controller's tokens; see `nos_optax.grammar.encode`."""
-        return encode_expression(self.expression, iterations)
-
     def to_json(self) -> str:
         """Return the tree as JSON, such as `["*", ["exp", "m"], ["clip", "g", 0.001]]`."""
         return json.dumps(_to_lists(self.expression))
@@ -105,24 +97,6 @@ class UpdateRule:
         except (ValueError, TypeError, RecursionError) as error:
             raise RuleError(f"not JSON: {error}") from None
         return cls(_from_lists(lists))
-
-    def to_python(self, name: str = "scale_by_found_rule", learning_rate: str = "0.01") -> str:
-        """Return the source of a Python module with the rule as an Optax transformation.
-
-        Args:
-            name: The name of the module's function, which takes the arguments of
-                :func:`nos_optax.scale_by_rule` that the rule needs, and gives the same updates.
-            learning_rate: The one in the module's example of its use.
-
-        Returns:
-            The source; it imports jax, optax and typing only.
-
-        Raises:
-            ValueError: If the name is not an identifier, or one that the module needs itself.
-        """
-        from nos_optax.grammar.export import to_python
-
-        return to_python(self, name, learning_rate)
 
     @cached_property
     def leaves(self) -> frozenset[str]:
@@ -156,46 +130,6 @@ class UpdateRule:
         return bool(self.leaves & vocabulary.NOISES) or any(drops)
 
 
-class Accuracy(NamedTuple):
-    """CIFAR-10 accuracies of a Wide ResNet, in per cent, as Table 6 gives them.
-
-    The network trained for 300 epochs at a constant learning rate, the best of seven by the
-    validation accuracy.
-
-    Attributes:
-        final_validation: On validation images, after the last epoch.
-        final_test: On test images, after the last epoch.
-        best_validation: On validation images, after the epoch that was best on them.
-        best_test: On test images, after that epoch.
-    """
-
-    final_validation: float
-    final_test: float
-    best_validation: float
-    best_test: float
-
-
-class PaperRule(NamedTuple):
-    """A rule of Bello et al. (2017).
-
-    Attributes:
-        name: The key in `rules`.
-        rule: The update rule; `nos_optax.from_rule` takes the `PaperRule` itself too.
-        section: Where the paper has it: `Table 6` (even if section 5.1 has it too), `section 5.1`
-            or `Table 1`.
-        accuracy: What Table 6 gives for it; None for rules that are not in that table.
-    """
-
-    name: str
-    rule: UpdateRule
-    section: str
-    accuracy: Accuracy | None = None
-
-
-RuleLike = UpdateRule | PaperRule | Program | str
-"""What stands for a rule: itself, one of the paper's, a program, or its text."""
-
-
 def parse(text: str) -> UpdateRule:
     """Read an update rule in infix form.
 
@@ -223,64 +157,6 @@ def parse(text: str) -> UpdateRule:
         <https://arxiv.org/abs/1709.07417>`_, 2017, section 3.1 for the language, 4.1 for its words
     """
     return UpdateRule(parse_expression(text))
-
-
-def decode(program: Program | np.typing.ArrayLike) -> UpdateRule:
-    """Return the rule that a program computes.
-
-    Args:
-        program: A `Program`, or its tokens: `int[G, 5]` or `int[5 G]`.
-
-    Returns:
-        The rule; parts that do not reach the last result are gone.
-
-    Raises:
-        RuleError: If the tokens are not those of a program.
-
-    Examples:
-        >>> from nos_optax.grammar import decode
-        >>> decode([0, 3, 0, 2, 2])
-        UpdateRule('g * exp(m)')
-    """
-    program = program if isinstance(program, Program) else Program.from_array(program)
-    return UpdateRule(program.decode())
-
-
-def encode(rule: RuleLike, iterations: int | None = None) -> Program:
-    """Return a rule as tokens: `decode(encode(rule)) == rule`.
-
-    Args:
-        rule: The rule, or its text.
-        iterations: Pad to this many iterations, with copies of the result; None for the fewest.
-
-    Returns:
-        The program.
-
-    Raises:
-        RuleError: If a number of the rule is not in the vocabulary, or if the rule needs more
-            iterations.
-
-    Examples:
-        >>> from nos_optax.grammar import encode
-        >>> print(encode("exp(sign(g) * sign(m)) * g"))
-        sign(g) sign(m) x x * r1 g exp x *
-    """
-    return as_rule(rule).encode(iterations)
-
-
-def as_rule(rule: RuleLike) -> UpdateRule:
-    """Return `rule` as an `UpdateRule`: parse text, decode a program, unwrap a catalogue entry."""
-    match rule:
-        case UpdateRule():
-            return rule
-        case str():
-            return parse(rule)
-        case Program():
-            return decode(rule)
-        case PaperRule():
-            return rule.rule
-        case _:
-            raise RuleError(f"expected a rule or its text, got {type(rule).__name__}: {rule!r}")
 
 
 def _to_lists(e: Expression):

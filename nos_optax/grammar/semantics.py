@@ -2,9 +2,8 @@
 
 Bello et al. (2017) settle most of it. Section 4.1 says that `log` and `sqrt` take |x|, that `x / y`
 is `x / (y + DELTA)`, that `clip(x, c)` limits x to [-c, c], that `drop(x, p)` sets entries to 0
-with probability p, and what the decays and both noises are. Section 4.2 sets DELTA to 1e-8 and the
-decay rates of the moving averages to 0.9, 0.999 and 0.999. By the caption of figure 2, these
-averages are bias-corrected.
+with probability p, and what the decays and both noises are. Section 4.2 sets DELTA and the decay
+rates of the moving averages. By the caption of figure 2, these averages are bias-corrected.
 
 The paper leaves these to us: DELTA stands outside the root, so `adam` is `m / (sqrt(v) + DELTA)`
 and `rmsprop` is `g / (sqrt(v) + DELTA)`, as its division would write them; `sign(0)` is 0; `drop`
@@ -19,7 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from nos_optax import _arguments, schedules
-from nos_optax.grammar.canonical import DELTA
+
+DELTA = 1e-8
+B1, B2, B3 = 0.9, 0.999, 0.999  # of m, v and gamma
 
 
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:

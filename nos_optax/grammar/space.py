@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nos_optax.grammar.encoding import encode
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.liveness import Automaton, live_programs
 from nos_optax.grammar.program import (
@@ -15,9 +16,8 @@ from nos_optax.grammar.program import (
     TOKENS_PER_ITERATION,
     Program,
     bank,
-    encode_expression,
 )
-from nos_optax.grammar.rule import UpdateRule, as_rule
+from nos_optax.grammar.rule import UpdateRule
 from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY
 
 
@@ -233,7 +233,7 @@ class SearchSpace:
         """Whether a program is in the space; a rule is if its encoding is."""
         if not isinstance(item, Program):
             try:
-                item = encode_expression(as_rule(item).expression, self.iterations)
+                item = encode(item, self.iterations)
             except RuleError:
                 return False
         same_length = len(item.iterations) == self.iterations

@@ -9,6 +9,7 @@ import optax
 
 from nos_optax import _arguments
 from nos_optax.grammar import semantics
+from nos_optax.grammar.encoding import RuleLike, as_rule
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.expression import (
     Binary,
@@ -20,7 +21,8 @@ from nos_optax.grammar.expression import (
     structural_hash,
     walk,
 )
-from nos_optax.grammar.rule import RuleLike, UpdateRule, as_rule
+from nos_optax.grammar.rule import UpdateRule
+from nos_optax.grammar.semantics import B1, B2, B3
 from nos_optax.grammar.vocabulary import DECAYS
 
 
@@ -123,9 +125,9 @@ def drawing_parts(e: Expression) -> dict[str, list[int]]:
 def scale_by_rule(
     rule: RuleLike,
     total_steps: int | jax.Array | None = None,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.999,
-    b3: jax.typing.ArrayLike = 0.999,
+    b1: jax.typing.ArrayLike = B1,
+    b2: jax.typing.ArrayLike = B2,
+    b3: jax.typing.ArrayLike = B3,
     mu_dtype: jax.typing.DTypeLike | None = None,
     key: jax.Array | int | None = None,
 ) -> optax.GradientTransformation:
@@ -190,7 +192,7 @@ def scale_by_rule(
     total_steps = _checked_total_steps(rule, total_steps)
     b1, b2, b3 = (
         _arguments.decay_rate(name, rate, usual)
-        for name, rate, usual in (("b1", b1, 0.9), ("b2", b2, 0.999), ("b3", b3, 0.999))
+        for name, rate, usual in (("b1", b1, B1), ("b2", b2, B2), ("b3", b3, B3))
     )
     key = structural_hash(rule.expression) if key is None else key
     draws = drawing_parts(rule.expression)
@@ -246,9 +248,9 @@ def from_rule(
     rule: RuleLike,
     learning_rate: optax.ScalarOrSchedule = 1.0,
     total_steps: int | jax.Array | None = None,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.999,
-    b3: jax.typing.ArrayLike = 0.999,
+    b1: jax.typing.ArrayLike = B1,
+    b2: jax.typing.ArrayLike = B2,
+    b3: jax.typing.ArrayLike = B3,
     mu_dtype: jax.typing.DTypeLike | None = None,
     key: jax.Array | int | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nos_optax.grammar import semantics
+from nos_optax.grammar.encoding import operand_expressions
 from nos_optax.grammar.expression import (
     COMMUTATIVE,
     Binary,
@@ -25,10 +26,8 @@ from nos_optax.grammar.expression import (
     unary_hash,
     word_hash,
 )
-from nos_optax.grammar.program import operand_expressions
+from nos_optax.grammar.semantics import B1, B2, B3
 from nos_optax.grammar.vocabulary import BINARY, OPERANDS, UNARY, UNARY_TOKENS
-
-B1, B2, B3 = 0.9, 0.999, 0.999
 
 
 class ProgramState(NamedTuple):

@@ -19,6 +19,7 @@ from rich.text import Text
 
 import nos_optax
 from nos_optax._command import command_line, make_console, one_message, printable, say
+from nos_optax.grammar import to_python
 from nos_optax.grammar.catalogue import named_rule
 from nos_optax.population.flags import use_own_flags
 from nos_optax.rule.facts import Facts, describe
@@ -166,7 +167,7 @@ def run(arguments: Arguments, console: Console) -> None:
             "at each learning rate"
         )
         console.print(sweeps_table(sweeps, title))
-    source = rule.to_python()
+    source = to_python(rule)
     if arguments.out is None:
         console.print("As a standalone Optax transformation:\n", style="bold")
         print(source)

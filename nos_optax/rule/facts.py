@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import nos_optax
-from nos_optax.grammar import RuleError, UpdateRule
-from nos_optax.grammar.canonical import DELTA
+from nos_optax.grammar import RuleError, UpdateRule, encode
 from nos_optax.grammar.expression import Binary, Constant, Expression, Unary
 from nos_optax.grammar.program import MAX_ITERATIONS
+from nos_optax.grammar.semantics import DELTA
 from nos_optax.search.probes import Probed, Probes
 
 ONE = Constant(1.0)
@@ -44,7 +44,7 @@ def describe(rule: UpdateRule) -> Facts:
         rule: any; one that is longer than the search's programs has no tokens and is not probed.
     """
     try:
-        tokens, reason = str(rule.encode()), None
+        tokens, reason = str(encode(rule)), None
     except RuleError as error:
         tokens, reason = None, str(error).splitlines()[-1]
     operations, traffic = cost(rule)
@@ -108,7 +108,7 @@ def _probe(rules: Sequence[UpdateRule]) -> list[Probed | None]:
     programs = {}
     for i, rule in enumerate(rules):
         with contextlib.suppress(RuleError):
-            programs[i] = rule.encode(MAX_ITERATIONS).array
+            programs[i] = encode(rule, MAX_ITERATIONS).array
     if not programs:
         return [None] * len(rules)
     found = Probes(MAX_ITERATIONS)(np.stack(list(programs.values())))

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from nos_optax._command import printable
-from nos_optax.grammar import encode, parse
+from nos_optax.grammar import encode, parse, to_python
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 from nos_optax.search.run_folder import RunFolder
@@ -176,7 +176,7 @@ def write_best(folder: RunFolder, results: Sequence[Result], facts: Mapping[str,
     for result in ranked:
         if result.searched is not None:
             name = result.name.replace(" ", "_")
-            source = parse(result.rule).to_python(f"scale_by_{name}", result.usual_rate or "0.01")
+            source = to_python(result.rule, f"scale_by_{name}", result.usual_rate or "0.01")
             scores = ", ".join(f"{reward:.4f}" for reward in result.rewards)
             rates = ", ".join("none" if r is None else f"{r:g}" for r in result.learning_rates)
             folder.write_text(
