@@ -179,7 +179,7 @@ def measure_memory(tasks: int, few: int = 1, many: int = 7) -> tuple[float, floa
     import ray
 
     from nos_optax.search import TaskConfig
-    from nos_optax.search.ray_engine import _join
+    from nos_optax.search.engines.ray import _join
 
     _join("local", many)
 
@@ -209,7 +209,7 @@ def measure_tasks(tasks: int, size: int) -> dict:
     from ray import cloudpickle
 
     from nos_optax.search import TaskConfig
-    from nos_optax.search.ray_engine import RayEngine
+    from nos_optax.search.engines.ray import RayEngine
 
     engine = RayEngine(
         TaskConfig(protocol="paper", accelerator="cpu"),
@@ -293,7 +293,7 @@ def candidate_spread(count: int, train_examples: int | None) -> np.ndarray:
     """Return what random candidates cost, each alone on one core, over their mean."""
     from nos_optax.grammar import SearchSpace
     from nos_optax.search import TaskConfig
-    from nos_optax.search.engine import make_trainer
+    from nos_optax.search.engines.trainers import make_trainer
 
     config = TaskConfig(protocol="paper", accelerator="cpu", train_examples=train_examples)
     trainer = make_trainer(config, ITERATIONS, jax.local_devices()[:1])

@@ -40,8 +40,8 @@ def main() -> None:
     from nos_optax.grammar import SearchSpace
     from nos_optax.population import Evaluation
     from nos_optax.search import TaskConfig, enable_compilation_cache
-    from nos_optax.search.engine import LocalEngine
-    from nos_optax.search.ray_engine import RayEngine
+    from nos_optax.search.engines.local import LocalEngine
+    from nos_optax.search.engines.ray import RayEngine
 
     enable_compilation_cache()
     config = TaskConfig(protocol="paper", accelerator="cpu", train_examples=args.train_examples)

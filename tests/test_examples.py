@@ -16,7 +16,8 @@ from nos_optax.grammar import encode
 from nos_optax.population import STATUSES, PopulationTrainer, Protocol
 from nos_optax.population.task_check import check_task
 from nos_optax.search import TaskConfig
-from nos_optax.search.engine import load_task, make_trainer
+from nos_optax.search.engines.trainers import make_trainer
+from nos_optax.search.loading import load_task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"

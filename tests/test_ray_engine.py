@@ -16,8 +16,8 @@ import pytest
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import DatasetError
 from nos_optax.search import AcceleratorError, TaskConfig
-from nos_optax.search.engine import LocalEngine
-from nos_optax.search.ray_engine import RayEngine, _result, task_size
+from nos_optax.search.engines.local import LocalEngine
+from nos_optax.search.engines.ray import RayEngine, _result, task_size
 
 ROOT = Path(__file__).parents[1]
 TASK = TaskConfig(

@@ -34,7 +34,8 @@ from nos_optax.population.tasks import (
 )
 from nos_optax.population.tasks.characters import ALPHABET, text_windows
 from nos_optax.population.tasks.transformer import logits
-from nos_optax.search import FRESH_SEEDS, SearchConfig, engine, search
+from nos_optax.search import FRESH_SEEDS, SearchConfig, search
+from nos_optax.search.engines import trainers
 from nos_optax.search.finals import verdict
 
 CURVE = tuple(2.0**-k for k in range(len(LENGTHS)))  # a loss that halves from length to length
@@ -183,10 +184,10 @@ def test_a_run_goes_on_with_the_adam_that_it_was_begun_with(tmp_path):
     fields = dataclasses.asdict(REFERENCE)
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "adam": [fields, fields]}))
     config = SearchConfig(out=tmp_path, resume=True)
-    assert engine.begun_references(config) == [REFERENCE, REFERENCE]
-    assert engine.begun_references(dataclasses.replace(config, resume=False)) is None
+    assert trainers.begun_references(config) == [REFERENCE, REFERENCE]
+    assert trainers.begun_references(dataclasses.replace(config, resume=False)) is None
     (tmp_path / "config.json").write_text('{"config": {}}')
-    assert engine.begun_references(config) is None
+    assert trainers.begun_references(config) is None
 
 
 @pytest.mark.parametrize("options", [{"epochs": 3}, {"hurdles": [0.1]}])

@@ -12,7 +12,7 @@ import pytest
 from nos_optax.grammar import encode, scale_by_rule
 from nos_optax.population import STATUSES, PopulationTrainer, Protocol, Task, TrainingGrid
 from nos_optax.search import SearchConfig, TaskConfig, run_search
-from nos_optax.search.engine import load_task
+from nos_optax.search.loading import load_task
 
 RULES = ("exp(sign(g) * sign(m)) * g", "adam", "ld * m + 1e-3 * w", "drop(g, 0.5) + noise")
 

@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nos_optax import __version__
 from nos_optax._command import make_console, printable, say, user_path
+from nos_optax._version import __version__
 from nos_optax.compare.picture import draw
 from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.results import Comparison, Row, markdown, over_all, rows_of, table

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from nos_optax import __version__
+from nos_optax._version import __version__
 from nos_optax.grammar import encode
 from nos_optax.population.loop import Losses, TaskLoop
 from nos_optax.population.task import Task

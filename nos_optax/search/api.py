@@ -15,8 +15,8 @@ from nos_optax._command import make_console, printable, user_path
 from nos_optax.grammar import SearchSpace
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.search.config import GIVEN, SearchConfig
-from nos_optax.search.engine import Given
 from nos_optax.search.interrupts import interruptible
+from nos_optax.search.loading import Given
 from nos_optax.search.loop import SearchResult, run_search
 from nos_optax.search.results import nothing_learned
 from nos_optax.search.run_folder import CONFIG, config_to_resume, folder_of_its_own

@@ -16,9 +16,10 @@ from nos_optax.population import STATUSES, SuiteTrainer
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.suite import RATES
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
-from nos_optax.search.engine import Engine, Given, load_workloads
+from nos_optax.search.engines import Engine
 from nos_optax.search.history import Candidate
 from nos_optax.search.judge import collect, decimal
+from nos_optax.search.loading import Given, load_workloads
 from nos_optax.search.probes import Probes, are_alike
 from nos_optax.search.race import Race
 from nos_optax.search.results import STANDARD, Result

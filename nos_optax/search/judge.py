@@ -10,7 +10,7 @@ import numpy as np
 from nos_optax.grammar import Program, decode
 from nos_optax.population import STATUSES, Evaluation
 from nos_optax.search.config import SearchConfig
-from nos_optax.search.engine import Engine
+from nos_optax.search.engines import Engine
 from nos_optax.search.history import REJECTED, Candidate, History, Training
 from nos_optax.search.probes import Behaviours, Probed, Probes
 

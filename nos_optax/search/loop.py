@@ -18,11 +18,12 @@ from nos_optax.population.flags import arithmetic, own_flags
 from nos_optax.population.own import import_own
 from nos_optax.search.checkpoints import Checkpoints
 from nos_optax.search.config import GIVEN, TASKS, SearchConfig
-from nos_optax.search.engine import Engine, Given, make_engine
+from nos_optax.search.engines import Engine, make_engine
 from nos_optax.search.events import Events
 from nos_optax.search.finals import as_results, paper_finals, speed_finals
 from nos_optax.search.history import Candidate
 from nos_optax.search.judge import Judge
+from nos_optax.search.loading import Given
 from nos_optax.search.race import Race
 from nos_optax.search.results import (
     STANDARD_ITERATIONS,

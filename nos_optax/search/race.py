@@ -14,7 +14,7 @@ from nos_optax.grammar import Program
 from nos_optax.population import STATUSES
 from nos_optax.population.protocol import TRAINED
 from nos_optax.search.config import FRESH_SEEDS, SearchConfig
-from nos_optax.search.engine import Engine
+from nos_optax.search.engines import Engine
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.judge import decimal, seed_key, training_key, trainings
 from nos_optax.search.standings import ENOUGH_SEEDS, Estimate, Standings

@@ -18,8 +18,8 @@ from typing import Any
 
 import filelock
 
-from nos_optax import __version__
 from nos_optax._command import printable, user_path
+from nos_optax._version import __version__
 from nos_optax.search.config import GIVEN, TASKS, SearchConfig
 from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, History

@@ -7,7 +7,7 @@ import numpy as np
 from nos_optax.grammar import Program
 from nos_optax.population.suite import SEEDS
 from nos_optax.search.config import SearchConfig
-from nos_optax.search.engine import Engine, make_engine
+from nos_optax.search.engines import Engine, make_engine
 from nos_optax.search.history import History, Watched
 from nos_optax.search.judge import collect, decimal
 from nos_optax.search.race import Race

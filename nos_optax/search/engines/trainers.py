@@ -1,210 +1,29 @@
-"""Where candidates are evaluated: on this machine, or by a class with the same methods elsewhere.
-
-A candidate's reward depends on the seed and its program alone, so a search does not notice which
-engine it has, nor in which order the parts come back.
-"""
+"""The trainer of a configuration's protocol, and what a run records of it."""
 
 import dataclasses
 import math
 import os
 import platform
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from nos_optax.population import (
-    Dataset,
-    Evaluation,
-    PopulationTrainer,
-    Task,
-    image_task,
-    paper_child,
-)
-from nos_optax.population.accelerator import select_devices
-from nos_optax.population.flags import own_flags, thread_settings
+from nos_optax._version import __version__
+from nos_optax.population import Dataset, PopulationTrainer, Task
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.reference import Reference, from_fields, reference_store
 from nos_optax.population.suite import SUITE, SuiteTrainer, Workload
 from nos_optax.population.task import Batch
 from nos_optax.population.task_check import check_direction, function_digests
-from nos_optax.population.workloads import IMAGES, find_task, load_images, load_workload
-from nos_optax.population.workloads import KNOWN as TASKS
-from nos_optax.search.config import GIVEN, SearchConfig, TaskConfig
+from nos_optax.search.config import SearchConfig, TaskConfig
+from nos_optax.search.loading import Given, load_task, load_workloads
 from nos_optax.search.run_folder import CONFIG, read_facts, reason
 
-Given = Task | Workload | Dataset | str  # a task from Python
-GIVEN_BEFORE = (
-    "the task was given from Python: go on by nos_optax.search.search(task, out=..., resume=True), "
-    "or search for module:name"
-)
 MOST_STEPS = 2**31  # their counter has 32 bits
 BYTES_PER_PARAMETER = 4 * 5  # of a child: weights, gradient, three moving averages, in float32
-
-
-class Engine(Protocol):
-    """Evaluates candidates.
-
-    Attributes:
-        chance: reward of a rule that never learns.
-        facts: what a run records of the data, the devices and the versions.
-    """
-
-    chance: float
-    facts: dict
-
-    def evaluate(
-        self,
-        programs: np.ndarray,
-        seed: int,
-        epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
-        rates: np.ndarray | None = None,
-    ) -> Iterator[tuple[np.ndarray, Evaluation]]:
-        """Yield the evaluation in parts, as they are done.
-
-        Args:
-            programs: `int32[P, 5 G]` or `int32[P, G, 5]`.
-            seed: as in `PopulationTrainer.evaluate`, like what follows.
-            epochs: of the training; those of the configuration where None.
-            hurdles: accuracies that let a child go on; where None all go on.
-            rates: as in `SuiteTrainer.evaluate`; where None they are chosen anew.
-
-        Yields:
-            Rows of `programs`, `int[K]`, and their evaluation. Each row comes exactly once.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release what the engine holds; it evaluates nothing afterwards."""
-        ...
-
-
-class LocalEngine:
-    """Evaluates on all devices of this machine.
-
-    It compiles from the start, while its maker does something else, and in a thread of its own, so
-    that Ctrl-C need not wait for the end of a population.
-
-    Args:
-        config: the tasks.
-        iterations: the length of the longest program.
-        tasks: what the children are, or the images that they train on, in place of the
-            configuration's.
-
-    Raises:
-        AcceleratorError: the accelerator is absent.
-        DatasetError: the data is missing.
-        ValueError: the training examples do not fill a minibatch.
-    """
-
-    def __init__(self, config: TaskConfig, iterations: int, tasks: Sequence[Given] = ()):
-        devices = select_devices(config.accelerator)
-        with own_flags():
-            self.trainer = make_trainer(config, iterations, devices, tasks)
-            self.facts = trainer_facts(self.trainer, is_own(config, tasks))
-        self.chance = self.trainer.chance
-        self._settings = thread_settings()
-        self._thread = ThreadPoolExecutor(1)
-        self._compiled = self._thread.submit(self._under_settings, self.trainer.compile)
-
-    def evaluate(
-        self,
-        programs: np.ndarray,
-        seed: int,
-        epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
-        rates: np.ndarray | None = None,
-    ) -> Iterator[tuple[np.ndarray, Evaluation]]:
-        """Yield all rows at once: the devices share them out among themselves."""
-        self._compiled.result()
-        chosen = {} if rates is None else {"rates": rates}
-        evaluate = partial(self.trainer.evaluate, programs, seed, epochs, hurdles, **chosen)
-        done = self._thread.submit(self._under_settings, evaluate)
-        yield np.arange(len(programs)), done.result()
-
-    def _under_settings(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in another thread, where JAX's settings are those of this engine."""
-        with own_flags(self._settings):
-            return function(*arguments)
-
-    def close(self) -> None:
-        """Begin nothing more; the devices belong to the process."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def make_engine(config: SearchConfig, iterations: int, tasks: Sequence[Given] = ()) -> Engine:
-    """Return the engine that a configuration names.
-
-    Args:
-        config: what is searched.
-        iterations: the length of the longest program.
-        tasks: as for `LocalEngine`; with Ray they are the configuration's.
-    """
-    if config.engine == "local":
-        return LocalEngine(config, iterations, tasks)
-    from nos_optax.search.ray_engine import RayEngine
-
-    return RayEngine(config, iterations, config.ray_address)
-
-
-def is_own(config: TaskConfig, tasks: Sequence[Given] = ()) -> bool:
-    """Whether a task is the user's own: then what it computes is tried before the search."""
-    if tasks:
-        return any(isinstance(task, Task | Workload) for task in tasks)
-    return not set(config.task) <= set(TASKS)
-
-
-def load_workloads(config: TaskConfig, tasks: Sequence[Given] = ()) -> list[Workload]:
-    """Return the tasks of a configuration, or those given, and how long rules train on each.
-
-    Raises:
-        DatasetError: the data is missing, or smaller than asked for, with the remedy.
-        ValueError: what the user named is no task, or two have one name.
-    """
-    if not tasks and GIVEN in config.task:
-        raise ValueError(GIVEN_BEFORE)
-    shape = (config.minibatch_size, config.epochs, config.data_dir, config.train_examples)
-    loaded = [load_workload(task, *shape) for task in tasks or config.task]
-    names = [workload.task.name for workload in loaded]
-    if len(set(names)) < len(names):
-        raise ValueError(f"tasks need different names, got {', '.join(names)}")
-    return loaded
-
-
-def load_task(config: TaskConfig, device: jax.Device) -> Task:
-    """Return the one task that a configuration names, as the paper's protocol trains it.
-
-    Args:
-        config: what its `task` names.
-        device: where it will be trained.
-
-    Raises:
-        DatasetError: the data is missing, or smaller than asked for, with the remedy.
-        ValueError: what the user named is no task.
-    """
-    (name,) = config.task
-    if name == GIVEN:
-        raise ValueError(GIVEN_BEFORE)
-    if name in IMAGES:
-        dataset = load_dataset(config)
-        return image_task(dataset, paper_child(dataset, device))
-    found = find_task(name, config.data_dir, config.train_examples)
-    return found.task if isinstance(found, Workload) else found
-
-
-def load_dataset(config: TaskConfig) -> Dataset:
-    """Return the images that a configuration names.
-
-    Raises:
-        DatasetError: they are missing, or fewer than asked for, with the remedy.
-    """
-    return load_images(config.task[0], config.data_dir, config.train_examples)
 
 
 def make_trainer(
@@ -320,8 +139,6 @@ def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
     Raises:
         ValueError: the metric is not finite there.
     """
-    from nos_optax import __version__
-
     if isinstance(trainer, SuiteTrainer):
         facts, devices = _suite_facts(trainer), trainer.devices
     else:

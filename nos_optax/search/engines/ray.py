@@ -32,8 +32,9 @@ from nos_optax.population.loop import LANES as SUITE_LANES
 from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.config import TaskConfig
-from nos_optax.search.engine import begun_references, is_own, make_trainer, trainer_facts
+from nos_optax.search.engines.trainers import begun_references, make_trainer, trainer_facts
 from nos_optax.search.interrupts import handlers_kept
+from nos_optax.search.loading import is_own
 
 RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
 LANES = 64  # on an accelerator, where none are asked for
