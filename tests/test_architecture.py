@@ -6,17 +6,22 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import nos_optax
 
-ROOT = Path(nos_optax.__file__).parent
+PACKAGE = Path(nos_optax.__file__).parent
+ROOT = PACKAGE.parent
 
 # Which parts of the package each part may import.
 ALLOWED = {
     "_arguments": set(),
+    "_version": set(),
     "schedules": set(),
     "transforms": set(),
     "controller": set(),
@@ -41,32 +46,120 @@ PACKAGES = [
 ]
 
 
-def part_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+# Folders of ours, and which of the others each may import.
+FOLDERS = {
+    "nos_optax": set(),
+    "experiments": {"nos_optax"},
+    "benchmarks": {"nos_optax", "experiments", "tests"},
+    "tests": {"nos_optax", "experiments", "benchmarks"},
+}
+# What may import the pages of runs; they read a run's folder and know of no search.
+PAGES = "nos_optax.search.reports"
+ABOVE_THE_PAGES = {"nos_optax.search.loop", "nos_optax.search.api", "nos_optax.report"}
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    relative = path.relative_to(ROOT)
-    if relative == Path("__init__.py"):
-        return
-    part = relative.parts[0].removesuffix(".py")
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+def modules(folder: Path) -> dict[str, Path]:
+    """Return a folder's files by the names that they are imported by: a script's has no package."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        top = next(parent for parent in path.parents if not (parent / "__init__.py").exists())
+        name = ".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__")
+        assert name not in found, f"{path} and {found[name]} have one name"
+        found[name] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield what a file imports, in functions too, if not for type checking: the likelier first."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    for node in nodes:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+            continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name,) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "absolute imports only"
-            # `from nos_optax import x` names the part in x.
-            module = node.module or ""
-            names = (
-                [f"{module}.{a.name}" for a in node.names] if module == "nos_optax" else [module]
-            )
-        for name in names:
-            if name.split(".")[0] != "nos_optax" or name == "nos_optax.__version__":
-                continue
-            allowed = ALLOWED[part] | {part, "_arguments"}
-            assert part_of(name) in allowed, f"{relative} imports {name}"
+            assert node.level == 0, f"{path}: absolute imports only"
+            # `from package import x` names a module, or something in the package's own file.
+            yield from ((f"{node.module}.{alias.name}", f"{node.module}") for alias in node.names)
+
+
+def import_graph(files: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Return which of the modules each imports.
+
+    A package is imported where something in its own file is, not wherever a module of it is.
+    """
+    graph = {}
+    for name, path in files.items():
+        targets = (next(filter(files.__contains__, names), None) for names in imports(path))
+        graph[name] = {target for target in targets if target}
+    return graph
+
+
+def check_no_circle(graph: Mapping[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"circle of imports: {' -> '.join(error.args[1][::-1])}") from None
+
+
+FILES = {folder: modules(ROOT / folder) for folder in FOLDERS}
+GRAPH = import_graph({name: path for files in FILES.values() for name, path in files.items()})
+
+
+def test_no_circle_among_modules():
+    assert len(GRAPH) == sum(map(len, FILES.values())), "modules of two folders have one name"
+    check_no_circle(GRAPH)
+
+
+@pytest.mark.parametrize("guard", ["if True", "def later()", "if TYPE_CHECKING"])
+def test_a_circle_is_found_and_named(tmp_path, guard):
+    sources = {
+        "script.py": "from package import lower",
+        "package/__init__.py": "from package.lower import x",
+        "package/lower.py": "import package.lowest",
+        "package/lowest.py": f"{guard}:\n    from package import x",
+    }
+    (tmp_path / "package").mkdir()
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source)
+    graph = import_graph(modules(tmp_path))
+    assert graph["script"] == {"package.lower"}
+    if guard == "if TYPE_CHECKING":
+        check_no_circle(graph)
+        return
+    with pytest.raises(AssertionError, match=r"(package|\.lower|\.lowest) -> ") as raised:
+        check_no_circle(graph)
+    named = str(raised.value).removeprefix("circle of imports: ").split(" -> ")
+    assert set(named) == {"package", "package.lower", "package.lowest"}
+    assert all(target in graph[name] for name, target in pairwise(named)) and len(named) == 4
+
+
+def test_imports_go_one_way_between_folders():
+    folder_of = {name: folder for folder, files in FILES.items() for name in files}
+    for name, targets in GRAPH.items():
+        allowed = FOLDERS[folder_of[name]] | {folder_of[name]}
+        assert {folder_of[target] for target in targets} <= allowed, name
+
+
+def test_imports_go_one_way_between_parts():
+    def part_of(module: str) -> str:
+        return module.split(".")[1] if "." in module else ""
+
+    for name in FILES["nos_optax"].keys() - {"nos_optax"}:
+        allowed = ALLOWED[part_of(name)] | {part_of(name), "_arguments", "_version"}
+        wrong = {target for target in GRAPH[name] if part_of(target) not in allowed}
+        assert not wrong, f"{name} imports {', '.join(wrong)}"
+
+
+def test_what_is_below_the_loop_knows_no_pages():
+    above = {
+        name
+        for name in FILES["nos_optax"]
+        if not name.startswith(PAGES) and any(x.startswith(PAGES) for x in GRAPH[name])
+    }
+    assert above == ABOVE_THE_PAGES
 
 
 def test_import_needs_jax_and_optax_only():
@@ -101,5 +194,5 @@ def test_public_names_are_documented(package, name, value):
 
 
 def test_every_module_has_a_docstring():
-    for info in pkgutil.walk_packages([str(ROOT)], "nos_optax."):
+    for info in pkgutil.walk_packages([str(PACKAGE)], "nos_optax."):
         assert importlib.import_module(info.name).__doc__, info.name
