@@ -4,12 +4,7 @@ All 32 rows of Table 6, the rules of section 5.1 that are not among them, and th
 Table 1, which section 5.1 does not list. A name describes its formula in the formula's own order:
 `drop3_powersign` is `drop(g, 0.3) * exp(sign(g) * sign(m))`.
 
-Table 6 has four accuracies for each rule, in per cent, of a wide residual network on CIFAR-10 that
-trained for 300 epochs at a constant learning rate, the best of seven by the validation accuracy:
-
-- final validation and final test: after the last epoch;
-- best validation: the highest of the 300 epochs;
-- best test: on the test images, at the epoch with that best validation accuracy.
+Table 6 has four accuracies for each rule; `nos_optax.grammar.Accuracy` says what they are.
 
 Where the paper prints m without a hat, as in sign(m), it is read as the bias-corrected average
 that the hat stands for elsewhere. The sign is the same for both.
