@@ -213,10 +213,10 @@ print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in evaluation]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 3, 8])
-def test_the_number_of_devices_does_not_matter(evaluation, devices, pytestconfig):
+def test_the_number_of_devices_does_not_matter(evaluation, pytestconfig):
+    """Three share eight programs unevenly; here there are two."""
     out = subprocess.run(
-        [sys.executable, "-c", _ON_DEVICES, str(devices)],
+        [sys.executable, "-c", _ON_DEVICES, "3"],
         cwd=pytestconfig.rootpath,
         capture_output=True,
         text=True,
@@ -274,18 +274,17 @@ def reference_variables(child: ConvNet, params) -> dict:
     }
 
 
-def reference_accuracy(data, rule, rate, order, seed):
-    """Train one child with flax layers and the static evaluator, one jitted step a minibatch."""
+def reference_accuracies(data, rule, rates, order, seed):
+    """Train children with flax layers and the static evaluator, one jitted step a minibatch."""
     child = make_child(data)
     init_key, rule_key = jax.random.split(jax.random.key(seed))
-    variables = reference_variables(child, child.init(init_key)[0])
+    start = reference_variables(child, child.init(init_key)[0])
     net = ReferenceNet(child.filters, child.num_classes)
     tx = scale_by_rule(rule, total_steps=len(order), key=rule_key)
-    state = tx.init(variables["params"])
     standard = lambda images: (images.astype(np.float32) - data.mean) / data.std  # noqa: E731
 
     @jax.jit
-    def step(variables, state, images, labels):
+    def step(variables, state, rate, images, labels):
         def loss(params):
             logits, updated = net.apply(
                 {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
@@ -298,45 +297,39 @@ def reference_accuracy(data, rule, rate, order, seed):
         params = jax.tree.map(lambda w, u: w - rate * u, variables["params"], updates)
         return {"params": params, "batch_stats": stats}, state
 
-    for batch in order:
-        images, labels = standard(data.train_images[batch]), data.train_labels[batch]
-        variables, state = step(variables, state, images, labels)
-    weight = 1 - DECAY ** len(order)
-    variables["batch_stats"] = jax.tree.map(lambda x: x / weight, variables["batch_stats"])
-    logits = net.apply(variables, standard(data.validation_images), train=False)
-    return float(jnp.mean(logits.argmax(-1) == data.validation_labels))
+    found, weight = [], 1 - DECAY ** len(order)
+    for rate in rates:
+        variables, state = start, tx.init(start["params"])
+        for batch in order:
+            images, labels = standard(data.train_images[batch]), data.train_labels[batch]
+            variables, state = step(variables, state, rate, images, labels)
+        variables["batch_stats"] = jax.tree.map(lambda x: x / weight, variables["batch_stats"])
+        logits = net.apply(variables, standard(data.validation_images), train=False)
+        found.append(float(jnp.mean(logits.argmax(-1) == data.validation_labels)))
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shape",
-    [(8, 8, 1)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((32, 32, 3), (9, 7, 2))],
-)
-def test_the_trainer_equals_a_plain_reference(shape):
-    dataset = blobs(100, 60, shape)
+def test_the_trainer_equals_a_plain_reference():
+    dataset = blobs(100, 60, (9, 7, 2))  # odd sides, which pooling pads
     trainer = make_trainer(dataset=dataset)
     rules = ["adam", "exp(sign(g) * sign(m)) * g", "ld * (m + 1e-3 * w)"]
     evaluation = trainer.evaluate(np.stack([encode(rule, 3).array for rule in rules]), seed=1)
     order = trainer._order(1)
     sweep, training = order[: trainer.sweep_steps], order[trainer.sweep_steps :]
     for i, rule in enumerate(rules):
-        expected = [
-            reference_accuracy(dataset, rule, rate, sweep, 1) for rate in PROTOCOL.learning_rates
-        ]
+        expected = reference_accuracies(dataset, rule, PROTOCOL.learning_rates, sweep, 1)
         # An image on the edge between two classes may fall to either side: rounding, not logic.
         np.testing.assert_allclose(evaluation.sweep[i], expected, atol=2.1 / 60)
         if STATUSES[evaluation.status[i]] == "trained":
             rate = evaluation.learning_rate[i]
             assert rate == np.float32(PROTOCOL.learning_rates[np.argmax(evaluation.sweep[i])])
-            reward = reference_accuracy(dataset, rule, rate, training, 1)
+            (reward,) = reference_accuracies(dataset, rule, [rate], training, 1)
             assert abs(evaluation.reward[i] - reward) <= 2.1 / 60
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shape",
-    [(9, 7, 2)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((4, 4, 1), (32, 32, 3))],
-)
+@pytest.mark.parametrize("shape", [(9, 7, 2), (4, 4, 1)])
 def test_convnet_equals_flax_layers(shape):
     child = ConvNet(shape, 5, filters=6)
     params, statistics = child.init(jax.random.key(0))
@@ -457,9 +450,7 @@ def waves(trees):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "batch", [6, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 7))]
-)
+@pytest.mark.parametrize("batch", [6, 7])
 def test_layers_equal_a_plain_convolution_whole_and_in_parts(batch):
     x = jax.random.normal(jax.random.key(0), (batch, 6, 4, 3))
     kernel = jax.random.normal(jax.random.key(1), (27, 4))
