@@ -267,6 +267,7 @@ def test_one_step_equals_the_textbook(clip_ratio, max_grad_norm):
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, atol=1e-6), mu, grads)
 
 
+@pytest.mark.slow
 def test_reinforce_follows_the_score_function_estimator():
     """Every gradient is that of sum(A log pi) / B, the later ones too."""
     preset = REINFORCE_PRESETS["default"]
@@ -428,21 +429,15 @@ def expected_bandit_reward(controller, params, num_choices):
     return np.asarray(probs @ bandit_reward(None, sequences))
 
 
-@pytest.mark.parametrize(
-    ("preset", "num_updates", "gain"),
-    [
-        ("default", 20, 0.5),
-        # the paper's 1e-5 needs thousands of samples
-        pytest.param("paper", 50, 5e-4, marks=pytest.mark.slow),
-    ],
-)
-def test_presets_climb_a_bandit(preset, num_updates, gain):
+@pytest.mark.slow
+def test_the_papers_preset_climbs_a_bandit():
+    """A little: its rate of 1e-5 needs thousands of samples. The default one is tried below."""
     num_choices = (5, 4)
-    controller = make_controller(PRESETS[preset], num_choices)
-    first, last, _ = learn(controller, bandit_reward, 4, num_updates, batch_size=32)
+    controller = make_controller(PRESETS["paper"], num_choices)
+    first, last, _ = learn(controller, bandit_reward, 4, num_updates=50, batch_size=32)
     before = expected_bandit_reward(controller, first, num_choices)
     after = expected_bandit_reward(controller, last, num_choices)
-    assert (after > before + gain).all(), (before, after)
+    assert (after > before + 5e-4).all(), (before, after)
 
 
 def rule_reward(key, tokens):

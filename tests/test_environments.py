@@ -440,7 +440,6 @@ ENVIRONMENTS = {
     "four bits": lambda task: low_precision(task, 4),
     "one bit": lambda task: compressed_exchange(task, workers=4),
     "both": lambda task: low_precision(compressed_exchange(task, workers=2, bits=4), 6),
-    "both the other way": lambda task: compressed_exchange(low_precision(task, 6), workers=2),
 }
 
 

@@ -569,13 +569,23 @@ def test_missing_data_is_one_message(tmp_path):
     assert done.stderr.startswith(f"error: no prepared ImageNet in {tmp_path}/imagenet2012")
 
 
-def test_smoke_with_nasnet(tmp_path):
-    command = [sys.executable, str(FOLDER / "table3_imagenet.py"), "--scale", "smoke"]
-    command += ["--accelerator", "cpu", "--results", str(tmp_path / "results")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "results" / "table3_imagenet_smoke.json").read_text())
-    assert len(content["outcomes"]) == 3
+def test_nasnet_fits_every_program_of_an_experiment(tmp_path):
+    """Traced, not compiled, which takes minutes; the next test trains it."""
+    arguments = small_arguments(tmp_path)
+    trainer = table3.make_trainer(arguments, table3.load(arguments), jax.devices()[:1])
+    images, labels = jax.ShapeDtypeStruct((4, 20, 20, 3), jnp.uint8), jnp.arange(4) % 2
+    key = jax.random.PRNGKey(0)
+    init = functools.partial(trainer.model.init, train=False)
+    variables = jax.eval_shape(init, {"params": key}, images)
+    params, averages = variables["params"], variables["batch_stats"]
+    found = jax.eval_shape(trainer.count_correct, params, averages, images, labels)
+    assert found.shape == (2,)
+    gradient, _ = jax.eval_shape(trainer.gradient, params, averages, images, labels, key)
+    for name in imagenet_training.OPTIMIZERS:
+        state = jax.eval_shape(trainer.optimizer(name, jnp.float32(0.1)).init, params)
+        before = imagenet_training.State(params, averages, state, jnp.float32(0.1), key, 0)
+        after = jax.eval_shape(trainer.update[name], gradient, before)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
 
 
 def test_the_check_counts_parameters_and_makes_a_step(tmp_path):

@@ -132,10 +132,10 @@ def test_longer_training_is_an_argument(programs, evaluation):
         make_trainer(max_epochs=1)
 
 
-@pytest.mark.parametrize("lanes", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_hurdles_stop_children_and_nothing_else(programs, lanes):
+@pytest.mark.slow
+def test_hurdles_stop_children_and_nothing_else(programs):
     protocol = dataclasses.replace(PROTOCOL, hurdle_epochs=(1, 3), epochs=4)
-    trainer = make_trainer(protocol=protocol, lanes=lanes)
+    trainer = make_trainer(protocol=protocol, lanes=3)
     free = trainer.evaluate(programs, seed=3)
     trained = free.status == STATUSES.index("trained")
     assert free.curve.shape == (len(programs), 3) and trained.sum() >= 4
