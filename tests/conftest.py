@@ -10,7 +10,7 @@ from pathlib import Path
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # Read when JAX is first imported, here and in the processes that tests start.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 # Tests run most programs once or a few times, so that compiling costs more than running. Level 1
 # compiles 10 to 50 % faster; programs of level 0 are so slow that longer trainings take longer.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")

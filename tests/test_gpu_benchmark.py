@@ -77,10 +77,10 @@ def test_every_section_on_images_has_findings(tmp_path):
 @pytest.mark.slow
 def test_every_section_on_the_suite_has_findings(tmp_path):
     command = [sys.executable, str(FOLDER / "run.py"), "--tiny", "--out", str(tmp_path)]
-    command += ["--sections", *suite_sections.SECTIONS, "search:1"]
+    command += ["--sections", *suite_sections.SECTIONS]
     subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     sections = json.loads((tmp_path / "gpu_cpu_tiny.json").read_text())["sections"]
-    assert list(sections) == [*suite_sections.SECTIONS, "search:1"]
+    assert list(sections) == list(suite_sections.SECTIONS)
     for name, findings in sections.items():
         assert "failed" not in findings, f"{name}: {findings}"
         assert {"headline", "left out"} & set(findings), name
@@ -95,12 +95,17 @@ def test_every_section_on_the_suite_has_findings(tmp_path):
     assert set(profile["rule_share"]) == {"selects"}  # a number of that: times are noise here
     assert profile["on_paper"]["parameters"] == 2410
     assert sections["suite_precision"]["default"]["rank_correlation"]["all"] == pytest.approx(1)
-    for name, strategy in (("search", "Evolution"), ("search:1", "PPO")):
-        assert sections[name]["strategy"]["name"] == strategy
-        assert sections[name]["search"]["samples"] == 16
-        adam = [row for row in sections[name]["finals"] if row["name"] == "Adam"]
-        assert len(adam[0]["rewards"]) == 2
-        assert "tuned Adam" in sections[name]["headline"]
+    found = sections["search"]
+    assert found["strategy"] == {"name": "Evolution", "seed": 0}
+    assert found["search"]["samples"] == 16
+    adam = [row for row in found["finals"] if row["name"] == "Adam"]
+    assert len(adam[0]["rewards"]) == 2
+    assert "tuned Adam" in found["headline"]
+
+
+def test_searches_with_odd_seeds_are_the_controllers():
+    names = [type(suite_sections._strategy(seed)).__name__ for seed in range(4)]
+    assert names == ["Evolution", "PPO"] * 2
 
 
 def test_a_section_that_fails_is_recorded_and_the_rest_go_on(tmp_path, monkeypatch):

@@ -543,9 +543,10 @@ jax.config.update("jax_num_cpu_devices", 1)
 from tests.test_population import blobs, make_trainer
 from nos_optax.grammar import encode
 from nos_optax.population import Protocol
-resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 protocol = Protocol(learning_rates=(0.1,), batch_size=50, epochs=1, sweep_examples=50)
 trainer = make_trainer(dataset=blobs(50, 60, (16, 16, 1)), protocol=protocol, lanes=2**13)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     evaluation = trainer.evaluate([encode("adam", 1).array, encode("g", 1).array])
