@@ -341,19 +341,26 @@ SHAPES = {  # of one shape, of one size, small and large, with and without axes
 }
 
 
-@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "generator", "counted"),
+    ("shapes", "dtype", "generator", "counted"),
     [
-        ("float32", "threefry2x32", True),
-        ("float32", "threefry2x32", False),
-        ("float32", "rbg", True),
-        ("bfloat16", "threefry2x32", True),
-        ("float64", "threefry2x32", True),
+        ("alike", "float32", "threefry2x32", True),
+        ("of one size", "float32", "threefry2x32", True),
+        slow("mixed", "float32", "threefry2x32", True),
+        slow("large", "float32", "threefry2x32", True),
+        slow("mixed", "float32", "threefry2x32", False),
+        slow("mixed", "float32", "rbg", True),
+        slow("mixed", "bfloat16", "threefry2x32", True),
+        slow("mixed", "float64", "threefry2x32", True),
     ],
 )
 def test_arrays_that_draw_together_draw_what_each_would_alone(shapes, dtype, generator, counted):
     """The numbers are those of a key folded with the count, the position and the subexpression."""
+    shapes = SHAPES[shapes]
     texts = ["noise", "drop(g, 0.3)", "drop(1, 0.5)"]
     rule = parse(" + ".join(texts))
     start = jax.random.key(3, impl=generator)
