@@ -242,6 +242,7 @@ def test_a_rival_that_diverges_is_named_and_scores_by_chance(own, tmp_path):
 REFERENCE = Reference(0.01, *[tuple(10.0 - np.log2(LENGTHS))] * 3)
 
 
+@pytest.mark.slow
 def test_speed_is_in_doublings_of_adams_training(own, tmp_path):
     def of_adam(loop, horizon, store):
         assert horizon == 12 and loop.max_steps == 36
@@ -279,6 +280,7 @@ def test_centred_rates_follow_a_rivals_scale_and_all_tasks_have_rows(tmp_path):
     assert seeds == {10**6, 10**6 + 1, 10**6 + 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["loss", "training-loss"])
 def test_of_losses_the_lower_is_better(own, tmp_path, measure):
     budget = dataclasses.replace(BUDGET, measure=measure)
@@ -451,6 +453,7 @@ def test_tasks_of_other_data_are_other_tasks(own):
     assert len(digests) == len(changes)
 
 
+@pytest.mark.slow
 def test_random_optimizers_have_the_seeds_of_their_trainings(own):
     """A factory with an argument `key` is given the training's; a rule without tokens too."""
     loop = TaskLoop(own.task, 8, 12, 1)

@@ -73,9 +73,8 @@ def test_masks_are_never_violated():
     assert_finite(samples)
 
 
-@pytest.mark.parametrize(
-    "iterations", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3)), 4]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4])
 def test_a_policy_under_the_mask_of_live_results(iterations):
     """Every program it writes matters throughout, at the probability that it says."""
     space = SearchSpace(iterations, live_results=True)
@@ -96,6 +95,7 @@ def test_a_policy_under_the_mask_of_live_results(iterations):
     assert not np.isnan(scores.log_prob).any()
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_under_the_mask_of_live_results():
     space = SearchSpace(2, live_results=True)
     policy = lstm_policy(PolicyConfig(space.num_choices, 8), space.mask)
@@ -311,6 +311,7 @@ def test_minibatches_weigh_every_sequence_equally(minibatch_size, batch_size):
     np.testing.assert_allclose(metrics.entropy, samples.entropy.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_later_ratios_are_clipped():
     config = PPOConfig(5e-2, clip_ratio=0.1, epochs=10, minibatch_size=16)
     *_, metrics = first_update(make_controller(config), prefer_zero)
@@ -337,6 +338,7 @@ def test_baseline_starts_at_the_batch_mean_and_then_moves_slowly():
     assert state.count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", [0.0, 0.1])
 def test_equal_rewards_change_little_and_give_no_nan(reward):
     controller = make_controller(PRESETS["default"])
@@ -348,6 +350,7 @@ def test_equal_rewards_change_little_and_give_no_nan(reward):
     np.testing.assert_allclose(after.log_prob, samples.log_prob, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_rewards_does_not_matter():
     """A search on CIFAR-10 with rewards from 0.1 to 0.3 learns as one from 0.1 to 0.9 does."""
     controller = make_controller(PRESETS["default"])
@@ -365,6 +368,7 @@ def test_the_scale_of_the_rewards_does_not_matter():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), first, scaled)
 
 
+@pytest.mark.slow
 def test_deterministic_from_the_key():
     controller = make_controller(PRESETS["default"])
     runs = [first_update(controller, prefer_zero, seed=seed)[3] for seed in (0, 0, 1)]
@@ -373,6 +377,7 @@ def test_deterministic_from_the_key():
     assert not jax.tree.all(jax.tree.map(np.array_equal, runs[0].params, runs[2].params))
 
 
+@pytest.mark.slow
 def test_one_trace_each_for_sample_and_update():
     traces = 0
 

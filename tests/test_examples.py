@@ -73,10 +73,6 @@ def test_an_optimizer_trains_in_its_own_process(name):
     assert "w1: (64, 64), of which each of 4 devices has (64, 16)" in done.stdout
 
 
-def slow_to_compile(name):
-    return pytest.param(name, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize("name", MINIBATCH)
 def test_a_task_fits_together(name):
     task = load_task(TaskConfig(protocol="paper", task=(f"{name}:task",)), jax.devices()[0])
@@ -84,9 +80,8 @@ def test_a_task_fits_together(name):
     assert task.chance < task.baseline < task.threshold(margin=6) < 0.85
 
 
-@pytest.mark.parametrize(
-    "name", ["breast_cancer", slow_to_compile("nnx_digits"), slow_to_compile("transformer")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MINIBATCH)
 def test_a_task_learns(name):
     config = TaskConfig(
         protocol="paper", task=(f"{name}:task",), minibatch_size=MINIBATCH[name], epochs=2

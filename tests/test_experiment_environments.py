@@ -118,6 +118,7 @@ def test_an_interval_over_searches_covers():
     assert covered >= 0.93 * 400 > naive
 
 
+@pytest.mark.slow
 def test_a_standard_optimizer_ahead_of_the_rules_is_named():
     names = environments.standard_fingerprints()
     assert set(names.values()) == set(STANDARD)
@@ -156,6 +157,7 @@ class Spy(FakeEngine):
         return super().evaluate(programs, seed, epochs, hurdles)
 
 
+@pytest.mark.slow
 def test_no_final_seed_chooses(tmp_path):
     arguments = dataclasses.replace(SMALL, out=tmp_path)
     engine = Spy()

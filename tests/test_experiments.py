@@ -183,6 +183,7 @@ class Broken(FakeEngine):
         super().__init__(parts_until_death=20)
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     arguments = dataclasses.replace(
         compare.PRESETS["digits", "small"],

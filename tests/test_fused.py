@@ -94,9 +94,10 @@ def close(a, b):
         return (a == b) | (np.isnan(a) & np.isnan(b)) | (abs(a - b) <= 2e-5 * abs(b) + 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "per_child_count"),
-    [(2 * BLOCK + 5, False), pytest.param(BLOCK - 3, True, marks=pytest.mark.slow)],
+    [(2 * BLOCK + 5, False), (BLOCK - 3, True)],
 )
 def test_every_word_is_what_apply_program_makes_of_it(size, per_child_count):
     programs = every_word()

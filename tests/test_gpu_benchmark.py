@@ -179,6 +179,7 @@ SECTIONS = {"good": good, "fails": fails, "dies": dies}
 """
 
 
+@pytest.mark.slow
 def test_a_section_that_is_killed_or_late_takes_no_other_along(tmp_path):
     folder = tmp_path / "copy" / "benchmarks" / "gpu"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))

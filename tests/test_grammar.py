@@ -648,6 +648,7 @@ def test_samples_of_a_live_space_are_uniform(space):
     assert abs(((counts - 20) ** 2 / 20).sum() - degrees) < 4 * math.sqrt(2 * degrees)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 2, 3, 4])
 @pytest.mark.parametrize("reuse_results", [True, False])
 def test_live_samples_of_the_whole_vocabulary(iterations, reuse_results):

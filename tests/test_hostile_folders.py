@@ -124,6 +124,10 @@ def payload(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 NAMED = [
     {"strategy": "payload:Greedy"},
     {"strategy": "sent.payload:Greedy"},
@@ -140,7 +144,13 @@ NAMED = [
 @pytest.mark.parametrize("named", NAMED, ids=str)
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"samples": 30}, {"strategy": "ppo"}, {"task": ("digits",)}, {"strategy": "other:Name"}],
+    [
+        {},
+        slow({"samples": 30}),
+        slow({"strategy": "ppo"}),
+        slow({"task": ("digits",)}),
+        slow({"strategy": "other:Name"}),
+    ],
     ids=str,
 )
 def test_what_only_a_folder_names_is_neither_imported_nor_used(
@@ -280,7 +290,10 @@ t.begin(Path(sys.argv[2]), on_batch=lambda c: os.kill(os.getpid(), 9))
 """
 
 
-@pytest.mark.parametrize("state", ["closed", "killed", "in use", "copied without its index"])
+@pytest.mark.parametrize(
+    "state",
+    ["closed", "in use", *(slow(state) for state in ("killed", "copied without its index"))],
+)
 def test_readers_change_nothing(state, folder, tmp_path):
     with contextlib.ExitStack() as stack:
         if state in ("killed", "copied without its index"):
@@ -732,6 +745,7 @@ def strict():
         jax.config.update(name, value)
 
 
+@pytest.mark.slow
 def test_the_users_checks_of_jax_do_not_break_a_search(strict, tmp_path):
     from test_search_api import SETTINGS, SPACE, line
 

@@ -140,6 +140,7 @@ def test_a_real_measurement_with_lanes_side_by_side(digits, monkeypatch):
     assert 0 < measure_lanes(digits, PROTOCOL, 1, jax.devices()[0])[4] < 60
 
 
+@pytest.mark.slow
 def test_the_measured_children_all_take_the_same_steps(digits):
     # Whatever the protocol of the search: its hurdles would be later than the one epoch here.
     protocol = dataclasses.replace(PROTOCOL, epochs=5, hurdle_epochs=(2,))

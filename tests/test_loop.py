@@ -107,6 +107,7 @@ def by_rows(rate) -> optax.GradientTransformation:
     return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros([], int), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [optax.lion, optax.nadam, optax.lamb])
 def test_optimizers_that_are_no_rules_train_as_in_a_plain_loop(factory):
     task = line_task(test=(np.ones((5, 6), np.float32), np.zeros(5, np.float32)))
@@ -135,6 +136,7 @@ def test_seeds_on_their_own_devices_have_the_same_losses(loop):
                 np.testing.assert_array_equal(a[:, i], b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [None, optax.adam])
 def test_a_child_that_diverges_scores_by_chance(factory):
     loop = TaskLoop(line_task(), 8, 30, ITERATIONS, scores=True)
@@ -192,6 +194,7 @@ def test_lanes_side_by_side_equal_children_one_after_another(loop, fused):
         np.testing.assert_allclose(a, b, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped(loop):
     task = dataclasses.replace(loop.task, max_grad_norm=1e-3)
     clipped = TaskLoop(task, 8, 30, ITERATIONS).train(programs("g"), np.array([0.1]), 0, 20)
@@ -292,6 +295,7 @@ def test_the_kernel_is_for_a_gpu_that_runs_it(here):
         assert kernel_works(Card())
 
 
+@pytest.mark.slow
 def test_a_kernel_that_fails_gives_way_with_a_warning(here):
     with pytest.warns(UserWarning, match="without the kernel, slowly: ValueError"):
         assert not kernel_works(Card())

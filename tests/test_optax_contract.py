@@ -139,6 +139,7 @@ def test_injected_learning_rate_can_be_set(case):
     assert_close(doubled, jax.tree.map(lambda u: 2 * u, updates))
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_multi_steps(case):
     tx = case.make()
@@ -183,6 +184,7 @@ def test_apply_if_finite(case):
     assert_close(update(second, skipped, PARAMS)[0], update(second, state, PARAMS)[0])
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_vmap(case):
     tx = case.make()
@@ -257,6 +259,7 @@ print("sharded", len(OPTIMIZERS))
 """
 
 
+@pytest.mark.slow
 def test_sharded_parameters():
     tests = pathlib.Path(__file__).parent
     environment = os.environ | {

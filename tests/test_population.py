@@ -491,6 +491,7 @@ def test_equal_maxima_share_the_gradient():
     np.testing.assert_allclose(g.reshape(3, 3), [[0.25, 0.5, 0.5], [0.5, 1, 1], [0.5, 1, 1]])
 
 
+@pytest.mark.slow
 def test_falling_scales_pool_minima():
     child = ConvNet((8, 8, 1), 3, filters=2)
     params, statistics = child.init(jax.random.key(0))
@@ -598,6 +599,7 @@ def test_no_epochs_are_refused(trainer, programs):
         trainer.evaluate(programs, epochs=0)
 
 
+@pytest.mark.slow
 def test_hurdles_hold_for_scores_of_any_size(programs):
     """Also where all differences are far below one example's accuracy."""
     dataset = blobs()

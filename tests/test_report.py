@@ -249,12 +249,14 @@ def test_a_run_without_retrained_rules_shows_its_best_candidates_as_such(tmp_pat
     assert "0.6000 in the search" in page.text and page.elements["math"] == 5
 
 
+@pytest.mark.slow
 def test_a_search_without_finalists_shows_its_best_candidates(tmp_path):
     page = Page(write_report(search(tmp_path / "run", finalists=0)))
     assert "not finished" not in page.text and "Not trained again" in page.text
     assert page.elements["math"] == 5
 
 
+@pytest.mark.slow
 def test_a_config_of_another_version_is_shown_as_it_is(run, tmp_path):
     old = shutil.copytree(run, tmp_path / "old")
     (old / "config.json").write_text('{"version": "0.0.1", "config": {"gone": [1, {"a": null}]}}')
@@ -263,6 +265,7 @@ def test_a_config_of_another_version_is_shown_as_it_is(run, tmp_path):
     assert "--gone" in page.text and "0.0.1" in page.text and len(page.rows) == 96
 
 
+@pytest.mark.slow
 def test_a_report_while_the_search_runs(tmp_path):
     config = dataclasses.replace(CONFIG, out=tmp_path / "run")
     seen = []
@@ -275,6 +278,7 @@ def test_a_report_while_the_search_runs(tmp_path):
     assert seen == [(32, 32), (64, 64)]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_only_read(run, tmp_path, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))}
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(run))
@@ -537,6 +541,7 @@ def test_rewards_without_bounds_race(tmp_path):
     assert "The race trained 1 further seed of 2 rules" in run_page(run, {})
 
 
+@pytest.mark.slow
 def test_seeds_are_counted_in_bins(fast):
     (rule, *_) = raced_rules(read_run(fast))
     rules = [rule._replace(rewards=(0.0,) * n) for n in (1, 2, 2, 3, 4, 5, 8, 9, 16, 17)]
@@ -547,6 +552,7 @@ def test_seeds_are_counted_in_bins(fast):
 # Several runs.
 
 
+@pytest.mark.slow
 def test_runs_that_differ_only_in_the_seed_are_one_group(tmp_path):
     paths = [search(tmp_path / f"ppo{seed}", seed=seed, samples=40) for seed in (3, 4)]
     again = search(tmp_path / "again", seed=4, samples=40)
@@ -568,6 +574,7 @@ def test_runs_that_differ_only_in_the_seed_are_one_group(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_many_groups_and_empty_runs_compare(tmp_path):
     paths = [by_hand(tmp_path / "empty", [])]
     for i in range(9):

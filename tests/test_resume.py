@@ -111,6 +111,7 @@ def test_deaths_of_the_engine_change_nothing_and_no_program_trains_twice(
     assert len(evaluated) == len(set(evaluated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_interruptions_between_populations_change_nothing(strategy, unbroken, tmp_path):
     for count in (8, 40, 72, 90):
@@ -202,6 +203,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=lambda f: f.__name__)
 def test_a_damaged_checkpoint_warns_and_changes_nothing(damage, broken, unbroken, tmp_path):
     """Whichever file of the newest."""
@@ -516,6 +518,7 @@ def test_files_that_cannot_grow_are_one_message(limit, unbroken, tmp_path):
 # Fuzz.
 
 
+@pytest.mark.slow
 def test_a_few_hundred_malformed_inputs(monkeypatch):
     """Those of `benchmarks/fuzz.py`, which has thousands."""
     monkeypatch.syspath_prepend(HERE.parent / "benchmarks")
