@@ -82,9 +82,9 @@ PRESETS = {
     "small": Arguments(),
     "smoke": Arguments(
         scale="smoke",
-        rules=24,
+        rules=12,
         seeds=2,
-        train_examples=300,
+        train_examples=200,
         minibatch_size=20,
         epochs=3,
         hurdle_epochs=(1, 2),
