@@ -13,7 +13,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 
 # What `make search` and `make test` pass on, as in: make search ARGS="--samples 64"
 ARGS ?=
-# Test processes; each compiles with XLA, so more than there are cores is slower.
+# Test processes; each compiles with XLA, so more than there are cores is slower. A file has one of
+# them: what its tests share is made once.
 WORKERS ?= 2
 
 # The ends of what is supported; uv fetches a Python that is not there.
@@ -24,7 +25,7 @@ NEWEST_PYTHON ?= 3.13
 define test_versions
 	uv venv --quiet --clear --python $(2) .venv-$(1)
 	uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(3) -e '.[dev]'
-	.venv-$(1)/bin/python -m pytest -n $(WORKERS) --doctest-modules nos_optax tests \
+	.venv-$(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests \
 		-m "not slow" $(ARGS)
 endef
 
@@ -52,10 +53,10 @@ search: $(STAMP)  ## Search for update rules; ARGS="--help" lists the options
 	$(BIN)/python experiments/search.py $(ARGS)
 
 test: $(STAMP)  ## Run every test and doctest
-	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules nos_optax tests $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests and doctests that are not slow
-	$(BIN)/python -m pytest -n $(WORKERS) --doctest-modules nos_optax tests -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests -m "not slow" $(ARGS)
 
 test-oldest:  ## Run the fast tests on the lowest versions that pyproject.toml allows (needs uv)
 	$(call test_versions,oldest,$(OLDEST_PYTHON),lowest-direct)

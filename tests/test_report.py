@@ -292,6 +292,7 @@ def call(monkeypatch, *arguments):
     report.main()
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path, monkeypatch, capsys):
     call(monkeypatch, run, "--out", tmp_path / "page.html")
     assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")

@@ -45,6 +45,7 @@ def test_the_loop_evaluates_what_was_asked(run):
     assert [c.id for c in result.candidates] == list(range(10))
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_everything(run):
     result, _, _ = run
     folder = result.folder
@@ -166,6 +167,7 @@ def test_unknown_words_of_the_command_line(monkeypatch, capsys, arguments):
     assert arguments[-1] in said or arguments[0] in said
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_left_alone(monkeypatch, run):
     folder = run[0].folder
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}

@@ -61,6 +61,7 @@ def test_a_task_of_ones_own_is_searched_within_the_space(found):
     assert {r.name for r in found.results} >= {"found 1", "Adam"}
 
 
+@pytest.mark.slow
 def test_the_result_holds_what_the_report_shows(found):
     assert found.best.name == "found 1" and len(found.best.rewards) == 2
     assert found.run.candidates == tuple(found.candidates)
@@ -72,6 +73,7 @@ def test_the_result_holds_what_the_report_shows(found):
         _ = dataclasses.replace(found, results=[]).best
 
 
+@pytest.mark.slow
 def test_the_stages_are_timed(found):
     with open_history(found.folder) as history:
         seconds = history.seconds()
@@ -96,6 +98,7 @@ def test_it_goes_on_with_the_same_task_only(found):
     assert len(longer.candidates) == 16 == len(read_candidates(found.folder))
 
 
+@pytest.mark.slow
 def test_what_is_not_given_on_resuming_is_as_it_was(found):
     again = search(line(), out=str(found.folder), resume=True)
     assert again.candidates == read_candidates(found.folder)
@@ -116,18 +119,21 @@ def test_a_resumed_search_writes_the_points_that_are_missing(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_is_refused(found):
     other = dataclasses.replace(line(), train=tuple(-x for x in line().train))
     with pytest.raises(ValueError, match="begun with data_checksum"):
         search(other, out=found.folder, resume=True)
 
 
+@pytest.mark.slow
 def test_scores_above_the_perfect_one_are_an_error(tmp_path):
     wrong = dataclasses.replace(line(), metric=lambda p, state, b: 5 + jnp.abs(p[0] * b[0]))
     with pytest.raises(ValueError, match="perfect is 1; the metric is higher for better"):
         search(wrong, SPACE, out=tmp_path / "run", **SETTINGS)
 
 
+@pytest.mark.slow
 def test_no_reward_is_below_chance(tmp_path):
     bottomless = dataclasses.replace(
         line(),
@@ -156,6 +162,7 @@ def test_a_report_that_fails_loses_nothing(tmp_path, monkeypatch):
     assert len(result.candidates) == 4
 
 
+@pytest.mark.slow
 def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
     settings = SETTINGS | {"finalists": 0, "samples": 4, "strategy": "random"}
     for cores, said in ((2, False), (64, True)):
@@ -171,6 +178,7 @@ def test_numbers_of_numpy_and_lists_are_taken():
     assert type(config.samples) is int and config.hurdle_epochs == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["loss", "chance", "init"])
 def test_another_model_is_refused(found, change):
     task = line()
@@ -184,6 +192,7 @@ def test_another_model_is_refused(found, change):
         search(other, out=found.folder, resume=True)
 
 
+@pytest.mark.slow
 def test_on_resuming_the_task_must_be_given_again(found):
     with pytest.raises(ValueError, match="was given from Python: give it again"):
         search(out=found.folder, resume=True)
@@ -319,6 +328,7 @@ result
     assert any("<math" in html and "Adam" in html for html in shown)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
     monkeypatch.setattr("sys.argv", ["search", "--resume", "--out", str(found.folder)])
     monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
@@ -374,6 +384,7 @@ def test_images_are_trained_by_the_papers_child(tmp_path):
     assert len(result.candidates) == 2
 
 
+@pytest.mark.slow
 def test_events_hold_a_point_for_each_population(found):
     rewards = [c.reward for c in read_candidates(found.folder)][:12]
     points = means(found.folder)[:3]

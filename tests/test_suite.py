@@ -247,6 +247,7 @@ def test_a_rule_depends_on_nothing_but_itself(trainer, evaluation):
             np.testing.assert_array_equal(a[0], b[i])
 
 
+@pytest.mark.slow
 def test_optimizers_that_are_no_rules_are_rewarded_like_rules(trainer, evaluation):
     for factory, rule in ((optax.adam, "adam"), (optax.sgd, "g")):
         found = trainer.evaluate_optimizer(factory, seed=1)
