@@ -25,8 +25,8 @@ NEWEST_PYTHON ?= 3.13
 define test_versions
 	uv venv --quiet --clear --python $(2) .venv-$(1)
 	uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(3) -e '.[dev]'
-	.venv-$(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests \
-		-m "not slow" $(ARGS)
+	.venv-$(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--doctest-modules nos_optax tests -m "not slow" $(ARGS)
 endef
 
 .DEFAULT_GOAL := help
@@ -53,10 +53,12 @@ search: $(STAMP)  ## Search for update rules; ARGS="--help" lists the options
 	$(BIN)/python experiments/search.py $(ARGS)
 
 test: $(STAMP)  ## Run every test and doctest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--doctest-modules nos_optax tests $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests and doctests that are not slow
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules nos_optax tests -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--doctest-modules nos_optax tests -m "not slow" $(ARGS)
 
 test-oldest:  ## Run the fast tests on the lowest versions that pyproject.toml allows (needs uv)
 	$(call test_versions,oldest,$(OLDEST_PYTHON),lowest-direct)

@@ -98,6 +98,7 @@ def found(own, tmp_path_factory):
     return compare(RIVALS, "my_line:short", budget=BUDGET, out=out), out
 
 
+@pytest.mark.slow
 def test_every_rival_has_the_same_seeds_and_a_rate_inside_its_own(found):
     comparison, _ = found
     assert comparison.tasks == ["line"] and comparison.baseline == "adam"
@@ -224,6 +225,7 @@ def test_rates_go_on_beyond_an_end_that_is_best(own, tmp_path):
     assert "Give more --rates" in (tmp_path / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_test_set_judges_and_never_chooses(own, tmp_path):
     """Where test scores are the negative of validation's, the worst test score is reported."""
     task = own.line(test=(own.x[48:], own.y[48:] + 100))

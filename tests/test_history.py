@@ -150,6 +150,7 @@ def read_jsonl(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_jsonl_has_every_candidate_and_its_training(run):
     rows = read_jsonl(export(run))
     assert [tuple(row) for row in rows] == [FIELDS] * 160

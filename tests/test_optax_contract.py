@@ -104,6 +104,7 @@ def test_traces_once(case):
     assert traces == 1
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_jit_equals_no_jit(case):
     tx = case.make()
@@ -121,6 +122,7 @@ def test_constant_schedule_equals_float(case):
     assert_close(run(scheduled)[0], run(case.make())[0])
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_inject_hyperparams(case):
     injected = optax.inject_hyperparams(case.factory, case.static_args)(**case.kwargs)
@@ -153,6 +155,7 @@ def test_multi_steps(case):
     assert_close(updates, tx.update(mean, tx.init(PARAMS), PARAMS)[0])
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_masked(case):
     params, _ = run(optax.masked(case.make(), {"w": True, "b": False}))
@@ -226,6 +229,7 @@ def test_ignores_extra_arguments_and_maps_over_its_parameters(case):
     assert_close(optax.tree.map_params(tx, lambda x: x, state), state)
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_orbax_round_trip_continues_the_run(case, tmp_path):
     tx = case.make()

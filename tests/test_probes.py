@@ -27,6 +27,7 @@ def random_programs(count):
 # Fingerprints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "texts",
     [

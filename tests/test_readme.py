@@ -10,6 +10,7 @@ README = ROOT / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
 def test_blocks_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a search writes runs/

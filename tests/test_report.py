@@ -182,6 +182,7 @@ def test_the_time_of_a_run_that_did_not_record_it(run, tmp_path):
 # What may not be in it.
 
 
+@pytest.mark.slow
 def test_what_comes_from_outside_is_text(tmp_path):
     facts = {"dataset": INVALID, "versions": {"a": INVALID}}
     bad = candidate(0, INVALID), candidate(1, "g", 0.1, "rejected", origin=None, reason=INVALID)
@@ -303,6 +304,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     assert "2 runs in 2 groups" in Page(tmp_path / "comparison.html").text
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     lost = shutil.copytree(run, tmp_path / "lost")

@@ -245,6 +245,7 @@ def test_a_checkpoint_of_another_strategy_is_not_believed(left, broken, unbroken
         assert begin(left, "ppo") == unbroken["ppo"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 8, 27, 56])
 def test_a_checkpoint_newer_than_the_history_is_not_used(left, unbroken, kept):
     with sqlite3.connect(left / "history.sqlite") as connection:
@@ -274,6 +275,7 @@ def test_checkpoints_that_cannot_be_written_are_one_message(left, unbroken):
 # A full disk.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_full_history_is_one_message_and_goes_on(strategy, unbroken, tmp_path, monkeypatch):
     prepare = History._prepare

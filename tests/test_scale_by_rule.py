@@ -199,6 +199,7 @@ def test_the_state_has_only_what_the_rule_reads():
         assert len(arrays) == entry.rule.state_slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [BUSY, "exp(sign(g) * sign(m)) * g", "1", "ld", "rmsprop"])
 def test_jit_equals_no_jit(text):
     tx = scale_by_rule(text, total_steps=4)

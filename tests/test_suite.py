@@ -259,11 +259,13 @@ def test_optimizers_that_are_no_rules_are_rewarded_like_rules(trainer, evaluatio
     assert idle.reward[0] == LEAST and idle.status[0] == DEAD
 
 
+@pytest.mark.slow
 def test_a_population_of_the_dead_is_evaluated(trainer):
     found = trainer.evaluate(population("g - g", "-g"))
     np.testing.assert_array_equal(found.reward, LEAST)
 
 
+@pytest.mark.slow
 def test_flat_and_shorter_programs_are_programs_too(trainer, evaluation):
     flat = encode("g", 1).array.reshape(1, -1)
     np.testing.assert_array_equal(trainer.evaluate(flat, seed=1).reward, evaluation.reward[1])
@@ -277,6 +279,7 @@ def test_the_best_rate_is_one_of_those_tried(trainer, evaluation):
     np.testing.assert_allclose(evaluation.learning_rate[1], mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rules_scale_is_no_matter(trainer):
     adam, doubled = trainer.rates(population("adam", "2 * adam"))
     np.testing.assert_allclose(adam, 2 * doubled, rtol=1e-5)

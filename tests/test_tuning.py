@@ -63,6 +63,7 @@ def outcomes(grid, tmp_path_factory):
     return run(grid, tmp_path_factory.mktemp("unbroken"))
 
 
+@pytest.mark.slow
 def test_every_rival_has_the_same_budget(outcomes):
     assert [o.rival for o in outcomes] == list(RIVALS)
     for outcome in outcomes:
@@ -70,6 +71,7 @@ def test_every_rival_has_the_same_budget(outcomes):
         assert [(t.rate, t.seed) for t in outcome.runs] == [(outcome.rate, seed) for seed in SEEDS]
 
 
+@pytest.mark.slow
 def test_the_best_rate_is_that_of_the_best_last_epoch(outcomes):
     sgd, _, bad = outcomes
     finals = [t.validation[-1] for t in sgd.tuning]
@@ -77,11 +79,13 @@ def test_the_best_rate_is_that_of_the_best_last_epoch(outcomes):
     assert np.isnan(bad.runs[0].validation).all(), "a rival that always diverges is reported so"
 
 
+@pytest.mark.slow
 def test_schedules_reach_the_children(outcomes):
     sgd, linear, _ = outcomes
     assert sgd.tuning[0].validation[0] != linear.tuning[0].validation[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_twice(grid, outcomes, tmp_path, monkeypatch):
     first = run(grid, tmp_path)
     monkeypatch.setattr(TrainingGrid, "advance", None)
@@ -89,6 +93,7 @@ def test_nothing_is_trained_twice(grid, outcomes, tmp_path, monkeypatch):
     assert str(first) == str(again) == str(outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 8])
 def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)  # after every epoch
@@ -136,6 +141,7 @@ def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
             np.testing.assert_allclose(mine.validation, yours.validation, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch):
     monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
 
@@ -156,6 +162,7 @@ def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch
     assert not list((tmp_path / "records").iterdir())
 
 
+@pytest.mark.slow
 def test_the_rate_has_the_best_mean_over_the_tuning_seeds(grid, tmp_path):
     with Progress(disable=True) as progress:
         records = Records(tmp_path / "records.jsonl", {})
@@ -214,6 +221,7 @@ def adapt(grid, folder, start, decays=(0.0,), seeds=SEEDS):
         return compare(grid, RIVALS[:1], settings, 3, seeds, records, progress)[0]
 
 
+@pytest.mark.slow
 def test_the_best_rate_ends_inside(grid, tmp_path, monkeypatch):
     found = adapt(grid, tmp_path, (0.001, 0.003))
     rates = [t.rate for t in found.tuning]
@@ -224,6 +232,7 @@ def test_the_best_rate_ends_inside(grid, tmp_path, monkeypatch):
     assert str(adapt(grid, tmp_path, (0.001, 0.003))) == str(found)
 
 
+@pytest.mark.slow
 def test_more_seeds_are_added_to_the_records(grid, tmp_path, monkeypatch):
     adapt(grid, tmp_path, (0.03, 0.1))
     starts, start = [], TrainingGrid.start
@@ -237,6 +246,7 @@ def test_more_seeds_are_added_to_the_records(grid, tmp_path, monkeypatch):
     assert starts == [[3]] and [t.seed for t in more.runs] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_every_weight_decay_is_tried_with_every_rate(grid, tmp_path):
     found = adapt(grid, tmp_path, (0.03, 0.1, 0.3), decays=(0.0, 5.0))
     assert found.rate == 0.1 or len({t.rate for t in found.tuning}) > 3
@@ -247,6 +257,7 @@ def test_every_weight_decay_is_tried_with_every_rate(grid, tmp_path):
     assert all(t.weight_decay == 0 for t in found.runs)
 
 
+@pytest.mark.slow
 def test_weight_decay_is_the_gradient_of_its_penalty(grid):
     programs, rates = [encode("g").array] * 2, np.full((2, 4), 0.01)
     children = grid.start(programs, [3, 3], [0.0, 2.0])
@@ -283,6 +294,7 @@ def test_weight_decay_leaves_out_what_is_masked():
     np.testing.assert_allclose(left["b"], 1.0)
 
 
+@pytest.mark.slow
 def test_a_weight_decay_for_each_program(grid):
     with pytest.raises(ValueError, match="a weight decay for each of the 2 programs, got 1"):
         grid.start([encode("g").array] * 2, [0, 1], [0.1])
