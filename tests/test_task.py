@@ -60,8 +60,9 @@ def reference(task: Task, rule: str, rates, seed: int, order, total_steps: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.1, "shuffle": False}])
+@pytest.mark.parametrize(
+    ("lanes", "options"), [(1, {"max_grad_norm": 0.1, "shuffle": False}), (2, {})]
+)
 def test_a_grid_equals_single_trainings(lanes, options):
     task = make_task(**options)
     grid = TrainingGrid(task, batch_size=8, capacity=5, lanes=lanes)
