@@ -82,9 +82,9 @@ PRESETS = {
     "small": Arguments(),
     "smoke": Arguments(
         scale="smoke",
-        rules=12,
+        rules=24,
         seeds=2,
-        train_examples=200,
+        train_examples=300,
         minibatch_size=20,
         epochs=3,
         hurdle_epochs=(1, 2),
