@@ -1,6 +1,6 @@
 """Measure what tuned Adam does on the embedded tasks: the file that comes with the package.
 
-Question: How long does Adam take to which loss on each task of the suite and each watch task?
+Question: How long does Adam take to which loss on each embedded task?
 Method:   As a search measures it for a task of the user's own: 13 rates with four seeds, three
           finer ones, then eleven lengths of training with eight other seeds. The text of the
           character models differs between versions of Python: give the topics of the others.
@@ -29,11 +29,11 @@ from nos_optax.population.reference import (
     measure_reference,
     steps_of,
 )
-from nos_optax.population.suite import SUITE, WATCH, load_suite
+from nos_optax.population.suite import KNOWN, load_suite
 
 # By its name: the package has a function of the same.
 characters = importlib.import_module("nos_optax.population.tasks.characters")
-OF_TEXT = ("characters", "transformer")
+OF_TEXT = ("characters", "characters-large", "transformer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def main() -> None:
     devices = select_devices("cpu")
     enable_compilation_cache()
     rows = {row["digest"]: row for row in json.loads(SHIPPED.read_text())}
-    measured = [(name, None) for name in (*SUITE, *WATCH)]
+    measured = [(name, None) for name in KNOWN]
     measured += [(name, file) for file in arguments.topics for name in OF_TEXT]
     for name, file in measured:
         row = measure(name, file, devices, {} if arguments.again else rows)

@@ -5,17 +5,20 @@ none of it is read as markup.
 """
 
 import contextlib
+import os
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
 from nos_optax.population.accelerator import AcceleratorError
+
+Arguments = TypeVar("Arguments")
 
 
 @contextlib.contextmanager
@@ -25,6 +28,34 @@ def one_message() -> Generator[None]:
         yield
     except (ValueError, OSError, AcceleratorError, ImportError) as error:
         sys.exit(f"error: {printable(str(error), keep=chr(10))}")
+
+
+def start(
+    arguments: type[Arguments],
+    run: Callable[[Arguments], None],
+    program: str,
+    repeatable: Collection[str] = (),
+) -> None:
+    """Parse the command line and run what goes on, after an interruption, by the same command.
+
+    A user's mistake is one message and exit code 1 or 2.
+
+    Args:
+        arguments: the dataclass of the options; its docstring is the command's description.
+        run: what the command does.
+        program: how it is called.
+        repeatable: as for `command_line`.
+    """
+    import tyro  # only commands need it
+
+    try:
+        with one_message():
+            args = command_line(sys.argv[1:], repeatable)
+            description = arguments.__doc__
+            run(tyro.cli(arguments, prog=program, description=description, args=args))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)  # at once: sys.exit would wait for the trainings under way
 
 
 def printable(value: object, keep: str = "") -> str:

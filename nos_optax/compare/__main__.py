@@ -4,14 +4,12 @@ Command:  python -m nos_optax.compare adam optax.lion "adam * exp(sign(g) * sign
 """
 
 import dataclasses
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from nos_optax._command import command_line, make_console, one_message
+from nos_optax._command import make_console, start
 from nos_optax.compare.command import OUT, compare, show
 from nos_optax.compare.trials import RATES, Budget
 from nos_optax.population.workloads import KNOWN
@@ -78,22 +76,5 @@ def run(arguments: Arguments) -> None:
     show(found, arguments.out, make_console())
 
 
-def main() -> None:
-    """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    try:
-        with one_message():
-            run(
-                tyro.cli(
-                    Arguments,
-                    prog=PROGRAM,
-                    description=Arguments.__doc__,
-                    args=command_line(sys.argv[1:], repeatable=("task",)),
-                )
-            )
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        os._exit(130)  # at once: sys.exit would wait for the trainings under way
-
-
 if __name__ == "__main__":
-    main()
+    start(Arguments, run, PROGRAM, repeatable=("task",))

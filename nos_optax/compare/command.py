@@ -22,16 +22,16 @@ from rich.progress import (
 from nos_optax._command import make_console, printable, say, user_path
 from nos_optax._version import __version__
 from nos_optax.compare.picture import draw
-from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.records import write_results
 from nos_optax.compare.results import Comparison, Row, markdown, over_all, rows_of, table
 from nos_optax.compare.rivals import Rival, as_rival
-from nos_optax.compare.trials import Budget, Trials
+from nos_optax.compare.trials import Budget, Trials, digest_of, open_records
 from nos_optax.grammar import UpdateRule
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer, Task, TaskLoop, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.flags import own_flags
-from nos_optax.population.reference import reference_store, training_digest
+from nos_optax.population.reference import reference_store
 from nos_optax.population.task_check import check_task
 from nos_optax.population.workloads import load_workload
 
@@ -210,7 +210,7 @@ def _trials(
         "minibatch_size": workload.minibatch_size,
         "parameters": task.num_params,
         "scored_on": "the validation set" if task.test is None else "the test set",
-        "digest": f"{training_digest(loop, steps)}-{devices[0].platform}" + "-scored" * scores,
+        "digest": digest_of(loop, steps),
     }
     if reference is not None:
         setting["adam"] = dataclasses.asdict(reference)
@@ -223,9 +223,7 @@ def _trials(
         # The rates beyond an end were not foreseen.
         bar.update(shown, total=max(row.total or 0, row.completed))
 
-    slug = "".join(c if c.isalnum() else "-" for c in task.name)[:40]
-    path = out / "trainings" / f"{slug}_{setting['digest']}.jsonl"
-    records = Records(path, {"digest": setting["digest"]})
+    records = open_records(out, loop, steps)
     return Trials(loop, steps, budget, records, reference, advance, centre), setting, shown
 
 

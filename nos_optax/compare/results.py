@@ -259,14 +259,14 @@ def markdown(comparison: Comparison) -> str:
         "rate.",
     ]
     for task in comparison.tasks:
-        lines += ["", f"## {_cell(task)}", "", _setting(facts["tasks"].get(task)), ""]
+        lines += ["", f"## {cell(task)}", "", _setting(facts["tasks"].get(task)), ""]
         lines += [
             f"| rival | what | rate | {comparison.measure} | sd | training loss | difference "
             "[95 %] | verdict |",
             "|---|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {_cell(row.name)} | {_cell(row.what)} | {row.rate:.2g} | {row.mean:.4g} | "
+            f"| {cell(row.name)} | {cell(row.what)} | {row.rate:.2g} | {row.mean:.4g} | "
             f"{row.deviation:.2g} | {row.training_loss:.4g} | {interval(row.difference)} | "
             f"{row.verdict} |"
             for row in comparison.of(task)
@@ -291,6 +291,6 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_<>#|]|(?<=\])\()", r"\\\1", printable(text))
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return text that cannot end a cell of a Markdown table or become markup there."""
     return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"

@@ -1,6 +1,7 @@
 """What is compared: update rules, and any other Optax optimizer, each as a function of its rate."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import nos_optax
 from nos_optax.grammar import RuleError, UpdateRule, encode
 from nos_optax.grammar.catalogue import named_rule
 from nos_optax.population import Task
-from nos_optax.population.loop import Factory, call_factory, make_optimizer
+from nos_optax.population.loop import Factory, call_factory, make_optimizer, takes
 from nos_optax.population.own import import_own
 from nos_optax.population.task_check import jaxpr_digest
 
@@ -28,7 +29,8 @@ class Rival(NamedTuple):
     Attributes:
         name: what tables call it.
         what: what it is: a rule in infix form, or where the optimizer is found.
-        optimizer: the rule; or a function from a learning rate to an Optax optimizer.
+        optimizer: the rule; or a function from a learning rate to an Optax optimizer, which is
+            given the training's `key` and its `total_steps` if it has arguments of these names.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Rival(NamedTuple):
             return lambda rate, key: nos_optax.from_rule(
                 optimizer, rate, total_steps=total_steps, key=key
             )
+        if takes(optimizer, "total_steps"):
+            return functools.partial(optimizer, total_steps=total_steps)
         return optimizer
 
     def key(self, task: Task, total_steps: int) -> str:
@@ -127,7 +131,8 @@ def as_rival(given: "str | UpdateRule | Rival") -> Rival:
         given: the name of one of `nos_optax.rules`; a rule in infix form; `optax.NAME` of an
             optimizer whose other arguments have defaults, in a submodule too; `module:factory`, a
             function from a learning rate to an optimizer, which is given the training's key if it
-            has an argument `key`; or what these stand for.
+            has an argument `key`, and its length if it has one `total_steps`; or what these stand
+            for.
 
     Raises:
         ValueError: it is not one of these.
@@ -190,7 +195,7 @@ def _checked(text: str, factory: Any) -> Factory:
             "to an optimizer"
         )
     try:
-        made = call_factory(factory, 0.1, jax.random.key(0))
+        made = call_factory(Rival(text, text, factory).factory(100), 0.1, jax.random.key(0))
     except Exception as error:  # whatever somebody's function raises
         raise ValueError(
             f"rival {text!r}, called with a learning rate of 0.1 and nothing else, fails: {error}; "

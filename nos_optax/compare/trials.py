@@ -7,6 +7,7 @@ seeds, and only these are compared. What is in the records is not trained again.
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from nos_optax.compare.rivals import Rival
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import Losses, Reference, TaskLoop
 from nos_optax.population.loop import Factory
+from nos_optax.population.reference import training_digest
 
 RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
 MOST_SEEDS = 10_000
@@ -127,6 +129,18 @@ class Outcome:
         return self.rates[0] < self.rate < self.rates[-1]
 
 
+def digest_of(loop: TaskLoop, steps: int) -> str:
+    """Return a hash of all that decides a training's results, but its rival, rate and seed."""
+    return f"{training_digest(loop, steps)}-{loop.platform}" + "-scored" * loop.scores
+
+
+def open_records(out: Path, loop: TaskLoop, steps: int) -> Records:
+    """Return the trainings of a task that a folder holds; a new task or length has a new file."""
+    digest = digest_of(loop, steps)
+    slug = "".join(c if c.isalnum() else "-" for c in loop.task.name)[:40]
+    return Records(out / "trainings" / f"{slug}_{digest}.jsonl", {"digest": digest})
+
+
 class Trials:
     """Trains rivals on one task.
 
@@ -161,9 +175,8 @@ class Trials:
         first, centre = self.budget.first_seed, self._centre(rival)
         tuning = range(first, first + self.budget.tuning_seeds)
         fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
-        key = rival.key(self.loop.task, self.steps)
-        rates = [float(f"{centre * rate:.6g}") for rate in self.budget.rates]
-        tried = self._tried(rival, key, rates, tuning)
+        rates = [short(centre * rate) for rate in self.budget.rates]
+        tried = self._tried(rival, rates, tuning)
         for _ in range(EXTENSIONS if len(tried) > 1 else 0):  # one rate has no distance to go on by
             rates, best = sorted(tried), max(tried, key=tried.__getitem__)
             if rates[0] < best < rates[-1]:
@@ -171,29 +184,29 @@ class Trials:
             beyond = best * (best / (rates[1] if best == rates[0] else rates[-2]))
             if not _is_rate(beyond):
                 break
-            tried |= self._tried(rival, key, [beyond], tuning)
+            tried |= self._tried(rival, [beyond], tuning)
         rate = max(tried, key=tried.__getitem__)
-        runs = self._trainings(rival, key, [rate], fresh)[0]
-        return Outcome(rival, rate, tuple(sorted(tried)), runs, tuple(map(self._value, runs)))
+        runs = self.trainings(rival, [rate], fresh)[0]
+        return Outcome(rival, rate, tuple(sorted(tried)), runs, tuple(map(self.value, runs)))
 
     def _tried(
-        self, rival: Rival, key: str, rates: Sequence[float], seeds: Sequence[int]
+        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
     ) -> dict[float, tuple[float, float]]:
         """Return how good each rate is: the mean value, and where it ties, as accuracies do, loss.
 
         The test set has no part in it.
         """
         sign = 1 if HIGHER_IS_BETTER[self.budget.measure] else -1
-        rows = self._trainings(rival, key, rates, seeds)
+        rows = self.trainings(rival, rates, seeds)
         return {
             rate: (
-                sign * float(np.mean([self._value(run, test=False) for run in runs])),
+                sign * float(np.mean([self.value(run, test=False) for run in runs])),
                 -float(np.mean([run.loss for run in runs])),
             )
             for rate, runs in zip(rates, rows, strict=True)
         }
 
-    def _value(self, run: Training, test: bool = True) -> float:
+    def value(self, run: Training, test: bool = True) -> float:
         """Return what the measure says of a training."""
         match self.budget.measure:
             case "score":
@@ -206,10 +219,11 @@ class Trials:
         losses = Losses(*map(np.array, (run.training_loss, np.nan, run.loss, run.initial)))
         return float(self.reference.speed(losses))
 
-    def _trainings(
-        self, rival: Rival, key: str, rates: Sequence[float], seeds: Sequence[int]
+    def trainings(
+        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
     ) -> list[tuple[Training, ...]]:
         """Return the trainings at each rate, one for each seed; train those not in the records."""
+        key = rival.key(self.loop.task, self.steps)
         keys = [[{"rival": key, "rate": rate, "seed": seed} for seed in seeds] for rate in rates]
         known = [[self.records.get(k) is not None for k in row] for row in keys]
         self._advance(sum(map(sum, known)))
@@ -259,6 +273,11 @@ class Trials:
         else:
             optimizer = np.stack([pad_programs(program, self.loop.iterations)] * len(rates))
         return self.loop.train_seeds(optimizer, rates, seeds, self.steps)
+
+
+def short(rate: float) -> float:
+    """Return a learning rate with the digits that records have."""
+    return float(f"{rate:.6g}")
 
 
 def _training(losses: Losses, row: int, column: int) -> Training:

@@ -137,7 +137,7 @@ class TaskLoop:
         """Return the one program for rules, or that of an optimizer, for the present lanes."""
         if factory not in self._compiled:
             split, whole = PartitionSpec("device"), PartitionSpec()
-            on_cpu = self._mesh.devices.flat[0].platform == "cpu"
+            on_cpu = self.platform == "cpu"
             self._compiled[factory] = jax.jit(
                 jax.shard_map(
                     partial(self._train_share, factory),
@@ -155,6 +155,11 @@ class TaskLoop:
     def devices(self) -> int:
         """On how many devices it trains."""
         return self._mesh.size
+
+    @property
+    def platform(self) -> str:
+        """What kind of devices these are: `cpu`, `gpu` or `tpu`."""
+        return self._mesh.devices.flat[0].platform
 
     @property
     def _share(self) -> int:
@@ -447,11 +452,15 @@ class TaskLoop:
 
 def call_factory(factory: Factory, rate, key):
     """Return what a factory makes of a rate, and of the training's key if it takes a `key`."""
+    return factory(rate, key=key) if takes(factory, "key") else factory(rate)
+
+
+def takes(function: Callable, argument: str) -> bool:
+    """Return whether a function has an argument of a name."""
     try:
-        keyed = "key" in inspect.signature(factory).parameters
+        return argument in inspect.signature(function).parameters
     except ValueError:  # not every callable has a signature
-        keyed = False
-    return factory(rate, key=key) if keyed else factory(rate)
+        return False
 
 
 def make_optimizer(factory: Factory, rate, key) -> optax.GradientTransformationExtraArgs:

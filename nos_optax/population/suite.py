@@ -72,18 +72,30 @@ WATCH: dict[str, Callable[[], Workload]] = {
     "table": lambda: Workload(table(), 16, 75),
     "digits-convnet-long": lambda: Workload(digits_convnet(), 16, 300),
 }
+# The kinds of the suite, ten times as large: wider networks, larger minibatches, longer trainings.
+# Here the rules that a search has found show whether they were good at its own sizes alone.
+LARGER: dict[str, Callable[[], Workload]] = {
+    "digits-mlp-large": lambda: _larger(digits_mlp(width=128), 64, 480),
+    "digits-autoencoder-large": lambda: _larger(digits_autoencoder(width=128), 64, 640),
+    "characters-large": lambda: _larger(characters(context=16, width=128), 64, 960),
+    "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 240),
+}
+KNOWN = SUITE | WATCH | LARGER
 
 
 def load_suite(names: Sequence[str] = tuple(SUITE)) -> list[Workload]:
-    """Return workloads of `SUITE` or `WATCH` by name.
+    """Return workloads of `SUITE`, `WATCH` or `LARGER` by name.
 
     Raises:
         ValueError: there is no such workload, or a name is given twice.
     """
-    known = SUITE | WATCH
-    if not set(names) <= set(known) or len(set(names)) < len(names) or not names:
-        raise ValueError(f"give distinct workloads of {', '.join(known)}; got {', '.join(names)}")
-    return [known[name]() for name in names]
+    if not set(names) <= set(KNOWN) or len(set(names)) < len(names) or not names:
+        raise ValueError(f"give distinct workloads of {', '.join(KNOWN)}; got {', '.join(names)}")
+    return [KNOWN[name]() for name in names]
+
+
+def _larger(task: Task, minibatch_size: int, horizon: int) -> Workload:
+    return Workload(dataclasses.replace(task, name=f"{task.name}-large"), minibatch_size, horizon)
 
 
 class SuiteTrainer:

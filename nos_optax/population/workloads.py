@@ -7,11 +7,12 @@ import jax
 
 from nos_optax.population.data import Dataset, DatasetError, load_digits
 from nos_optax.population.own import call_own, import_own
-from nos_optax.population.suite import SUITE, WATCH, Workload, load_suite
+from nos_optax.population.suite import KNOWN as EMBEDDED
+from nos_optax.population.suite import Workload, load_suite
 from nos_optax.population.task import Task, image_task, paper_child
 
 IMAGES = ("digits", "cifar10")  # the paper's child, scored by its accuracy
-KNOWN = (*SUITE, *WATCH, *IMAGES)
+KNOWN = (*EMBEDDED, *IMAGES)
 MINIBATCH_SIZE, EPOCHS = 32, 5  # of tasks that do not say
 MOST_EXAMPLES = 2**30  # of a training: their order is drawn before it begins, and takes memory
 
@@ -26,7 +27,7 @@ def load_workload(
     """Return a task, its minibatches and how long optimizers train on it.
 
     Args:
-        given: a name of the suite's or the watch tasks, `digits`, `cifar10`, or `module:name` of a
+        given: a name of an embedded task, `digits`, `cifar10`, or `module:name` of a
             `Task` or a `Workload`, or of a function that returns one; or such a task; or images,
             which train the paper's ConvNet.
         minibatch_size: examples in a minibatch; the workload's own, else 32, where None.
@@ -94,7 +95,7 @@ def find_task(
 
 
 def _by_name(name: str, data_dir: Path | None, train_examples: int | None) -> object:
-    if name in SUITE or name in WATCH:
+    if name in EMBEDDED:
         return load_suite([name])[0]
     if name in IMAGES:
         return load_images(name, data_dir, train_examples)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,20 +24,8 @@ from nos_optax.search.loading import Given, load_workloads
 from nos_optax.search.probes import Probes, are_alike
 from nos_optax.search.race import Race
 from nos_optax.search.results import STANDARD, Result
+from nos_optax.search.rivals import BASELINE, RIVALS
 
-# What an honest claim is made against: the usual optimizers, with and without a decay.
-RIVALS = {
-    "Adam": "adam",
-    "NAdam": "optax.nadam",
-    "AdamW": "optax.adamw",
-    "Lion": "optax.lion",
-    "Adam, cosine decay": "cd * adam",
-    "Adam, linear decay": "ld * adam",
-    "Momentum, cosine decay": "cd * m",
-    "PowerSign": "powersign",
-    "AddSign": "addsign",
-}
-BASELINE = "Adam"
 HALVINGS = ((32, 2), (16, 4), (8, 8), (4, 16))  # rules that get so many seeds, of all that trained
 TUNING_SEEDS = 5  # of two, a rival whose tasks differ much by seed misses its best rate
 FIRST_SEED = 10**9  # nothing was chosen by these
@@ -112,18 +101,29 @@ def halve(race: Race) -> None:
 def finalists(race: Race) -> list[Candidate]:
     """Return the rules with the best bounds from below that do not what a rival does."""
     ranked = [candidate for candidate, _ in race.best()]
-    if not ranked:
-        return []
+    return distinct(ranked, race.config.tolerance or 0.0)[: race.config.finalists]
+
+
+class _Written(Protocol):
+    @property
+    def tokens(self) -> str: ...
+
+
+Rule = TypeVar("Rule", bound=_Written)
+
+
+def distinct(ranked: Sequence[Rule], tolerance: float) -> list[Rule]:
+    """Return those rules that do nearly what no rival does, and none before them."""
     texts = [text for text in RIVALS.values() if not text.startswith(OPTAX)]
     programs = [encode(named_rule(text)) for text in texts]
-    programs += [Program.from_words(candidate.tokens) for candidate in ranked]
+    programs += [Program.from_words(rule.tokens) for rule in ranked]
     longest = max(len(program.iterations) for program in programs)
     probed = Probes(longest)(np.stack([pad_programs(p.array, longest) for p in programs]))
     seen = np.stack([np.frombuffer(found.behaviour, np.float32) for found in probed])
-    rivals, own = seen[: len(texts)], seen[len(texts) :]
-    tolerance = race.config.tolerance or 0.0
-    new = [not are_alike(behaviour, rivals, tolerance).any() for behaviour in own]
-    return list(itertools.compress(ranked, new))[: race.config.finalists]
+    new = [
+        not are_alike(seen[i], seen[:i], tolerance).any() for i in range(len(texts), len(programs))
+    ]
+    return list(itertools.compress(ranked, new))
 
 
 def verdict(comparison: Comparison) -> str:

@@ -12,18 +12,17 @@ from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz .,'()"
 OTHER = ALPHABET.index(" ")  # of capitals' lower case, all else is a space
-CONTEXT = 8
 EMBEDDING = 8
 WINDOWS = 8192
 VALIDATION_WINDOWS = 1024
 
 
-def characters() -> Task:
-    """Return a perceptron that guesses a character from the eight before it, of 32 symbols.
+def characters(context: int = 8, width: int = 32) -> Task:
+    """Return a perceptron that guesses a character, one of 32, from those before it.
 
     Python's version decides the text, so rewards of one version compare with each other alone.
     """
-    count, widths = len(ALPHABET), (CONTEXT * EMBEDDING, 32, len(ALPHABET))
+    count, widths = len(ALPHABET), (context * EMBEDDING, width, len(ALPHABET))
 
     def init(key):
         embedding_key, key = jax.random.split(key)
@@ -37,7 +36,7 @@ def characters() -> Task:
         hidden = jnp.tanh(dense(params, 1, embedded.reshape(len(before), -1)))
         return log_likelihood(dense(params, 2, hidden), following)
 
-    windows = text_windows(CONTEXT + 1, WINDOWS + VALIDATION_WINDOWS)
+    windows = text_windows(context + 1, WINDOWS + VALIDATION_WINDOWS)
     return Task(
         "characters",
         init,

@@ -16,8 +16,8 @@ GREATEST_SCALE = float(np.sqrt(10))
 CHANCE = -float(np.log(10))  # log-likelihood of a blind guess among ten classes
 
 
-def digits_mlp() -> Task:
-    """Return a perceptron 64-32-10 whose tensors have other scales in each seed.
+def digits_mlp(width: int = 32) -> Task:
+    """Return a perceptron 64-width-10 whose tensors have other scales in each seed.
 
     Each tensor is a parameter times a fixed number, drawn with the weights, log-uniform over a
     decade and then divided by the four numbers' geometric mean: the network is the same, its
@@ -25,7 +25,7 @@ def digits_mlp() -> Task:
     A rule cannot win by fitting one scale. (Celo2's augmentation, which has two decades: then each
     seed has another best rate, and two seeds say little.)
     """
-    (train, validation), widths = _pixels(), (64, 32, 10)
+    (train, validation), widths = _pixels(), (64, width, 10)
 
     def init(key):
         weights_key, scale_key = jax.random.split(key)
@@ -59,9 +59,9 @@ def digits_mlp() -> Task:
     )
 
 
-def digits_autoencoder() -> Task:
-    """Return an autoencoder 64-32-8-32-64; its loss is the squared error of an image's pixels."""
-    (train, validation), widths = _pixels(), (64, 32, 8, 32, 64)
+def digits_autoencoder(width: int = 32) -> Task:
+    """Return an autoencoder 64-width-8-width-64; its loss is the squared error of an image."""
+    (train, validation), widths = _pixels(), (64, width, 8, width, 64)
 
     def errors(params, images):
         code = dense(params, 2, jnp.tanh(dense(params, 1, images)))
