@@ -13,7 +13,7 @@ from nos_optax.compare.results import BASELINE as AGAINST
 from nos_optax.grammar import UpdateRule, encode
 from nos_optax.population.suite import LARGER, SuiteTrainer, load_suite
 from nos_optax.search import SearchConfig, run_search
-from nos_optax.search.promote import Stage, command, promote
+from nos_optax.search.promote import Stage, promote
 from nos_optax.search.promote.entrants import best_of_runs
 from nos_optax.search.promote.simplify import deletions, shorter, size
 from nos_optax.search.promote.stages import error_of_differences, staying
@@ -121,22 +121,17 @@ def run(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def few_rivals(monkeypatch):
-    few = {"Adam": "adam", "Lion, cosine decay": ALL_RIVALS["Lion, cosine decay"]}
-    monkeypatch.setattr(command, "ALL_RIVALS", few)
+FEW = {"Adam": "adam", "Lion, cosine decay": ALL_RIVALS["Lion, cosine decay"]}
 
 
 def funnel(run, out, **changes):
     settings = {"rules": 4, "promoted": 1, "seeds": 2, "stages": (1, 1), "progress": False}
-    settings |= {"test": ("digits-autoencoder",), "test_seeds": 2, **changes}
+    settings |= {"test": ("digits-autoencoder",), "test_seeds": 2, "rivals": FEW, **changes}
     return promote([run], ("table", "digits-mlp"), out=out, **settings)
 
 
 @pytest.mark.slow
-def test_rules_come_through_or_stop_and_nothing_is_trained_twice(
-    run, tmp_path, few_rivals, monkeypatch
-):
+def test_rules_come_through_or_stop_and_nothing_is_trained_twice(run, tmp_path, monkeypatch):
     done = []
 
     def stop(self, rows):

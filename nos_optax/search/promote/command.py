@@ -1,6 +1,6 @@
 """The funnel: from run folders to rules that were seen to be better elsewhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -17,14 +17,14 @@ from nos_optax.population import SuiteTrainer, Task, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.flags import own_flags
 from nos_optax.population.reference import reference_store
-from nos_optax.population.suite import LARGER
+from nos_optax.population.suite import LARGER, RATES
 from nos_optax.population.workloads import load_workload
 from nos_optax.search.promote.entrants import Entrant, best_of_runs
 from nos_optax.search.promote.page import write_page
 from nos_optax.search.promote.results import Promoted, Promotion, markdown
 from nos_optax.search.promote.simplify import simplify
 from nos_optax.search.promote.stages import Course, Stage, run_stage
-from nos_optax.search.rivals import ALL_RIVALS, BASELINE
+from nos_optax.search.rivals import ALL_RIVALS
 
 OUT = Path("runs/promote")
 FIRST_SEED = 5 * 10**8  # beyond a search's, and none of those that judge at its end
@@ -45,6 +45,7 @@ def promote(
     seeds: int = 3,
     test: Tasks = (),
     test_seeds: int = 8,
+    rivals: Mapping[str, str | Rival] = ALL_RIVALS,
     out: Path | str = OUT,
     accelerator: str = "auto",
     data_dir: Path | str | None = None,
@@ -54,8 +55,8 @@ def promote(
 
     The rules train with a third of their learning rates in the search, these rates, and three times
     as much, and further where that is better; the less promising stop early, by bounds. Those that
-    come through lose what they do not need, and are compared on the test tasks with all rivals of
-    `nos_optax.search.rivals`: equal tuning, and seeds that nothing was chosen by. Every training
+    come through lose what they do not need, and are compared on the test tasks with tuned
+    rivals: equal tuning, and seeds that nothing was chosen by. Every training
     is kept in the folder, so the same call goes on where a killed one stopped.
 
     Args:
@@ -67,6 +68,8 @@ def promote(
         seeds: trainings of each rate in the first stage; each stage has twice those of the last.
         test: tasks that had no part in finding the rules; no comparison where there are none.
         test_seeds: trainings there that are compared.
+        rivals: by what tables call them, as for `nos_optax.compare.as_rival`; the first is what the
+            others are compared with.
         out: folder for `promotion.json`, `promotion.md`, `promotion.html`, the comparison in `test`
             and the trainings.
         accelerator: `cpu`, `gpu`, `tpu`, or `auto` for the best that is present.
@@ -110,7 +113,7 @@ def promote(
 
         found = _funnel(entrants, loaded, promoted, seeds, devices, out, say, bar, shown)
     through, results, spent = found
-    comparison = _tested(through, tested, test_seeds, out, accelerator, progress)
+    comparison = _tested(through, rivals, tested, test_seeds, out, accelerator, progress)
     facts = {
         "runs": [str(run) for run in runs],
         "seeds": seeds,
@@ -225,6 +228,7 @@ def _funnel(
 
 def _tested(
     through: Sequence[Promoted],
+    others: Mapping[str, str | Rival],
     tested: Sequence[Workload],
     seeds: int,
     out: Path,
@@ -234,7 +238,7 @@ def _tested(
     """Compare what came through with all rivals on the test tasks; what it is, counts once."""
     if not tested:
         return None
-    rivals = [as_rival(text)._replace(name=name) for name, text in ALL_RIVALS.items()]
+    rivals = [as_rival(text)._replace(name=name) for name, text in others.items()]
     known = {r.optimizer.digest for r in rivals if isinstance(r.optimizer, UpdateRule)}
     for promoted in through:
         rule = parse(promoted.simplified)
@@ -245,9 +249,13 @@ def _tested(
         rivals,
         tested,
         budget=Budget(
-            tuning_seeds=TUNING_SEEDS, seeds=seeds, measure="speed", first_seed=FIRST_SEED
+            rates=RATES,
+            tuning_seeds=TUNING_SEEDS,
+            seeds=seeds,
+            measure="speed",
+            centred=True,
+            first_seed=FIRST_SEED,
         ),
-        baseline=BASELINE,
         out=out / "test",
         accelerator=accelerator,
         progress=progress,
