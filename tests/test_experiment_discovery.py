@@ -1,0 +1,121 @@
+"""The claim of a discovery: test tasks, the ceiling of tuning, and the way from runs to tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import adam_ceiling  # noqa: E402
+import discover  # noqa: E402
+from held_out import HELD_OUT  # noqa: E402
+
+from nos_optax.population.reference import Reference  # noqa: E402
+from nos_optax.population.suite import KNOWN, SuiteTrainer, load_suite  # noqa: E402
+from nos_optax.population.task_check import check_direction, check_task  # noqa: E402
+
+FOLDERS = {"cifar10": "tensorflow_datasets", "ptb": "ptb", "multi30k": "multi30k"}
+
+
+def test_test_tasks_are_none_that_a_search_knows():
+    assert len(HELD_OUT) >= 6 and not set(HELD_OUT) & set(KNOWN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_test_tasks_can_train(name):
+    folder = FOLDERS.get(name.partition("-")[0])
+    if folder and not (DATA / folder).exists():
+        pytest.skip(f"no {folder} in {DATA}")
+    workload = HELD_OUT[name](DATA)
+    task, size = workload.task, workload.minibatch_size
+    assert task.name == name
+    check_task(task, size)
+    check_direction(task, size)
+    assert 2_000 < task.num_params < 500_000
+    assert task.num_examples(task.validation) >= 150
+    params, state = task.init(jax.random.key(0))
+    rows = jax.tree.map(lambda x: x[: task.evaluation_batch], task.validation)
+    mean = float(np.mean(task.metric(params, state, rows)))
+    assert mean < task.perfect and mean == pytest.approx(task.chance, rel=0.3)
+
+
+@pytest.fixture(scope="module")
+def suite():
+    reference = Reference(0.01, (1.0, 0.9), (1.0, 0.9), (1.0, 0.9))
+    return SuiteTrainer(load_suite(["table"]), 1, references=[reference])
+
+
+def test_a_sample_trains_as_its_optimizer_does(suite):
+    samples = adam_ceiling.draw(6, seed=1)
+    tuner = adam_ceiling.Tuner(samples, suite, 0)
+    rows, tried = np.arange(6), np.tile(np.array([2, 4]), (6, 1))
+    losses = tuner.train(rows, tried, seed=3)
+    assert samples.kinds[:2] == ("Adam", "NAdam")
+    for row in (0, 1, 4):
+        b1, b2, eps = (float(x) for x in samples.constants[row])
+        make = {"Adam": optax.adam, "NAdam": optax.nadam}[samples.kinds[row]]
+        rates = 0.01 * np.array(adam_ceiling.RATES, np.float32)[[2, 4]]
+        expected = suite.loops[0].train(
+            lambda rate, make=make, b1=b1, b2=b2, eps=eps: make(rate, b1=b1, b2=b2, eps=eps),
+            rates,
+            3,
+            tuner.horizon,
+        )
+        np.testing.assert_allclose(losses.validation[row], expected.validation, rtol=2e-4)
+        np.testing.assert_allclose(losses.train[row], expected.train, rtol=2e-4)
+
+
+def test_constants_lie_in_their_ranges_and_adam_is_among_them():
+    samples = adam_ceiling.draw(1000, seed=0)
+    np.testing.assert_allclose(samples.constants[0], adam_ceiling.USUAL, rtol=1e-6)
+    b1, b2, eps = samples.constants.T
+    assert (b1 >= 0).all() and (b1 <= 0.9901).all() and (b1 < 0.5).mean() > 0.1
+    assert (b2 >= 0.68).all() and (b2 <= 0.99991).all()
+    assert (eps >= 0.99e-10).all() and (eps <= 1.01e-3).all()
+
+
+def smoke(name, tmp_path):
+    command = [sys.executable, EXPERIMENTS / name, "--scale", "smoke", "--out", tmp_path / "out"]
+    subprocess.run([*command, "--results", tmp_path / "results"], check=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_smoke_of_the_ceiling(tmp_path):
+    smoke("adam_ceiling.py", tmp_path)
+    content = json.loads((tmp_path / "results" / "adam_ceiling_smoke.json").read_text())
+    assert content["best"]["kind"] in ("Adam", "NAdam")
+    assert len(content["scores"]["best"]) == 2
+
+
+@pytest.mark.slow
+def test_smoke_of_the_discovery(tmp_path):
+    smoke("discover.py", tmp_path)
+    folder = tmp_path / "results" / "discovery_smoke"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["tasks"]) == ["friedman-table"]
+    promoted = json.loads((folder / "promotion.json").read_text())["promoted"]
+    assert len(promoted) == 1
+    assert "(results.md)" in (folder / "promotion.md").read_text()
+
+
+def test_the_ceiling_is_a_rival_once_it_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "ceiling.json"
+    monkeypatch.setattr(discover, "CEILING", path)
+    assert "NAdam, tuned constants" not in discover.rivals()
+    best = {"kind": "NAdam", "b1": 0.8, "b2": 0.99, "eps": 1e-6}
+    path.write_text(json.dumps({"best": best}))
+    rival = discover.rivals()["NAdam, tuned constants"]
+    params, gradient = np.ones(2, np.float32), np.array([1.0, -2.0], np.float32)
+    tx, same = rival.optimizer(0.1), optax.nadam(0.1, b1=0.8, b2=0.99, eps=1e-6)
+    update, _ = tx.update(gradient, tx.init(params), params)
+    expected, _ = same.update(gradient, same.init(params), params)
+    np.testing.assert_array_equal(update, expected)
