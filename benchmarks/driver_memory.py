@@ -1,12 +1,10 @@
 """What does the driver of a search hold and spend: memory over 20,000 candidates, and the disk?
 
 Claims:   after a warm-up of 2,000 candidates the driver's memory grows by at most 50 MB over the
-          next 18,000; history and checkpoints take at most 2% of a default digits search.
+          next 18,000; the history takes at most 2% of a default digits search.
 Method:   memory: the real loop with an engine that trains nothing (tests/fake_engine.py), in a
-          process of its own for each strategy; resident memory after every population. Checkpoints
-          are twenty times as frequent as by default, so that the import of Orbax (30 MB, once)
-          falls into the warm-up, and what saving leaks would show. Time: the default search, with
-          a clock around every method of the history and of the checkpoints; the import counts.
+          process of its own for each strategy; resident memory after every population. Time: the
+          default search, with a clock around every method of the history.
 Command:  python benchmarks/driver_memory.py
 Time:     about 5 minutes on one core.
 Writes:   benchmarks/results/driver_memory.json
@@ -31,7 +29,6 @@ from fake_engine import FakeEngine  # ty: ignore[import-not-found]
 from nos_optax.search import (
     History,
     SearchConfig,
-    checkpoints,
     enable_compilation_cache,
     run_search,
 )
@@ -62,7 +59,6 @@ def main() -> None:
 def memory(strategy: str, count: int) -> dict:
     """Return the resident memory in MB over a search of so many candidates."""
     enable_compilation_cache()
-    checkpoints.SHARE = 0.2
     points: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         config = SearchConfig(
@@ -97,21 +93,18 @@ def resident() -> float:
 
 
 def share(samples: int) -> dict:
-    """Return the seconds of a default search, and those within history and checkpoints."""
+    """Return the seconds of a default search, and those within the history."""
     enable_compilation_cache()
     spent: dict[str, float] = defaultdict(float)
-    for kind, names in (
-        (History, ("__init__", "add_trainings", "has_training", "training", "add_candidates")),
-        (checkpoints.Checkpoints, ("save_if_due", "restore", "close")),
-    ):
-        for name in names:
-            clocked(kind, name, spent)
+    names = ("__init__", "add_trainings", "has_training", "training", "add_candidates")
+    for name in (*names, "save_state", "state"):
+        clocked(History, name, spent)
     with tempfile.TemporaryDirectory() as folder:
         seconds = run_search(
             SearchConfig(protocol="paper", samples=samples, out=Path(folder) / "run")
         ).seconds
     part = sum(spent.values()) / seconds
-    print(f"history and checkpoints: {part:.2%} of {seconds:.0f} s; {dict(spent)}", flush=True)
+    print(f"history: {part:.2%} of {seconds:.0f} s; {dict(spent)}", flush=True)
     return {
         "seconds": round(seconds, 1),
         "share": round(part, 5),

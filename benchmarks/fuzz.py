@@ -46,8 +46,7 @@ from harness import command_line  # ty: ignore[import-not-found]
 import nos_optax
 from nos_optax.grammar import Program, RuleError, decode, encode, to_python
 from nos_optax.grammar.program import tables
-from nos_optax.search import AcceleratorError, Candidate, SearchConfig, run_search
-from nos_optax.search import checkpoints as checkpoints_module
+from nos_optax.search import AcceleratorError, Candidate, SearchConfig, loop, run_search
 from nos_optax.search import command as search_command
 from nos_optax.search.run_folder import check
 
@@ -324,10 +323,10 @@ class RunFolders:
             path = root / strategy
 
             def copy(candidates: Sequence[Candidate], strategy=strategy, path=path) -> None:
-                if len(candidates) in (8, 24, 40):  # the first is before any checkpoint
+                if len(candidates) in (8, 24, 40):  # the first is before any state
                     shutil.copytree(path, root / f"{strategy} {len(candidates)}")
 
-            with mock.patch.object(checkpoints_module, "SHARE", 1e9):
+            with mock.patch.object(loop, "A_WHILE", 0):
                 config = self.config(strategy, path)
                 self.unbroken[strategy] = run_search(config, copy, engine=FakeEngine()).candidates
 

@@ -8,8 +8,8 @@ Method:   a small digits search runs unbroken for each strategy. Then it is begu
           the start of the process to the unbroken run's end; half are up to a second after a
           uniform number of candidates is in the history. Of every run that ends, candidates.jsonl
           and both tables (but for the seconds that a training took) are compared with the
-          unbroken run's. A checkpoint is written after every population, far more often than by
-          default, so that kills fall into that too. Then the same with --signals of each other
+          unbroken run's. The strategy's state is stored after every population, far more often than
+          by default, so that kills fall into that too. Then the same with --signals of each other
           signal, which must not leave a traceback.
 Command:  python benchmarks/kills.py
           python benchmarks/kills.py --data-dir DIR --strategies ppo --kills 4 --signals 1
@@ -44,10 +44,10 @@ CIFAR10 = (
     "--samples 48 --task cifar10 --train-examples 500 --sweep-examples 200 --minibatch-size 20"
 ).split()
 STRATEGIES = ("ppo", "random", "evolution")
-# The search as its users run it, but for the checkpoints.
+# The search as its users run it, but for the strategy's states.
 CHILD = (
-    "import runpy, sys; import nos_optax.search.checkpoints as checkpoints; "
-    f"checkpoints.SHARE = 1e9; sys.argv[0] = {str(SEARCH)!r}; "
+    "import runpy, sys; import nos_optax.search.loop as loop; "
+    f"loop.A_WHILE = 0; sys.argv[0] = {str(SEARCH)!r}; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 
@@ -212,8 +212,6 @@ def stage_of(path: Path, samples: int) -> str:
         candidates = count_rows(copy, "candidates")
         ahead = "trainings WHERE key NOT IN (SELECT fingerprint FROM candidates)"
         trainings = count_rows(copy, ahead)
-    if any(path.glob("checkpoints/*tmp*")):
-        return "while a checkpoint was written"
     if candidates == samples:
         return "after the last population"
     if trainings:

@@ -7,7 +7,7 @@ Command:  python experiments/search.py                 (four small tasks, minute
           python experiments/search.py --out runs/a --resume    (after whatever ended it)
           python experiments/search.py --prepare-data cifar-10-binary.tar.gz --data-dir DIR
           Where only the package is installed: python -m nos_optax.search
-Writes:   runs/DATE-TIME: config.json, history.sqlite, checkpoints, and at the end candidates.jsonl,
+Writes:   runs/DATE-TIME: config.json, history.sqlite, and at the end candidates.jsonl,
           results.json, best/*.py, report.html and its pictures in report/
 """
 

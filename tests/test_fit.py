@@ -16,9 +16,8 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
+from harness import checkpoints
 from harness.fit import DIVERGED, FINISHED, fit
-
-from nos_optax.search import checkpoints
 
 # Its state has what Orbax would change: named tuples, an empty one, integers.
 TX = optax.MultiSteps(optax.chain(optax.clip(1.0), optax.adam(0.1)), 2)

@@ -215,8 +215,8 @@ def test_a_run_on_a_cluster_goes_on_without_it(folder, monkeypatch):
 
 PLACES = [
     *("history.sqlite", "history.sqlite-wal", "history.sqlite-shm", "config.json", "lock"),
-    *("best", "checkpoints", "report", "report.html", "results.json", "candidates.jsonl"),
-    *("best/found_9.py", "checkpoints/7", "report/rewards.png", "tensorboard", "history.jsonl"),
+    *("best", "report", "report.html", "results.json", "candidates.jsonl"),
+    *("best/found_9.py", "report/rewards.png", "tensorboard", "history.jsonl"),
 ]
 COMMANDS = {
     "report": lambda path: write_report(path),
@@ -556,7 +556,6 @@ def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(folder):
         folder / "best" / f"found_1.py.{dead}.partial",
         folder / "report" / f"rewards.png.{dead}.partial",
         folder / "config.json.partial",
-        folder / "checkpoints" / "9.orbax-checkpoint-tmp" / "state",
     ]
     being_written = folder / f"report.html.{os.getppid()}.partial"
     for file in (*left, being_written):
@@ -564,7 +563,6 @@ def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(folder):
         file.write_text("half")
     begin(folder, resume=True)
     assert not any(file.exists() for file in left) and being_written.exists()
-    assert not (folder / "checkpoints" / "9.orbax-checkpoint-tmp").exists()
 
 
 # Folders by default, and paths.
@@ -716,7 +714,6 @@ def test_options_of_the_compiler_are_compared(variable, folder, monkeypatch):
 def test_a_run_that_lost_its_history_is_damaged_and_stays_as_it_is(tmp_path, left, strategy):
     path = tmp_path / "run"
     begin(path, strategy=strategy)
-    (path / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
     (path / "history.sqlite").unlink()
     if left == "an empty file":
         (path / "history.sqlite").touch()

@@ -15,14 +15,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
 
-from nos_optax.search import Candidate, RunFolder, SearchConfig, read_candidates, run_search
-from nos_optax.search import checkpoints as checkpoints_module
+from nos_optax.search import Candidate, RunFolder, SearchConfig, loop, read_candidates, run_search
 from nos_optax.search.history import History
 
 CONFIG = SearchConfig(
@@ -56,13 +54,13 @@ def stop_at(count):
 
 
 @pytest.fixture(autouse=True)
-def checkpoints_after_every_population(monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "SHARE", 1e9)
+def states_after_every_population(monkeypatch):
+    monkeypatch.setattr(loop, "A_WHILE", 0)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The candidates of unbroken runs, by strategy; without checkpoints."""
+    """The candidates of unbroken runs, by strategy."""
     root = tmp_path_factory.mktemp("unbroken")
     return {name: begin(root / name, name) for name in STRATEGIES}
 
@@ -72,11 +70,11 @@ def broken(tmp_path_factory):
     """Run folders that were left after 72 candidates, by strategy."""
     root = tmp_path_factory.mktemp("broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints_module, "SHARE", 1e9)
+        patch.setattr(loop, "A_WHILE", 0)
         for name in STRATEGIES:
             with pytest.raises(KeyboardInterrupt):
                 begin(root / name, name, on_batch=stop_at(72))
-            assert {"7", "8", "9"} <= {p.name for p in (root / name / "checkpoints").iterdir()}
+            assert query(root / name, "SELECT populations FROM states") == [(9,)]
     return root
 
 
@@ -185,90 +183,60 @@ def test_fewer_samples_than_there_are_take_none_away(unbroken, tmp_path):
     assert begin(tmp_path / "run", samples=16) == unbroken["random"]
 
 
-# Checkpoints.
+# The strategy's state.
 
 
-def files_of_newest_checkpoint(folder):
-    newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
-    return sorted(p for p in (folder / "checkpoints" / str(newest)).rglob("*") if p.is_file())
+def query(folder, statement, *values):
+    """Run SQL on a history; return the rows."""
+    with sqlite3.connect(folder / "history.sqlite") as connection:
+        rows = connection.execute(statement, values).fetchall()
+    connection.close()
+    return rows
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(content):
+    return content[: len(content) // 2]
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+def flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=lambda f: f.__name__)
-def test_a_damaged_checkpoint_warns_and_changes_nothing(damage, broken, unbroken, tmp_path):
-    """Whichever file of the newest."""
-    said, places = [], range(0, len(files_of_newest_checkpoint(broken / "ppo")), 3)
-    for i in places:
-        folder = shutil.copytree(broken / "ppo", tmp_path / str(i))
-        damage(files_of_newest_checkpoint(folder)[i])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            assert begin(folder, "ppo") == unbroken["ppo"]
-        said += [str(w.message) for w in caught]
-    assert len(said) == len(places)
-    for message in said:
-        assert "cannot be read" in message and "going on from an earlier one" in message
-        assert "\n" not in message
+def empty(content):
+    return b""
 
 
+@pytest.mark.parametrize("damage", [cut, flip, empty], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_all_checkpoints_damaged(strategy, broken, unbroken, tmp_path):
+def test_a_damaged_state_warns_and_changes_nothing(damage, strategy, broken, unbroken, tmp_path):
     folder = shutil.copytree(broken / strategy, tmp_path / "run")
-    for path in (folder / "checkpoints").rglob("*"):
-        if path.is_file():
-            truncate(path)
-    with pytest.warns(UserWarning, match="cannot be read"):
+    ((content,),) = query(folder, "SELECT content FROM states")
+    query(folder, "UPDATE states SET content = ?", damage(content))
+    with pytest.warns(UserWarning, match="cannot be read") as caught:
         assert begin(folder, strategy) == unbroken[strategy]
+    (message,) = {str(w.message) for w in caught}
+    assert "worked out again from the history" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_no_checkpoints(strategy, broken, unbroken, tmp_path):
+def test_without_a_state_the_history_is_enough(strategy, broken, unbroken, tmp_path):
     folder = shutil.copytree(broken / strategy, tmp_path / "run")
-    shutil.rmtree(folder / "checkpoints")
+    query(folder, "DROP TABLE states")
     assert begin(folder, strategy) == unbroken[strategy]
 
 
-def test_a_checkpoint_of_another_strategy_is_not_believed(left, broken, unbroken):
-    shutil.rmtree(left / "checkpoints")
-    shutil.copytree(broken / "evolution" / "checkpoints", left / "checkpoints")
+def test_a_state_of_another_strategy_is_not_believed(left, broken, unbroken):
+    (row,) = query(broken / "evolution", "SELECT * FROM states")
+    query(left, "REPLACE INTO states VALUES (?, ?, ?, ?)", *row)
     with pytest.warns(UserWarning, match="cannot be read"):
         assert begin(left, "ppo") == unbroken["ppo"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 8, 27, 56])
-def test_a_checkpoint_newer_than_the_history_is_not_used(left, unbroken, kept):
-    with sqlite3.connect(left / "history.sqlite") as connection:
-        connection.execute("DELETE FROM candidates WHERE id >= ?", (kept,))
-    connection.close()
-    assert begin(left, "ppo") == unbroken["ppo"]
-
-
-def test_a_checkpoint_half_written_is_not_used(left, unbroken):
-    checkpoints = left / "checkpoints"
-    shutil.copytree(checkpoints / "8", checkpoints / "9.orbax-checkpoint-tmp")
-    (checkpoints / "10").mkdir()
-    (checkpoints / "notes.txt").write_text("mine")
-    assert begin(left, "ppo") == unbroken["ppo"]
-
-
-def test_checkpoints_that_cannot_be_written_are_one_message(left, unbroken):
-    shutil.rmtree(left / "checkpoints")
-    (left / "checkpoints").write_text("")
-    with pytest.raises(OSError, match="cannot write a checkpoint") as error:
-        begin(left, "ppo")
-    assert "\n" not in str(error.value)
-    (left / "checkpoints").unlink()
+def test_a_state_newer_than_the_history_is_not_used(left, unbroken, kept):
+    query(left, "DELETE FROM candidates WHERE id >= ?", kept)
     assert begin(left, "ppo") == unbroken["ppo"]
 
 
@@ -401,7 +369,6 @@ def test_a_configuration_with_a_wrong_value_is_refused(left, config):
 
 def test_a_lost_configuration_is_missed(left):
     (left / "config.json").unlink()
-    shutil.rmtree(left / "checkpoints")
     assert_refused(left, FileNotFoundError, "has lost its config.json", "start a new run")
 
 
@@ -414,7 +381,7 @@ def test_a_damaged_history_is_refused(left, content):
 
 
 def test_a_history_that_the_strategy_did_not_ask_for_is_refused(left):
-    shutil.rmtree(left / "checkpoints")
+    query(left, "DELETE FROM states")
     edit_config(left, config={"seed": 1})
     with pytest.raises(ValueError, match="cannot be resumed: from candidate 0 on"):
         begin(left, "ppo", seed=1)
@@ -463,8 +430,8 @@ limit = int(sys.argv[4])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 import test_resume
-from nos_optax.search import checkpoints, enable_compilation_cache
-checkpoints.SHARE = 1e9
+from nos_optax.search import enable_compilation_cache, loop
+loop.A_WHILE = 0
 enable_compilation_cache()
 try:
     test_resume.begin(Path(sys.argv[2]), sys.argv[3], on_batch=lambda c: print(len(c), flush=True))

@@ -1,10 +1,10 @@
 """Laws of every search strategy: in the space, decided by the key, resumable, and learning."""
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import sys
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import pytest
 from liveness_checks import all_matter
 
 from nos_optax.grammar import Program, SearchSpace
-from nos_optax.search import SearchConfig, make_strategy
+from nos_optax.search import History, SearchConfig, make_strategy
+from nos_optax.search.history import FILE
 from nos_optax.search.strategies import (
     CROSSED,
     STRATEGIES,
@@ -148,17 +149,12 @@ def test_the_state_is_a_pytree_of_arrays_of_fixed_shapes(name):
 
 
 def save_and_restore(state, template, folder):
-    """Write a checkpoint, and read it as NumPy arrays: Orbax's JAX arrays, committed to a device,
-    would compile the controllers once more."""
-    template = jax.tree.map(np.asarray, template)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Orbax's own, of its versions to come
-        import orbax.checkpoint as ocp
-
-        with ocp.CheckpointManager(folder) as manager:
-            manager.save(0, args=ocp.args.StandardSave(state))
-            manager.wait_until_finished()
-            return manager.restore(0, args=ocp.args.StandardRestore(template))
+    """Store a state in a history, and read it."""
+    with contextlib.closing(History(folder / FILE)) as history:
+        history.save_state(4, state)
+        populations, restored = history.state(template, 4)
+    assert populations == 4
+    return restored
 
 
 @pytest.mark.parametrize("told", [1, 3])  # evolution's population: not yet full, and full
@@ -166,7 +162,7 @@ def save_and_restore(state, template, folder):
 def test_a_restored_strategy_goes_on_as_if_nothing_had_happened(name, told, tmp_path):
     unbroken, resumed = make(name), make(name, seed=5)
     rounds(unbroken, told)
-    resumed.state = save_and_restore(unbroken.state, resumed.state, tmp_path / "checkpoint")
+    resumed.state = save_and_restore(unbroken.state, resumed.state, tmp_path)
     np.testing.assert_array_equal(rounds(resumed, 3), rounds(unbroken, 3))
     jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.state)
 

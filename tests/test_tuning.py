@@ -96,7 +96,7 @@ def test_nothing_is_trained_twice(grid, outcomes, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 8])
 def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch, killed_at):
-    monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)  # after every epoch
+    monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)  # after every epoch
     advance, calls = TrainingGrid.advance, 0
 
     def dying(self, *args):
@@ -122,7 +122,7 @@ def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
-    monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
+    monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)
     advance = TrainingGrid.advance
 
     def dying(self, children, rates, epoch, total_steps):
@@ -143,7 +143,7 @@ def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch):
-    monkeypatch.setattr("nos_optax.search.checkpoints.SHARE", 1e9)
+    monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)
 
     def full(self, measured):
         raise OSError("no space left")

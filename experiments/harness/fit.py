@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from rich.progress import Progress, TaskID
 
-from nos_optax.search.checkpoints import Checkpoints
+from harness.checkpoints import Checkpoints
 
 DIVERGED, FINISHED = "diverged", "finished"
 

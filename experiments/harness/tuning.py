@@ -20,10 +20,10 @@ import optax
 from rich.progress import Progress
 
 import nos_optax
+from harness.checkpoints import Checkpoints
 from nos_optax.compare.records import Records
 from nos_optax.grammar import encode
 from nos_optax.population import TrainingGrid
-from nos_optax.search.checkpoints import Checkpoints
 
 
 def stepwise(steps: int) -> optax.Schedule:

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-_NEEDS = "filelock flax jinja2 latex2mathml matplotlib orbax rich scipy sklearn tyro".split()
+_NEEDS = "filelock flax jinja2 latex2mathml matplotlib rich scipy sklearn tyro".split()
 _absent = [m for m in _NEEDS if not importlib.util.find_spec(m)]
 if _absent:
     raise ImportError(

@@ -1,9 +1,10 @@
 """What a search has seen: every candidate and every training, in one sqlite file.
 
-Two tables. A training is stored the moment it is done, under what it was a training of, so that a
-search that dies in the middle of a population repeats none. Candidates are stored a population at a
-time, in one transaction: they are the search's history. Every row ends with a checksum, so that a
-damaged file is found, not believed.
+A training is stored the moment it is done, under what it was a training of, so that a search that
+dies in the middle of a population repeats none. Candidates are stored a population at a time, in
+one transaction: they are the search's history. The strategy's newest state is beside them; asked
+again and told the stored rewards, a strategy comes to the same state, so it only saves that work.
+Every row ends with a checksum, so that a damaged file is found, not believed.
 """
 
 import contextlib
@@ -11,10 +12,15 @@ import dataclasses
 import json
 import sqlite3
 import time
+import warnings
 import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import flax.serialization
+import jax
+import numpy as np
 
 from nos_optax._command import printable
 
@@ -184,6 +190,44 @@ class History:
         rows = self._select("trainings", "ORDER BY rowid")
         return {row[0]: self._as_training(row) for row in rows}
 
+    def save_state(self, populations: int, state: Any) -> None:
+        """Store a strategy's state in place of the one before.
+
+        Args:
+            populations: how many the strategy was told.
+            state: a pytree of arrays.
+        """
+        content = flax.serialization.to_bytes(jax.tree.map(np.asarray, state))
+        self._insert("states", [(0, populations, content)], "REPLACE")
+
+    def state(self, template: Any, most: int) -> tuple[int, Any] | None:
+        """Return the stored state of a strategy, and the populations that it was told.
+
+        Args:
+            template: a state of the same structure.
+            most: the populations that the history holds; a later state is of no use.
+
+        Returns:
+            None where there is none. One that is damaged, or another strategy's, gives a warning.
+        """
+        template = jax.tree.map(np.asarray, template)
+        try:
+            rows = self._select("states", "")
+            if not rows or rows[0][1] > most:
+                return None
+            ((_, populations, content),) = rows
+            state = flax.serialization.from_bytes(template, content)
+            if _shapes(state) != _shapes(template):
+                raise ValueError("it is of another strategy")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(
+                f"{self.path}: the strategy's state cannot be read ({printable(error):.200}); it "
+                "is worked out again from the history",
+                stacklevel=2,
+            )
+            return None
+        return populations, state
+
     def add_watched(self, row: Watched) -> None:
         """Store what the best rule comes to on the watch tasks."""
         self._insert("watched", [(*row[:-1], json.dumps(row.rewards))])
@@ -224,12 +268,12 @@ class History:
                 raise self._damaged(f"candidate {candidate.id} is not what was written")
         return found
 
-    def _insert(self, table: str, rows: Sequence[tuple]) -> None:
-        """Append rows, all of them or none."""
+    def _insert(self, table: str, rows: Sequence[tuple], verb: str = "INSERT") -> None:
+        """Append rows, or replace those of the same key; all of them or none."""
         marks = ", ".join("?" * (len(_TABLES[table]) + 1))
         checked = [(*row, _checksum(row)) for row in rows]
         with self._errors(), self._transaction() as connection:
-            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", checked)
+            connection.executemany(f"{verb} INTO {table} VALUES ({marks})", checked)
             self._add_seconds()
 
     def _select(self, table: str, which: str, *values: str) -> list[tuple]:
@@ -276,6 +320,7 @@ _TABLES = {
     "watched": Watched._fields,
     "candidates": tuple(field.name for field in dataclasses.fields(Candidate)),
     "trainings": ("key", *Training._fields),
+    "states": ("number", "populations", "content"),
 }
 
 
@@ -339,5 +384,15 @@ _REMEDIES = {
 
 
 def _checksum(row: Sequence) -> int:
-    """Return a checksum of a row; the default is for bytes, which only a damaged row holds."""
-    return zlib.crc32(json.dumps(row, default=repr).encode())
+    """Return a checksum of a row, in which bytes count by a checksum of their own."""
+    return zlib.crc32(json.dumps(row, default=_of_bytes).encode())
+
+
+def _of_bytes(value: object) -> object:
+    return zlib.crc32(value) if isinstance(value, bytes) else repr(value)
+
+
+def _shapes(state: Any) -> tuple:
+    """Return a state's structure, and its arrays' shapes and types."""
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [(np.shape(x), np.asarray(x).dtype) for x in leaves]

@@ -16,7 +16,6 @@ from nos_optax.grammar import Program
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.flags import arithmetic, own_flags
 from nos_optax.population.own import import_own
-from nos_optax.search.checkpoints import Checkpoints
 from nos_optax.search.config import GIVEN, TASKS, SearchConfig
 from nos_optax.search.engines import Engine, make_engine
 from nos_optax.search.events import Events
@@ -32,7 +31,7 @@ from nos_optax.search.results import (
     score_name,
     write_best,
 )
-from nos_optax.search.run_folder import CHECKPOINTS, RunFolder, check
+from nos_optax.search.run_folder import RunFolder, check
 from nos_optax.search.strategies import Strategy, find_strategy, make_strategy
 from nos_optax.search.watch import Watch
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from nos_optax.search.reports import Run
 
 OnBatch = Callable[[Sequence[Candidate]], None]
+A_WHILE = 1.0  # seconds between two of a strategy's states that are stored
 OnStage = Callable[[str], None]
 
 
@@ -246,10 +246,10 @@ def _sample(
     """
     judge, race = Judge(config, folder.history, engine), Race(config, folder.history, engine)
     watch = Watch(config, folder.history)
-    checkpoints = Checkpoints(folder.path / CHECKPOINTS)
+    saved = time.perf_counter()
     size, timed = config.batch_size, folder.history.timed
     try:
-        _restore(config, strategy, checkpoints, judge.candidates, race, watch)
+        _restore(config, strategy, judge.candidates, race, watch)
         if judge.candidates:
             on_batch(judge.candidates)
         while not _is_over(config, judge):
@@ -263,11 +263,12 @@ def _sample(
                 _settle(None if last else strategy, tokens, judge.candidates[-size:], race, watch)
                 if hasattr(strategy, "state") and not last:
                     with timed("checkpoint"):
-                        checkpoints.save_if_due(len(judge.candidates) // size, strategy.state)
+                        if time.perf_counter() - saved >= A_WHILE:
+                            folder.history.save_state(len(judge.candidates) // size, strategy.state)
+                            saved = time.perf_counter()
             on_batch(judge.candidates)
         race.settle(judge.candidates[len(judge.candidates) // size * size :], race=False)
     finally:
-        checkpoints.close()
         watch.close()
     return judge.candidates, race
 
@@ -303,12 +304,11 @@ def _settle(
 def _restore(
     config: SearchConfig,
     strategy: Strategy,
-    checkpoints: Checkpoints,
     candidates: Sequence[Candidate],
     race: Race,
     watch: Watch,
 ) -> None:
-    """Bring the strategy to the last whole population: by a checkpoint, then the same dialogue.
+    """Bring the strategy to the last whole population: by its state, then the same dialogue.
 
     One without a state goes through the whole dialogue. The race is run again in any case, with
     the trainings that are there.
@@ -318,7 +318,7 @@ def _restore(
     """
     size, told = config.batch_size, 0
     if hasattr(strategy, "state"):
-        restored = checkpoints.restore(strategy.state, len(candidates) // size)
+        restored = race.history.state(strategy.state, len(candidates) // size)
         if restored is not None:
             told, strategy.state = restored
     for number in range(len(candidates) // size):

@@ -25,7 +25,7 @@ from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.strategies import STRATEGIES
 
-CONFIG, CANDIDATES, CHECKPOINTS, LOCK = "config.json", "candidates.jsonl", "checkpoints", "lock"
+CONFIG, CANDIDATES, LOCK = "config.json", "candidates.jsonl", "lock"
 
 
 class RunFolder:
@@ -76,7 +76,7 @@ class RunFolder:
         self._lock.release()
 
     def _check_whole(self) -> None:
-        """Refuse a run whose history is gone: to begin again would delete its checkpoints."""
+        """Refuse a run whose history is gone: it would begin again."""
         history = self.path / HISTORY
         if (self.path / CONFIG).exists() and not (history.exists() and history.stat().st_size):
             raise FileNotFoundError(
@@ -184,8 +184,6 @@ def clear_leftovers(path: Path) -> None:
         number = re.search(r"\.(\d+)\.partial$", file.name)
         if file.is_file() and not (number and _is_alive(int(number[1]))):
             file.unlink(missing_ok=True)
-    for folder in (path / CHECKPOINTS).glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_alive(process: int) -> bool:

@@ -47,7 +47,7 @@ class Strategy(Protocol):
 
 
 class KeyStream(NamedTuple):
-    """A PRNG key for every ask, as arrays that a checkpoint can hold."""
+    """A PRNG key for every ask, as arrays that a history can hold."""
 
     data: jax.Array  # uint32[2]
     asks: jax.Array  # int32[], so far

@@ -1,8 +1,4 @@
-"""Checkpoints of a search's strategy, by Orbax.
-
-The history alone can rebuild a strategy: asked again and told the stored rewards, it comes to the
-same state. A checkpoint saves that work, and the dependence on identical arithmetic.
-"""
+"""Checkpoints of long trainings, by Orbax."""
 
 import hashlib
 import shutil
@@ -20,7 +16,7 @@ SEAL = "sha256"  # a file in each of them: the hash of the others
 
 
 class Checkpoints:
-    """The newest states of a strategy.
+    """The newest states of a training.
 
     Args:
         folder: where they are kept.
@@ -42,22 +38,22 @@ class Checkpoints:
             self._lazy = ocp.CheckpointManager(self.folder, options=options)
         return self._lazy
 
-    def save_if_due(self, populations: int, state: Any) -> None:
+    def save_if_due(self, step: int, state: Any) -> None:
         """Save if it is due.
 
         Args:
-            populations: how many the strategy was told.
-            state: `strategy.state`, a pytree of arrays.
+            step: after which it is.
+            state: a pytree of arrays.
         """
         if self.due:
-            self.save(populations, state)
+            self.save(step, state)
 
     @property
     def due(self) -> bool:
         """Whether a checkpoint now keeps them to a hundredth of the time."""
         return time.perf_counter() - self._saved > self._cost / SHARE
 
-    def save(self, populations: int, state: Any) -> None:
+    def save(self, step: int, state: Any) -> None:
         """Save the state; it is on the disk on return.
 
         Raises:
@@ -70,27 +66,27 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
             _take_room(self.folder, 2 * sum(array.nbytes for array in jax.tree.leaves(arrays)))
             manager = self._manager
-            manager.save(populations, args=ocp.args.StandardSave(arrays), force=True)
+            manager.save(step, args=ocp.args.StandardSave(arrays), force=True)
             manager.wait_until_finished()
-            folder = self.folder / str(populations)
+            folder = self.folder / str(step)
             (folder / SEAL).write_text(_digest(folder))
         except Exception as error:  # whatever a writer raises
             raise OSError(
                 f"{self.folder}: cannot write a checkpoint ({_reason(error)}); once that is "
-                "mended, go on by --resume"
+                "mended, the same command goes on"
             ) from error
         self._saved = time.perf_counter()
         self._cost = self._saved - start
 
     def restore(self, template: Any, most: int) -> tuple[int, Any] | None:
-        """Return the newest readable state, and the populations that it was told.
+        """Return the newest readable state, and the step after which it is.
 
         Checkpoints that are newer are deleted: their numbers come again. Those that cannot be read
         get another name.
 
         Args:
             template: a state of the same structure.
-            most: the populations that the history holds; a later state is of no use.
+            most: the last step of use; later states are deleted.
 
         Returns:
             None where there is no such checkpoint. One that cannot be read gives a warning.
@@ -103,7 +99,7 @@ class Checkpoints:
                 except Exception as error:  # whatever a broken file makes a reader raise
                     warnings.warn(
                         f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}); "
-                        "it is kept as .unreadable; going on from an earlier one and the history",
+                        "it is kept as .unreadable; going on from an earlier one",
                         stacklevel=2,
                     )
                     self._put_aside(step)
