@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gpu.child_step import on_paper
+from gpu.short_trainer import short_trainer
 
 from nos_optax.grammar import (
     ProgramState,
@@ -45,7 +46,6 @@ from nos_optax.population.convolution import (
     image_moments,
     pool,
 )
-from nos_optax.population.lanes import short_trainer
 from nos_optax.population.task import paper_child
 from nos_optax.population.training import Arrays
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -17,7 +16,6 @@ from nos_optax.population import (
     Protocol,
     TrainingGrid,
 )
-from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task_check import (
     check_direction,
     check_task,
@@ -32,11 +30,6 @@ from few_bits import compressed_exchange, low_precision
 
 TASK = make_task()
 X, Y = TASK.train
-
-
-def on_a_gpu(task):
-    device = types.SimpleNamespace(platform="gpu", device_kind="Some GPU")
-    choose_lanes(task, Protocol(batch_size=10), 1, [device], Path("nowhere"), 8)
 
 
 def mean_score(params, count, batch):
@@ -260,7 +253,7 @@ def test_a_task_that_needs_its_whole_minibatch_can_be_searched():
     engine.close()
 
 
-@pytest.mark.parametrize("make", [low_precision, compressed_exchange, on_a_gpu])
+@pytest.mark.parametrize("make", [low_precision, compressed_exchange])
 def test_a_wrong_init_is_one_message_everywhere(make):
     with pytest.raises(ValueError, match=r"init returned .*; expected \(params, state\)"):
         make(dataclasses.replace(TASK, init=lambda key: jnp.zeros(3)))

@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from peaks import PRECISIONS
+from short_trainer import short_trainer
 
 from nos_optax.grammar import Program, RuleError, SearchSpace, encode, rules
 from nos_optax.population import Dataset, Evaluation, PopulationTrainer, Protocol, load_digits
-from nos_optax.population.lanes import short_trainer
 from nos_optax.population.protocol import TRAINED
 
 ITERATIONS = 2

@@ -4,7 +4,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -14,11 +14,11 @@ from bench import ITERATIONS, Bench
 from child_step import Step, by_xla, compile_gradient, on_paper
 from peaks import DATA_SHEETS, measure_peaks
 from scipy.stats import spearmanr
+from short_trainer import short_trainer
 from timing import peak_memory, seconds_of, summary
 
 from nos_optax.grammar import encode, parse
-from nos_optax.population import PopulationTrainer, training
-from nos_optax.population.lanes import best_lanes, short_trainer
+from nos_optax.population import PopulationTrainer, Protocol, training
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.task import paper_child
 
@@ -48,6 +48,30 @@ def lanes(bench: Bench) -> Findings:
         )
         yield "best", best
         yield "headline", f"{best} lanes, {1e6 * seconds[best]:.1f} us a child step"
+
+
+def best_lanes(seconds: Mapping[int, float], examples: int, protocol: Protocol, share: int) -> int:
+    """Return the lanes with which a device evaluates its share of a population fastest.
+
+    Half of the candidates are taken to survive the sweep: more than at the start of a search, fewer
+    than at its end.
+
+    Args:
+        seconds: per child and step, for each number of lanes.
+        examples: in the training set.
+        protocol: how a candidate earns its reward.
+        share: candidates of one device.
+    """
+    sweep_steps = max(1, min(protocol.sweep_examples, examples) // protocol.batch_size)
+    train_steps = examples // protocol.batch_size * protocol.epochs
+    swept, trained = share * len(protocol.learning_rates), -(-share // 2)
+
+    def total(lanes: int) -> float:
+        # Empty lanes of the last group take as long as full ones.
+        steps = -(-swept // lanes) * sweep_steps + -(-trained // lanes) * train_steps
+        return steps * lanes * seconds[lanes]
+
+    return min(sorted(seconds), key=total)
 
 
 def throughput(bench: Bench) -> Findings:

@@ -98,8 +98,8 @@ class TaskConfig:
     """Examples in a child's minibatch (default: that of each task of the suite, 32 of others; 100
     with --protocol paper)."""
     lanes: int | None = None
-    """Children side by side on a device (default: 1 on CPU, else measured once and remembered);
-    halved if memory runs out."""
+    """Children side by side on a device (default: 1 on a CPU, else as many as were measured to be
+    fast); halved if memory runs out."""
 
     def __post_init__(self):
         _check_types(self)

@@ -6,14 +6,12 @@ import os
 import platform
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from nos_optax._version import __version__
-from nos_optax.population import Dataset, PopulationTrainer, Task
-from nos_optax.population.lanes import choose_lanes
+from nos_optax.population import PopulationTrainer, Task
 from nos_optax.population.reference import Reference, from_fields, reference_store
 from nos_optax.population.suite import SUITE, SuiteTrainer, Workload
 from nos_optax.population.task import Batch
@@ -61,7 +59,7 @@ def make_trainer(
         task,
         config.paper_protocol(),
         iterations=iterations,
-        lanes=_lanes(config, task, iterations, devices),
+        lanes=config.lanes,
         devices=devices,
         max_epochs=config.max_epochs,
     )
@@ -114,19 +112,6 @@ def begun_references(config: TaskConfig) -> list[Reference] | None:
         raise ValueError(
             f"{folder / CONFIG} is damaged: what Adam does, {reason(error)}; start a new run"
         ) from None
-
-
-def _lanes(
-    config: TaskConfig, task: Task | Dataset, iterations: int, devices: list[jax.Device]
-) -> int | None:
-    """Return the lanes asked for, or in a search those measured to be fastest."""
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    if config.lanes or cache is None or not isinstance(config, SearchConfig):
-        return config.lanes
-    store = Path(cache) / "lanes"
-    return choose_lanes(
-        task, config.paper_protocol(), iterations, devices, store, config.batch_size
-    )
 
 
 def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
