@@ -1,0 +1,247 @@
+"""Which strategy finds the best rules with the fewest trainings?
+
+Question: how good is the best rule that a strategy has after so many distinct trainings, how much
+          is that beside random search, and how does any other strategy do?
+Method:   a space of 95,256 programs (`strategies/space.py`) is evaluated whole, once: programs
+          whose updates are equal, or nearly, train once, each as in a search (seven rates, two
+          seeds), on two tasks of the suite. Any strategy then searches in that table, in
+          milliseconds, from --seeds random starts. Repeats and rejections are free: only distinct
+          trainings count. A strategy that asks for nothing new in 100 populations stops. Regret is
+          the reward of the best program of the space less that of the best found. Intervals are
+          95 %, by resampling the starts.
+Command:  python benchmarks/strategy_table.py --measure       (once: an hour on 2 cores, resumable)
+          python benchmarks/strategy_table.py
+          python benchmarks/strategy_table.py --strategy evolution mymodule:MyStrategy
+Writes:   benchmarks/results/strategy_table.npz.xz with --measure; else .json, .md and .png
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from rich.progress import Progress
+from strategies.space import REJECTED, SPACE, TASKS, Table, programs, read_table, write_table
+
+from nos_optax._command import make_console, one_message
+from nos_optax.compare.records import Records, write_results
+from nos_optax.population.accelerator import enable_compilation_cache, select_devices
+from nos_optax.population.reference import reference_store
+from nos_optax.population.suite import LEAST, SEEDS, SuiteTrainer, load_suite
+from nos_optax.search.probes import Behaviours, Probes
+from nos_optax.search.strategies import STRATEGIES, make_strategy
+
+RESULTS = Path(__file__).parent / "results"
+POPULATION = 32  # programs that are asked for at a time
+TOLERANCE = 0.02  # that of a search
+CHUNK = 256  # updates between two records
+PATIENCE = 100  # populations without anything new
+RESAMPLES = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Tell strategies apart on a space that is known whole."""
+
+    strategy: tuple[str, ...] = tuple(STRATEGIES)
+    """Names of nos_optax.search.STRATEGIES, or MODULE:CLASS."""
+    measure: bool = False
+    """Evaluate the space; what was done goes on."""
+    seeds: int = 200
+    """Random starts of each strategy."""
+    trainings: tuple[int, ...] = (200, 2_000)
+    """Distinct trainings at which strategies are compared."""
+    out: Path = RESULTS
+    """Where the results go."""
+    records: Path = Path("runs/strategy_table.jsonl")
+    """Where a measurement keeps what it has."""
+
+
+# The table.
+
+
+def measure(arguments: Arguments) -> None:
+    """Evaluate every update of the space once, and write the table."""
+    enable_compilation_cache()
+    select_devices("cpu")
+    console = make_console()
+    rows, numbers = distinct_updates(programs())
+    suite = SuiteTrainer(load_suite(TASKS), SPACE.iterations, store=reference_store())
+    records = Records(arguments.records, {"updates": len(rows), "jax": jax.__version__})
+    rewards = []
+    with Progress(console=console) as bar:
+        for first in bar.track(range(0, len(rows), CHUNK), description="updates"):
+            kept = records.get({"first": first})
+            if kept is None:
+                found = suite.evaluate(rows[first : first + CHUNK])
+                curve = np.where(np.isnan(found.curve), LEAST, found.curve)
+                kept = {"rewards": curve.round(4).tolist()}
+                records.append({"first": first}, kept)
+                if bar.disable:
+                    console.print(f"{first + len(curve)} of {len(rows)} updates")
+            rewards += kept["rewards"]
+    write_table(numbers, np.array(rewards, np.float32).reshape(len(rows), len(TASKS), SEEDS))
+
+
+def distinct_updates(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one program `[D, 10]` of each update, and the number of each program's `[P]`."""
+    behaviours, kept = Behaviours(TOLERANCE), []
+    known: dict[str, int] = {}
+    numbers = np.empty(len(rows), np.int32)
+    for i, probed in enumerate(Probes(SPACE.iterations)(rows)):
+        if probed.fingerprint not in known:
+            known[probed.fingerprint] = REJECTED
+            if probed.rejection is None:
+                alike = behaviours.first_alike(probed.behaviour)
+                if alike is None:
+                    alike = len(kept)
+                    kept.append(i)
+                    behaviours.add(alike, probed.behaviour)
+                known[probed.fingerprint] = alike
+        numbers[i] = known[probed.fingerprint]
+    return rows[kept], numbers
+
+
+# The strategies.
+
+
+class Search(NamedTuple):
+    """A strategy from one start.
+
+    Attributes:
+        best: `[most + 1]`, the best reward after so many distinct trainings.
+        samples: that it asked for.
+        trained: distinct trainings.
+    """
+
+    best: np.ndarray
+    samples: int
+    trained: int
+
+
+def search(name: str, table: Table, seed: int, most: int) -> Search:
+    """Let a strategy search in the table."""
+    strategy = make_strategy(name, SPACE, seed)
+    seen: set[int] = set()
+    best, samples, idle = [LEAST], 0, 0
+    while len(seen) < most and idle < PATIENCE:
+        tokens = strategy.ask(POPULATION)
+        numbers, rewards = table.look_up(tokens)
+        samples, before = samples + len(tokens), len(seen)
+        for number, reward in zip(numbers, rewards, strict=True):
+            if number != REJECTED and number not in seen:
+                seen.add(int(number))
+                best.append(max(best[-1], float(reward)))
+        idle = 0 if len(seen) > before else idle + 1
+        strategy.tell(tokens, rewards)
+    trained = len(best) - 1
+    curve = np.array(best + [best[-1]] * (most - trained))[: most + 1]
+    return Search(curve, samples, trained)
+
+
+def compare(arguments: Arguments) -> None:
+    """Run all strategies, print the table, draw the picture and write the results."""
+    table, most = read_table(), max(arguments.trainings)
+    top, console = float(table.means.max()), make_console()
+    found: dict[str, list[Search]] = {}
+    with Progress(console=console) as bar:
+        for name in dict.fromkeys(("random", *arguments.strategy)):
+            seeds = bar.track(range(arguments.seeds), description=name)
+            found[name] = [search(name, table, seed, most) for seed in seeds]
+    regrets = {
+        name: np.array([[top - s.best[n] for n in arguments.trainings] for s in searches])
+        for name, searches in found.items()
+    }
+    rows = {name: summary(name, found, regrets, arguments.trainings, top) for name in found}
+    text = as_markdown(rows, arguments, table, top)
+    console.print(text, markup=False)
+    write_results(arguments.out, "strategy_table", {"best": top, "strategies": rows}, text)
+    draw(found, top, arguments.out / "strategy_table.png")
+
+
+def summary(name: str, found, regrets, trainings, top: float) -> dict:
+    """Return what is told of a strategy."""
+    searches, beside = found[name], regrets["random"]
+    row: dict = {
+        "samples": float(np.mean([s.samples for s in searches])),
+        "trained": float(np.mean([s.trained for s in searches])),
+    }
+    for i, n in enumerate(trainings):
+        row[str(n)] = {
+            "regret": float(regrets[name][:, i].mean()),
+            "ratio_to_random": ratio(regrets[name][:, i], beside[:, i]),
+        }
+    randoms = float(np.mean([s.best[-1] for s in found["random"]]))
+    reached = [int(np.argmax(s.best >= randoms)) for s in searches if s.best[-1] >= randoms]
+    row["reach_randoms_best"] = {
+        "share": len(reached) / len(searches),
+        "median_trainings": float(np.median(reached)) if reached else None,
+    }
+    return row
+
+
+def ratio(ours: np.ndarray, others: np.ndarray) -> list[float]:
+    """Return the ratio of two means and its interval of 95 %, by resampling."""
+    rng = np.random.default_rng(0)
+    means = [x[rng.integers(len(x), size=(RESAMPLES, len(x)))].mean(axis=1) for x in (ours, others)]
+    ends = np.quantile(means[0] / np.maximum(means[1], 1e-9), (0.025, 0.975))
+    return [float(ours.mean() / max(others.mean(), 1e-9)), *map(float, ends)]
+
+
+def as_markdown(rows: dict[str, dict], arguments: Arguments, table: Table, top: float) -> str:
+    """Return the table."""
+    heads = [f"regret after {n:,} | beside random's" for n in arguments.trainings]
+    lines = [
+        f"{len(table.numbers):,} programs, {len(table.rewards):,} distinct updates, the best "
+        f"{top:+.3f} doublings; {arguments.seeds} starts of each strategy, populations of "
+        f"{POPULATION}. Regret in doublings, the mean; its ratio to random's with 95 % intervals.",
+        "",
+        f"| strategy | {' | '.join(heads)} | trainings until random's last best | samples |",
+        "|---|" + "---|" * (2 * len(heads) + 2),
+    ]
+    for name, row in rows.items():
+        cells = []
+        for n in arguments.trainings:
+            mean, low, high = row[str(n)]["ratio_to_random"]
+            cells += [f"{row[str(n)]['regret']:.3f}", f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
+        reach = row["reach_randoms_best"]
+        median = (
+            "never" if reach["median_trainings"] is None else f"{reach['median_trainings']:,.0f}"
+        )
+        cells += [f"{median} ({reach['share']:.0%} of starts)", f"{row['samples']:,.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: dict[str, list[Search]], top: float, path: Path) -> None:
+    """Draw the mean regret over the trainings, with the middle half of the starts."""
+    figure = Figure((8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, searches) in enumerate(found.items()):
+        curves = top - np.array([s.best for s in searches])[:, 1:]
+        steps = np.arange(1, curves.shape[1] + 1)
+        axes.plot(steps, curves.mean(axis=0), label=name, color=f"C{i}")
+        axes.fill_between(
+            steps, *np.quantile(curves, (0.25, 0.75), axis=0), color=f"C{i}", alpha=0.15, lw=0
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_xlabel("distinct trainings")
+    axes.set_ylabel("regret, doublings of Adam's training")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure the table, or compare strategies on it."""
+    with one_message():
+        arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+        (measure if arguments.measure else compare)(arguments)
+
+
+if __name__ == "__main__":
+    main()
