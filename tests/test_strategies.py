@@ -15,14 +15,8 @@ from liveness_checks import all_matter
 from nos_optax.grammar import Program, SearchSpace
 from nos_optax.search import History, SearchConfig, make_strategy
 from nos_optax.search.history import FILE
-from nos_optax.search.strategies import (
-    CROSSED,
-    STRATEGIES,
-    Evolution,
-    RandomSearch,
-    _cross,
-    find_strategy,
-)
+from nos_optax.search.strategies import STRATEGIES, Evolution, RandomSearch, find_strategy
+from nos_optax.search.strategies.evolution import CROSSED, _cross
 
 NAMES = tuple(STRATEGIES)
 SMALL = SearchSpace(1, operands=("g", "m", "ld"), unary=("x", "exp", "sign"), binary=("+", "*"))

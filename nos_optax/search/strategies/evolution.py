@@ -1,0 +1,173 @@
+"""Evolution: the best of a random few has a child, and the oldest program dies."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nos_optax.grammar import SearchSpace
+from nos_optax.search.strategies.strategy import KeyStream, check_answer
+
+CHANGES = (0.6, 0.25, 0.15)  # shares of children with one, two and three other tokens
+CROSSED = 0.15  # share of children of two parents
+MOST_TRIES = 10  # changes of a child that is there already
+
+
+class EvolutionState(NamedTuple):
+    """What evolution's next asks depend on; the oldest program comes first."""
+
+    keys: KeyStream
+    tokens: np.ndarray  # int32[P, 5 G]
+    rewards: np.ndarray  # float32[P]
+    size: np.ndarray  # int32[], how many rows are programs: the last ones
+
+
+class Evolution:
+    """Regularized evolution: the best of a random few has a child, and the oldest program dies.
+
+    The first programs are uniform samples. Once the population is full, each program asked for
+    is a child of the winner of its own tournament among the population of the last `tell`, in which
+    one program stands for all that have the same reward. Some children have iterations of a second
+    winner, all have one to three other tokens, and in place of one that equals a program of the
+    population or an earlier child its parent has another.
+
+    Args:
+        space: what to search.
+        key: PRNG key of all choices.
+        population_size: how many of the last programs may have children.
+        tournament_size: how many of them, drawn with replacement, compete for each child.
+
+    Raises:
+        ValueError: a size is less than 1.
+
+    References:
+        Real et al., `Regularized Evolution for Image Classifier Architecture Search
+        <https://arxiv.org/abs/1802.01548>`_, 2019, algorithm 1
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        key: jax.Array,
+        population_size: int = 128,
+        tournament_size: int = 16,
+    ):
+        if population_size < 1 or tournament_size < 1:
+            raise ValueError(
+                f"population_size={population_size}, tournament_size={tournament_size}: "
+                "give at least 1 of each."
+            )
+        self.space, self.tournament_size, self._asked = space, tournament_size, None
+        self.state = EvolutionState(
+            KeyStream.start(key),
+            np.zeros((population_size, len(space.num_choices)), np.int32),
+            np.zeros(population_size, np.float32),
+            np.zeros([], np.int32),
+        )
+
+    def ask(self, count: int) -> np.ndarray:
+        """Return children of the population, or uniform samples until it is full."""
+        self.state = self.state._replace(keys=self.state.keys.next())
+        keys, tokens, rewards, size = self.state
+        self._asked = np.asarray(self.space.sample(keys.key(), count))
+        if size == len(rewards):
+            rng = np.random.default_rng(np.asarray(jax.random.key_data(keys.key())))
+            self._asked = self._children(rng, np.asarray(tokens), np.asarray(rewards), self._asked)
+        return self._asked
+
+    def _children(self, rng, tokens, rewards, strays):
+        """Return as many children as there are strays, `int32[B, 5 G]`."""
+        first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
+        children = _cross(self.space, rng, first, second)
+        changes = rng.choice(len(CHANGES), size=len(strays), p=CHANGES) + 1
+        for number in range(len(CHANGES)):
+            chosen = changes > number
+            children[chosen] = _mutate(self.space, rng, children[chosen], strays[chosen])
+        population = {row.tobytes() for row in tokens}
+        for _ in range(MOST_TRIES):
+            known = set(population)
+            twins = np.array([_seen(known, row) for row in children])
+            if not twins.any():
+                break
+            # From the parent again: from a twin, a small space would be left at random.
+            children[twins] = _mutate(self.space, rng, first[twins], strays[twins])
+        return children
+
+    def _winners(self, rng, tokens, rewards, count):
+        # Equal rewards are of one training: of twins the youngest alone competes, or those of one
+        # good rule, which are easy to write, would soon be the whole population.
+        distinct = len(rewards) - 1 - np.unique(rewards[::-1], return_index=True)[1]
+        entrants = distinct[rng.integers(len(distinct), size=(count, self.tournament_size))]
+        winners = np.argmax(rewards[entrants], axis=1)
+        return tokens[entrants[np.arange(count), winners]]
+
+    def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
+        """Let the newest live and the oldest die."""
+        self.add(*check_answer(self._asked, tokens, rewards))
+        self._asked = None
+
+    def add(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
+        """Let programs live that are as new as those of an answer."""
+        keys, old_tokens, old_rewards, size = self.state
+        most = len(old_rewards)
+        self.state = EvolutionState(
+            keys,
+            np.concatenate([old_tokens, tokens])[-most:],
+            np.concatenate([old_rewards, rewards])[-most:],
+            np.asarray(min(int(size) + len(tokens), most), np.int32),
+        )
+
+    def best(self) -> tuple[np.ndarray, np.float32]:
+        """Return the best living program, `int32[5 G]`, and its reward."""
+        _, tokens, rewards, size = self.state
+        alive = len(rewards) - int(size) + np.arange(int(size))
+        first = alive[np.argmax(rewards[alive])]
+        return tokens[first], rewards[first]
+
+    def revise(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
+        """Take up what the rewards of earlier programs are now, after more seeds."""
+        now = {row.tobytes(): reward for row, reward in zip(tokens, rewards, strict=True)}
+        old = zip(self.state.tokens, self.state.rewards, strict=True)
+        revised = [now.get(np.asarray(row, np.int32).tobytes(), reward) for row, reward in old]
+        self.state = self.state._replace(rewards=np.array(revised, np.float32))
+
+
+def _cross(space, rng, first, second):
+    """Return the first parents, some with the last iterations of the second, `int32[B, 5 G]`."""
+    iterations = first.shape[1] // 5
+    crossed = rng.random(len(first)) < CROSSED
+    cuts = 5 * rng.integers(1, max(iterations, 2), size=len(first))
+    tail = np.arange(first.shape[1]) >= cuts[:, None]
+    mixed = np.where(tail & crossed[:, None], second, first)
+    return np.where(space.allows(mixed)[:, None], mixed, first)
+
+
+def _seen(known: set[bytes], row: np.ndarray) -> bool:
+    """Return whether a program is known, and count it as known from here on."""
+    there = row.tobytes() in known
+    known.add(row.tobytes())
+    return there
+
+
+def _mutate(space, rng, parents, strays):
+    """Change one token of each parent, within the space.
+
+    The place is uniform among those where another token is allowed, and the token uniform among
+    these. A parent that can change nowhere leaves its row to the stray. All are int32[B, 5 G].
+    """
+    batch, length = parents.shape
+    rows, places = np.arange(batch), np.arange(length)
+    words = np.arange(max(space.num_choices))
+    neighbours = np.tile(parents[:, None, None], (1, length, len(words), 1))
+    neighbours[:, places, :, places] = words
+    allowed = space.allows(neighbours.reshape(-1, length)).reshape(batch, length, len(words))
+    allowed &= words != parents[:, :, None]
+    place = _choose(rng, allowed.any(axis=2))
+    word = _choose(rng, allowed[rows, place])
+    born = allowed[rows, place, word]
+    return np.where(born[:, None], neighbours[rows, place, word], strays)
+
+
+def _choose(rng, allowed):
+    """Return the index of a uniformly chosen True of each row, int[B] of bool[B, K]."""
+    return np.argmax(np.where(allowed, rng.random(allowed.shape), -1.0), axis=1)
