@@ -151,7 +151,7 @@ def test_the_pictures_are_beside_it(run):
         assert xml.parse(file).getroot().tag.endswith("svg")
     assert not list(run.rglob("*.partial"))
     page = Page(run / "report.html")
-    assert page.elements["svg"] == 2 * page.elements["figure"] == 2 * len(names)
+    assert page.elements["svg"] == page.elements["figure"] == len(names)
     assert page.elements["desc"] == page.elements["svg"]
 
 

@@ -22,9 +22,14 @@ class Compared(NamedTuple):
 
     name: str
     mean: float  # of its scores; nan where one is not finite
-    difference: float | None  # to the baseline; nan where it is not finite, None of the baseline
+    difference: float  # to the baseline; nan of itself, and where it is not finite
     interval: tuple[float, float] | None  # of that; None where it is none, or not finite
     verdict: str  # one of VERDICTS
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a difference that can be drawn."""
+        return math.isfinite(self.difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Finals:
         found = [
             (row.difference, task)
             for task, row in self.of(name).items()
-            if task != ALL_TASKS and row.difference is not None and math.isfinite(row.difference)
+            if task != ALL_TASKS and row.is_finite
         ]
         return min(found)[::-1] if found else None
 
@@ -141,7 +146,7 @@ def _row(rival: Any) -> Compared | None:
     return Compared(
         printable(name),
         mean,
-        None if verdict == BASELINE else difference,
+        math.nan if verdict == BASELINE else difference,
         (low, high) if math.isfinite(low) and math.isfinite(high) else None,
         verdict,
     )

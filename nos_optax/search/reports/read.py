@@ -90,7 +90,7 @@ class Run:
     @property
     def trained(self) -> int:
         """How many candidates were trained: the others repeat one or were rejected."""
-        return sum(c.origin == c.id for c in self.candidates)
+        return sum(c.is_training for c in self.candidates)
 
     @property
     def asked_trainings(self) -> int | None:

@@ -1,6 +1,4 @@
-"""The colours of pages and pictures, light and dark, and the type of the pictures."""
-
-from typing import Any
+"""The colours of pages and pictures, light and dark."""
 
 LIGHT = {
     "paper": "#fffefb",
@@ -30,6 +28,7 @@ DARK = {
     "gold": "#d9b752",
     "teal": "#62bdcc",
 }
+VARIABLES = {name: f"var(--{name})" for name in LIGHT}  # the colours of the page around a picture
 SERIES = ("blue", "orange", "green", "purple", "gold", "teal")
 STATUS_COLOURS = {
     "trained": "blue",
@@ -38,40 +37,3 @@ STATUS_COLOURS = {
     "diverged": "orange",
     "rejected": "wash",
 }
-PICTURE_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nos_optax",
-    "text.parse_math": False,  # a folder's name may hold dollar signs
-    "font.size": 12,
-    "font.family": "DejaVu Sans",
-    "axes.labelsize": 12,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "legend.borderaxespad": 0.2,
-    "legend.handlelength": 1.4,
-    "legend.columnspacing": 1.4,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": LIGHT["faint"],
-    "axes.labelcolor": LIGHT["muted"],
-    "axes.titlecolor": LIGHT["ink"],
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.axisbelow": True,
-    "grid.color": LIGHT["rule"],
-    "xtick.color": LIGHT["faint"],
-    "ytick.color": LIGHT["faint"],
-    "xtick.labelcolor": LIGHT["muted"],
-    "ytick.labelcolor": LIGHT["muted"],
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "text.color": LIGHT["ink"],
-    "lines.solid_capstyle": "round",
-}
-
-
-def variables(colours: dict[str, str]) -> str:
-    """Return colours as CSS variables."""
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

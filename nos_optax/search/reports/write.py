@@ -6,10 +6,9 @@ from pathlib import Path
 
 from nos_optax._command import user_path
 from nos_optax.search.reports.charts import charts
-from nos_optax.search.reports.comparison import comparison_page
 from nos_optax.search.reports.comparison_charts import comparison_charts
 from nos_optax.search.reports.groups import group_runs
-from nos_optax.search.reports.page import run_page
+from nos_optax.search.reports.page import comparison_page, run_page
 from nos_optax.search.reports.picture import Picture, draw, files
 from nos_optax.search.reports.read import Run, read_run
 from nos_optax.search.run_folder import write_whole
