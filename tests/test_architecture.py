@@ -30,7 +30,7 @@ ALLOWED = {
     "_command": {"population"},
     "compare": {"grammar", "population", "_command", ""},
     "search": {"grammar", "controller", "population", "compare", "_command"},
-    "rule": {"grammar", "population", "search", "_command", ""},
+    "explain": {"grammar", "population", "search", "_command", ""},
     "report": {"search", "grammar", "population", "_command"},
 }
 PACKAGES = [
@@ -42,7 +42,7 @@ PACKAGES = [
     "nos_optax.compare",
     "nos_optax.search",
     "nos_optax.search.reports",
-    "nos_optax.rule",
+    "nos_optax.explain",
 ]
 
 
