@@ -9,7 +9,6 @@ import contextlib
 import csv
 import dataclasses
 import gc
-import html
 import io
 import json
 import os
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from markupsafe import escape
 from report_cases import by_hand, candidate
 
 from nos_optax import report
@@ -458,7 +458,7 @@ def reported(path):
     run = read_run(path)
     page = run_page(run, {})
     for line in run.damage:
-        assert "\n" not in line and not obeyed(line) and html.escape(line)[:40] in page
+        assert "\n" not in line and not obeyed(line) and str(escape(line))[:40] in page
     return page, run.damage
 
 

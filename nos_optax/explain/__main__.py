@@ -19,6 +19,7 @@ from rich.text import Text
 
 import nos_optax
 from nos_optax._command import command_line, make_console, one_message, printable, say
+from nos_optax._files import write_whole
 from nos_optax.explain.facts import Facts, describe
 from nos_optax.explain.pictures import draw_sweeps, draw_trajectories
 from nos_optax.explain.sweep import Sweep, sweep
@@ -174,7 +175,7 @@ def run(arguments: Arguments, console: Console) -> None:
         print(source)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "rule.py").write_text(source)
+    write_whole(arguments.out / "rule.py", source.encode())
     written = ["rule.py", *draw_trajectories(ways, arguments.out)]
     if sweeps:
         # The title of a picture is a name, which may hold what an SVG file may not.

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nos_optax._files import write_whole
 from nos_optax.grammar import encode
 from nos_optax.population.data import Dataset
 from nos_optax.population.protocol import Protocol
@@ -70,7 +71,7 @@ def choose_lanes(
             return SIZES[0]  # the trainer halves it; the memory may be free another time
         with contextlib.suppress(OSError):
             store.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(seconds))
+            write_whole(file, json.dumps(seconds).encode())
     return best_lanes(
         seconds, task.num_examples(task.train), protocol, -(-population // len(devices))
     )

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nos_optax._command import user_path
+from nos_optax._files import write_whole
 from nos_optax.search.reports.charts import charts
 from nos_optax.search.reports.comparison_charts import comparison_charts
 from nos_optax.search.reports.groups import group_runs
 from nos_optax.search.reports.page import comparison_page, run_page
 from nos_optax.search.reports.picture import Picture, draw, files
 from nos_optax.search.reports.read import Run, read_run
-from nos_optax.search.run_folder import write_whole
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
