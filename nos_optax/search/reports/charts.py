@@ -49,9 +49,11 @@ def rewards_chart(run: Run) -> Chart:
     best = np.maximum.accumulate(rewards)
     kept = np.union1d(np.flatnonzero(np.diff(best, prepend=np.nan)), len(best) - 1)
     stairs = np.repeat(samples[kept], 2)[1:], np.repeat(best[kept], 2)[:-1]
+    a, b = drawn & trained, drawn & ~trained
+    stroke = {"shape": "|", "label": "not trained to the end"}
     marks = [
-        _cloud(samples, rewards, drawn & trained, "o", 3, "trained"),
-        _cloud(samples, rewards, drawn & ~trained, "|", 4, "not trained to the end"),
+        dots(samples[a], rewards[a], "muted", 3, opacity=0.6, label="trained"),
+        dots(samples[b], rewards[b], "muted", 4, opacity=0.6, **stroke),
         band(last, low, high, "blue", opacity=0.18, label="10 to 90 %"),
         line(last, median, "blue", 2, label="median"),
         line(*stairs, "orange", label="best so far"),
@@ -62,16 +64,7 @@ def rewards_chart(run: Run) -> Chart:
     unit = rewards.min() >= 0 and rewards.max() <= 1  # accuracies: show the whole scale
     panel = Panel(marks, y=Axis(limits=(0, 1.02) if unit else None, grid=True), height=260)
     says = {"window": window_of(len(rewards)), "step": step}
-    title, x, y = "Reward over the samples", "candidates evaluated", f"reward: {run.score}"
-    return Chart("rewards", title, [panel], x, y, says=says)
-
-
-def _cloud(
-    samples: np.ndarray, rewards: np.ndarray, shown: np.ndarray, shape: str, size: float, label: str
-) -> Mark:
-    return dots(
-        samples[shown], rewards[shown], "muted", size, opacity=0.6, shape=shape, label=label
-    )
+    return Chart("rewards", [panel], "candidates evaluated", f"reward: {run.score}", says=says)
 
 
 def choices_chart(run: Run) -> Chart:
@@ -82,9 +75,8 @@ def choices_chart(run: Run) -> Chart:
         _heat(kind, dict.fromkeys(run.config.get(field, ()), never) | shares[kind], edges)
         for kind, field in FIELDS.items()
     ]
-    last = edges[-1] - edges[-2]
-    title = "Operands and functions over time"
-    return Chart("choices", title, panels, "candidates", columns=3, says={"last": last})
+    says = {"last": edges[-1] - edges[-2]}
+    return Chart("choices", panels, "candidates", columns=3, says=says)
 
 
 def _heat(kind: str, words: dict[str, np.ndarray], edges: np.ndarray) -> Panel:
@@ -113,7 +105,7 @@ def outcomes_chart(run: Run) -> Chart:
     marks = _stacked(bins, edges[:-1] + gap, edges[1:] - gap, np.diff(edges))
     x, y = Axis(limits=(0, float(edges[-1]))), Axis(limits=(0, 1), kind="percent")
     panel = Panel(marks, x, y, 190)
-    return Chart("outcomes", "Outcomes over the samples", [panel], "candidates", "share")
+    return Chart("outcomes", [panel], "candidates", "share")
 
 
 def _stacked(
@@ -121,11 +113,9 @@ def _stacked(
 ) -> list[Mark]:
     """Return bars of the statuses, one on another; of `whole` each."""
     seen = set().union(*counts)
+    known = [status for status in STATUS_COLOURS if status in seen]
     bottom, marks = np.zeros(len(counts)), []
-    for status in [
-        *(s for s in STATUS_COLOURS if s in seen),
-        *sorted(seen - STATUS_COLOURS.keys()),
-    ]:
+    for status in [*known, *sorted(seen.difference(known))]:
         top = bottom + np.array([count[status] for count in counts]) / whole
         colour = STATUS_COLOURS.get(status, "purple")
         marks.append(boxes(left, right, bottom, top, colour, label=status))
@@ -144,8 +134,7 @@ def rates_chart(run: Run) -> Chart:
     names = Axis(["none" if rate is None else _rate_label(rate) for rate in counts])
     panel = Panel([*marks, *above], names, Axis(limits=(0, 1.12 * max(totals)), kind="whole"), 190)
     x = "learning rate, from this to the next" if binned else "learning rate"
-    says = {"binned": binned}
-    return Chart("learning_rates", "Learning rates", [panel], x, "trainings", says=says)
+    return Chart("learning_rates", [panel], x, "trainings", says={"binned": binned})
 
 
 def _rate_label(rate: float) -> str:
@@ -158,15 +147,11 @@ def _rate_label(rate: float) -> str:
 def time_chart(run: Run) -> Chart:
     """Return the time of each stage."""
     stages = sorted(run.seconds.items(), key=lambda item: item[1])
-    names, seconds = [stage for stage, _ in stages], np.array([s for _, s in stages])
-    at, total = np.arange(len(stages)), seconds.sum() or 1.0
-    marks = [
-        boxes(0, seconds, at - 0.35, at + 0.35, "blue"),
-        *(
-            Words(s, i, f"{s:,.1f} s, {s / total:.0%}", move=(6, 4))
-            for i, s in enumerate(seconds.tolist())
-        ),
-    ]
-    limits = (0.0, max(float(seconds.max()), 1e-9))
-    panel = Panel(marks, Axis(limits=limits), Axis(names), 24.0 * len(stages), 110)
-    return Chart("time", "Time", [panel], "seconds")
+    names, seconds = zip(*stages, strict=True)
+    at, total = np.arange(len(stages)), sum(seconds) or 1.0
+    said = [f"{s:,.1f} s, {s / total:.0%}" for s in seconds]
+    beside = [Words(s, i, said[i], move=(6, 4)) for i, s in enumerate(seconds)]
+    marks = [boxes(0, seconds, at - 0.35, at + 0.35, "blue"), *beside]
+    x = Axis(limits=(0.0, max(*seconds, 1e-9)))
+    panel = Panel(marks, x, Axis(names), 24.0 * len(stages), 110)
+    return Chart("time", [panel], "seconds")

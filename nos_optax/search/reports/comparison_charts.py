@@ -22,8 +22,8 @@ def comparison_charts(groups: Sequence[Group]) -> dict[str, Chart]:
     made = []
     if any(run.candidates for group in groups for run in group.runs):
         made = [
-            _curves("rewards", "Mean reward over the samples", groups, running_mean),
-            _curves("best", "Best reward so far", groups, np.maximum.accumulate),
+            _curves("rewards", groups, running_mean),
+            _curves("best", groups, np.maximum.accumulate),
             _quantiles(groups),
         ]
     if any(run.found for group in groups for run in group.runs):
@@ -39,7 +39,7 @@ def running_mean(rewards: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def _curves(name: str, title: str, groups: Sequence[Group], curve: Curve) -> Chart:
+def _curves(name: str, groups: Sequence[Group], curve: Curve) -> Chart:
     """Return a curve of every run, and each group's mean with its interval."""
     marks: list[Mark] = []
     for number, group in enumerate(groups):
@@ -47,7 +47,7 @@ def _curves(name: str, title: str, groups: Sequence[Group], curve: Curve) -> Cha
         if lines:
             marks += _group(lines, f"{group.label} (n = {len(lines)})", number)
     y = f"reward: {_score(groups)}"
-    return Chart(name, title, [Panel(marks)], "candidates evaluated", y, says={"window": WINDOW})
+    return Chart(name, [Panel(marks)], "candidates evaluated", y, says={"window": WINDOW})
 
 
 def _score(groups: Sequence[Group]) -> str:
@@ -87,8 +87,7 @@ def _quantiles(groups: Sequence[Group]) -> Chart:
             marks.append(line(last, median, _colour(number), 1.4))
         if marks:
             panels.append(Panel(marks, height=150, title=group.label))
-    title, x = "Quantiles of the rewards", "candidates evaluated"
-    return Chart("quantiles", title, panels, x, "reward", columns=3)
+    return Chart("quantiles", panels, "candidates evaluated", "reward", columns=3)
 
 
 def _scores(groups: Sequence[Group]) -> Chart:
@@ -105,8 +104,7 @@ def _scores(groups: Sequence[Group]) -> Chart:
         marks.append(dots(standard, [y - 0.28] * len(standard), "muted", 10, shape="|"))
     names = [group.label for group in reversed(groups)]
     panel = Panel(marks, Axis(grid=True), Axis(names), 40.0 * len(names), right=24)
-    title = "Best found rules with fresh seeds"
-    return Chart("scores", title, [panel], f"{_score(groups)}, fresh seeds")
+    return Chart("scores", [panel], f"{_score(groups)}, fresh seeds")
 
 
 def _places(count: int) -> np.ndarray:

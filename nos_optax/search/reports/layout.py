@@ -11,7 +11,7 @@ from nos_optax.search.reports.marks import Axis, Chart, Mark, Panel, Words, boxe
 
 WIDTH = 720.0  # a page shows it a little larger
 LINE = 18.0  # of text
-LONGEST = 30  # letters of a name
+LONGEST = 24  # letters of a name on the left: three columns of such names leave room for panels
 LARGEST = 1e300  # so that differences are numbers
 OUTLINES = {  # of dots that are not round, about a point
     "^": [(-0.5, 0.4), (0, -0.55), (0.5, 0.4)],
@@ -26,6 +26,7 @@ OPEN = ("D", "|")  # drawn as lines
 class Drawing(NamedTuple):
     """A chart in pixels."""
 
+    chart: Chart
     height: float
     marks: list[Mark]
     words: list[Words]
@@ -57,7 +58,7 @@ def layout(chart: Chart) -> Drawing:
 
     marks, words, top = _legend(panels)
     if chart.y:
-        words.append(Words(0, top + 12, chart.y, move=(0, 0)))
+        words.append(Words(0, top + 12, _shortened(chart.y, 100), move=(0, 0)))
         top += LINE
     for first in range(0, len(panels), columns):
         row = panels[first : first + columns]
@@ -71,18 +72,18 @@ def layout(chart: Chart) -> Drawing:
             words += places if named[first + i] else []
         top += max(panel.height for panel in row) + LINE
     if chart.x:
-        words.append(Words((lefts[0] + WIDTH) / 2, top + 14, chart.x, "middle", (0, 0)))
+        middle, name = (lefts[0] + WIDTH) / 2, _shortened(chart.x, 90)
+        words.append(Words(middle, top + 14, name, "middle", (0, 0)))
         top += LINE
-    return Drawing(top + 4, marks, words)
+    return Drawing(chart, top + 4, marks, words)
 
 
 def _frame(panel: Panel, x: Scale, y: Scale, marks: list[Mark], words: list[Words]) -> list[Words]:
     """Draw a panel; return what is written on its left."""
     across, up = _ticks(panel.x, x, 90), _ticks(panel.y, y, 45)
     if panel.x.grid:
-        marks.append(
-            Mark("line", [np.array([(v, y.start), (v, y.end)]) for v in across], "rule", 1)
-        )
+        lines = [np.array([(v, y.start), (v, y.end)]) for v in across]
+        marks.append(Mark("line", lines, "rule", 1))
     if panel.y.grid:
         marks.append(spans(x.start, x.end, list(up), "rule", size=1))
     marks.append(spans(x.start, x.end, y.start, "faint", size=1))
@@ -95,8 +96,8 @@ def _frame(panel: Panel, x: Scale, y: Scale, marks: list[Mark], words: list[Word
             marks.append(_shaped(mark._replace(paths=paths)))
     if panel.title:
         words.append(Words(x.start, y.end, panel.title, move=(0, -6), colour="ink"))
-    words += [Words(v, y.start, said, "middle", (0, 14)) for v, said in across.items() if said]
-    return [Words(x.start, v, said, "end", (-7, 4), "muted") for v, said in up.items() if said]
+    words += [Words(v, y.start, said, "middle", (0, 14)) for v, said in across.items()]
+    return [Words(x.start, v, said, "end", (-7, 4)) for v, said in up.items()]
 
 
 def _shaped(mark: Mark) -> Mark:
@@ -111,21 +112,23 @@ def _shaped(mark: Mark) -> Mark:
 def _margin(panel: Panel) -> float:
     """Return the room that the names on the left of a panel need."""
     names = [_shortened(name) for name in panel.y.names or ()]
-    return 12 + max(map(width_of, names), default=40 if panel.y.kind != "blank" else 0)
+    return 12 + max(map(width_of, names), default=40)
 
 
 def _limits(side: int, panels: Sequence[Panel]) -> tuple[float, float]:
     """Return the ends of an axis that panels share: 0 is across, 1 is up."""
     axes = [panel.y if side else panel.x for panel in panels]
-    found = [axis.limits for axis in axes if axis.limits]
     if names := [axis.names for axis in axes if axis.names is not None]:
         return -0.6, max(map(len, names)) - 0.4
+    found = [axis.limits for axis in axes if axis.limits]
     if not found:
         paths = [p for panel in panels for m in panel.marks if isinstance(m, Mark) for p in m.paths]
         values = np.concatenate([np.zeros(0), *(path[:, side] for path in paths)])
         values = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
         low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
-        room = 0.04 * (high - low) or 0.1 * max(abs(high), 1e-3)
+        largest = max(abs(low), abs(high))
+        flat = high - low <= 1e-9 * max(largest, 1e-9)
+        room = 0.1 * max(largest, 1e-3) if flat else 0.04 * (high - low)
         found = [(float(low - room), float(high + room))]
     return min(low for low, _ in found), max(high for _, high in found)
 
@@ -138,7 +141,7 @@ def _ticks(axis: Axis, scale: Scale, apart: float) -> dict[float, str]:
     values, step = _round_numbers(scale.low, scale.high, most)
     if axis.kind == "whole":
         values = values[values == np.round(values)]
-    return {float(scale(v)): "" if axis.kind == "blank" else _said(v, step, axis) for v in values}
+    return {float(scale(v)): _said(v, step, axis) for v in values}
 
 
 def _round_numbers(low: float, high: float, most: int) -> tuple[np.ndarray, float]:
@@ -170,7 +173,7 @@ def _legend(panels: Sequence[Panel]) -> tuple[list[Mark], list[Words], float]:
     words: list[Words] = []
     x, y = 0.0, 10.0
     for mark in labelled.values():
-        name = _shortened(mark.label)
+        name = _shortened(mark.label, 36)
         if x and x + 20 + width_of(name) > WIDTH:
             x, y = 0.0, y + LINE
         marks += _sample(mark, x, y)
@@ -181,14 +184,12 @@ def _legend(panels: Sequence[Panel]) -> tuple[list[Mark], list[Words], float]:
 
 def _sample(mark: Mark, x: float, y: float) -> Iterator[Mark]:
     """Yield what stands before a name in the legend."""
-    look = mark._asdict() | {"label": ""}
     if mark.kind == "area":
         yield boxes(x, x + 14, y - 5, y + 5, mark.colour, opacity=mark.opacity)
     elif mark.kind == "line":
         yield line([x, x + 14], [y, y], mark.colour, mark.size, dash=mark.dash)
     else:
-        size = max(7.0, mark.size)
-        yield _shaped(dots([x + 7], [y], look["colour"], size, shape=mark.shape))
+        yield _shaped(dots([x + 7], [y], mark.colour, max(7.0, mark.size), shape=mark.shape))
 
 
 def width_of(text: str) -> float:
@@ -197,6 +198,6 @@ def width_of(text: str) -> float:
     return 6.4 * len(text) + 5 * wide
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, most: int = LONGEST) -> str:
     """Return a name that fits; a table has the whole one."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\u2026"
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"

@@ -37,7 +37,7 @@ class Axis(NamedTuple):
 
     names: Sequence[str] | None = None  # of the places 0, 1, ...; None: numbers
     limits: tuple[float, float] | None = None  # None: of all that is drawn
-    kind: str = ""  # percent, whole, or blank
+    kind: str = ""  # percent, or whole
     grid: bool = False
 
 
@@ -56,7 +56,6 @@ class Chart(NamedTuple):
     """Panels under one legend."""
 
     name: str  # of its files
-    title: str
     panels: Sequence[Panel]
     x: str = ""  # what is along the bottom
     y: str = ""

@@ -9,18 +9,18 @@ from typing import Any
 
 from nos_optax.search.config import SearchConfig
 from nos_optax.search.reports.groups import Group, differences
-from nos_optax.search.reports.picture import Picture
+from nos_optax.search.reports.layout import Drawing
 from nos_optax.search.reports.read import Run
 from nos_optax.search.reports.seeds import first_leaders, raced_rules, seed_counts
 from nos_optax.search.reports.statistics import families, leaders
 from nos_optax.search.reports.templates import counted, render, source
-from nos_optax.search.reports.theme import DARK, LIGHT, VARIABLES
+from nos_optax.search.reports.theme import COLOURS, VARIABLES
 from nos_optax.search.results import Result, nothing_learned
 
 LEADERS = 5  # shown of a run that has not trained its best rules again
 
 
-def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
+def run_page(run: Run, pictures: Mapping[str, Drawing]) -> str:
     """Return the report of a run as HTML."""
     rules, finals = raced_rules(run), run.finals
     several = finals is not None and len(finals.rows) > 1
@@ -44,7 +44,7 @@ def run_page(run: Run, pictures: Mapping[str, Picture]) -> str:
     )
 
 
-def comparison_page(groups: Sequence[Group], pictures: Mapping[str, Picture]) -> str:
+def comparison_page(groups: Sequence[Group], pictures: Mapping[str, Drawing]) -> str:
     """Return the comparison of runs as HTML."""
     runs = [run for group in groups for run in (*group.runs, *group.repeats)]
     return _page(
@@ -64,7 +64,7 @@ def results_html(results: Sequence[Result], name: str = "validation score") -> s
 
 
 def _page(
-    template: str, title: str, subtitle: str, pictures: Mapping[str, Picture], **values: Any
+    template: str, title: str, subtitle: str, pictures: Mapping[str, Drawing], **values: Any
 ) -> str:
     """Return a whole page that needs, and may load, nothing else."""
     script = source("page.js")
@@ -74,8 +74,7 @@ def _page(
         subtitle=subtitle,
         pictures=pictures,
         paint=VARIABLES,
-        light=LIGHT,
-        dark=DARK,
+        colours=COLOURS,
         style=source("page.css"),
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -85,15 +84,8 @@ def _page(
 
 def _rows(run: Run) -> list[tuple[Any, ...]]:
     """Return the rows of the table of all candidates, which the page's script fills."""
+    rewards = [c.reward if math.isfinite(c.reward) else None for c in run.candidates]
     return [
-        (
-            c.id,
-            c.rule,
-            c.reward if math.isfinite(c.reward) else None,
-            c.status,
-            c.learning_rate,
-            c.origin,
-            c.reason,
-        )
-        for c in run.candidates
+        (c.id, c.rule, reward, c.status, c.learning_rate, c.origin, c.reason)
+        for c, reward in zip(run.candidates, rewards, strict=True)
     ]

@@ -1,8 +1,8 @@
-"""Charts as files and as parts of a page; the page's colours follow its reader's."""
+"""Pictures as files; a page has its own in the colours of its reader."""
 
 import io
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from nos_optax.search.reports.layout import WIDTH, Drawing, layout
-from nos_optax.search.reports.marks import Chart, Mark
+from nos_optax.search.reports.layout import WIDTH, Drawing
+from nos_optax.search.reports.marks import Mark
 from nos_optax.search.reports.templates import render
 from nos_optax.search.reports.theme import LIGHT
 
@@ -21,22 +21,9 @@ QUIET: dict[Any, Any] = {
 }  # a name may hold dollar signs
 
 
-class Picture(NamedTuple):
-    """A chart that is drawn."""
-
-    chart: Chart
-    drawing: Drawing
-
-
-def draw(chart: Chart) -> Picture:
-    """Draw a chart."""
-    return Picture(chart, layout(chart))
-
-
-def files(picture: Picture) -> dict[str, bytes]:
+def files(drawing: Drawing) -> dict[str, bytes]:
     """Return a picture as an SVG and a PNG file, on light paper."""
-    name, drawing = picture.chart.name, picture.drawing
-    vectors = render("file.svg", picture=picture, paint=LIGHT)
+    name, vectors = drawing.chart.name, render("file.svg", picture=drawing, paint=LIGHT)
     return {f"{name}.svg": vectors.encode(), f"{name}.png": png(drawing)}
 
 

@@ -48,7 +48,7 @@ def scores_chart(run: Run) -> Chart:
             marks.append(dots([result.searched], [y], "orange", 8, shape="D"))
     panel = _rows_panel(marks, [result.name for result in rows], 26)
     says = {"seeds": max(len(result.rewards) for result in rows)}
-    return Chart("scores", "Scores with fresh seeds", [panel], run.score, says=says)
+    return Chart("scores", [panel], run.score, says=says)
 
 
 def ringed(x: Sequence[float], y: float, colour: str, size: float) -> list[Mark]:
@@ -72,7 +72,7 @@ def tasks_chart(finals: Finals) -> Chart:
         _task_panel(task, {r.name: r for r in rows}, names) for task, rows in finals.rows.items()
     ]
     says = {"left_out": max(0, len(finals.names) - 1 - len(names))}
-    return Chart("tasks", "Task by task", panels, f"to {finals.baseline}", "", COLUMNS, says)
+    return Chart("tasks", panels, f"to {finals.baseline}", "", COLUMNS, says)
 
 
 def _task_panel(task: str, rows: dict[str, Compared], names: Sequence[str]) -> Panel:
@@ -102,7 +102,7 @@ def seeds_chart(run: Run, rules: list[Raced]) -> Chart:
     panel = _rows_panel(marks, [name for name, _ in rows], 34)
     finalists = rows[0][0] in {result.name for result in run.found}
     says = {"finalists": finalists, "bound": BOUND}
-    return Chart("seeds", "Seeds in the search", [panel], run.score, says=says)
+    return Chart("seeds", [panel], run.score, says=says)
 
 
 def race_chart(rules: list[Raced]) -> Chart:
@@ -121,8 +121,7 @@ def race_chart(rules: list[Raced]) -> Chart:
         marks.append(dots(first, mean, colour, 6, label=label))
     panel = Panel(marks, Axis(grid=True))
     says = {"count": len(rows), "bound": BOUND}
-    title, x, y = "First reward and estimate", "first reward", "estimate now"
-    return Chart("race", title, [panel], x, y, says=says)
+    return Chart("race", [panel], "first reward", "estimate now", says=says)
 
 
 def watch_chart(run: Run) -> Chart:
@@ -143,5 +142,5 @@ def watch_chart(run: Run) -> Chart:
         marks.append(line(trained, values, colour))
         marks.append(dots(trained, values, colour, 7, shape=shape, label=name))
     panel = Panel(marks, Axis(kind="whole"), height=260)
-    title, x, y = "Fitness and watch tasks", "rules trained", f"reward: {run.score}"
-    return Chart("watch", title, [panel], x, y, says={"bound": BOUND})
+    y = f"reward: {run.score}"
+    return Chart("watch", [panel], "rules trained", y, says={"bound": BOUND})

@@ -1,34 +1,21 @@
-"""The colours of pages and pictures, light and dark."""
+"""The colours of pages and pictures."""
 
-LIGHT = {
-    "paper": "#fffefb",
-    "ink": "#1d1c1a",
-    "muted": "#6a665f",
-    "faint": "#b3aea4",
-    "rule": "#e2ded5",
-    "wash": "#d6d1c6",
-    "blue": "#2166a8",
-    "orange": "#bf5a19",
-    "green": "#2b8259",
-    "purple": "#81529c",
-    "gold": "#94700a",
-    "teal": "#1f7c8b",
+COLOURS = {  # on light paper and on dark
+    "paper": ("#fffefb", "#161513"),
+    "ink": ("#1d1c1a", "#ebe8e1"),
+    "muted": ("#6a665f", "#a8a399"),
+    "faint": ("#b3aea4", "#716c64"),
+    "rule": ("#e2ded5", "#34322e"),
+    "wash": ("#d6d1c6", "#47443f"),
+    "blue": ("#2166a8", "#78b4ea"),
+    "orange": ("#bf5a19", "#eb9a63"),
+    "green": ("#2b8259", "#6fc59d"),
+    "purple": ("#81529c", "#c49bdb"),
+    "gold": ("#94700a", "#d9b752"),
+    "teal": ("#1f7c8b", "#62bdcc"),
 }
-DARK = {
-    "paper": "#161513",
-    "ink": "#ebe8e1",
-    "muted": "#a8a399",
-    "faint": "#716c64",
-    "rule": "#34322e",
-    "wash": "#47443f",
-    "blue": "#78b4ea",
-    "orange": "#eb9a63",
-    "green": "#6fc59d",
-    "purple": "#c49bdb",
-    "gold": "#d9b752",
-    "teal": "#62bdcc",
-}
-VARIABLES = {name: f"var(--{name})" for name in LIGHT}  # the colours of the page around a picture
+LIGHT = {name: light for name, (light, _) in COLOURS.items()}
+VARIABLES = {name: f"var(--{name})" for name in COLOURS}  # of the page around a picture
 SERIES = ("blue", "orange", "green", "purple", "gold", "teal")
 STATUS_COLOURS = {
     "trained": "blue",
