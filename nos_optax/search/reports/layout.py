@@ -30,6 +30,7 @@ class Drawing(NamedTuple):
     height: float
     marks: list[Mark]
     words: list[Words]
+    width: float = WIDTH
 
 
 class Scale(NamedTuple):

@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from nos_optax.search.reports.layout import WIDTH, Drawing
+from nos_optax.search.reports.layout import Drawing
 from nos_optax.search.reports.marks import Mark
 from nos_optax.search.reports.templates import render
 from nos_optax.search.reports.theme import LIGHT
 
-QUIET: dict[Any, Any] = {
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-}  # a name may hold dollar signs
+# A name may hold dollar signs.
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "font.family": "DejaVu Sans"}
+ANCHORS = {"start": "left", "middle": "center", "end": "right"}
 
 
 def files(drawing: Drawing) -> dict[str, bytes]:
@@ -29,21 +28,20 @@ def files(drawing: Drawing) -> dict[str, bytes]:
 
 def png(drawing: Drawing) -> bytes:
     """Return a drawing as dots of colour, two to a pixel of its view box."""
-    with matplotlib.rc_context(QUIET), warnings.catch_warnings():
+    with matplotlib.rc_context(PLAIN), warnings.catch_warnings():
         # A browser has the letters of a folder's name that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        size = WIDTH / 72, drawing.height / 72
+        size = drawing.width / 72, drawing.height / 72
         figure = Figure(size, facecolor=LIGHT["paper"])
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(drawing.height, 0))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, drawing.width), ylim=(drawing.height, 0))
         axes.axis("off")
         for number, mark in enumerate(drawing.marks):
             _paint(axes, mark, number)
         for words in drawing.words:
             x, y = np.add((words.x, words.y), words.move)
-            place = {"middle": "center", "start": "left", "end": "right"}[words.anchor]
-            axes.text(
-                x, y, words.text, ha=place, size=words.size, color=LIGHT[words.colour], zorder=1e6
-            )
+            anchor, colour = ANCHORS[words.anchor], LIGHT[words.colour]
+            text = axes.text(x, y, words.text, ha=anchor, size=words.size, color=colour)
+            text.set_zorder(len(drawing.marks))
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=144)
     return content.getvalue()
