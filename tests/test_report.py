@@ -221,6 +221,7 @@ def test_what_comes_from_outside_is_text(tmp_path):
     assert len(page.scripts) == 2 and page.elements["i"] == 0
     assert page.rows[0][1] == INVALID and page.rows[1][6] == INVALID
     assert INVALID.replace("\n", " ") in "".join(page.words)
+    assert not re.search(r'd="[^"]*(nan|inf)', (path / "report.html").read_text())
     compared = Page(
         write_comparison([path, search(tmp_path / "other", samples=4)], tmp_path / "c.html")
     )

@@ -93,7 +93,8 @@ def _frame(panel: Panel, x: Scale, y: Scale, marks: list[Mark], words: list[Word
             place = min(float(x(mark.x)), x.end), float(y(mark.y))
             words.append(mark._replace(x=place[0], y=place[1]))
         elif any(map(len, mark.paths)):
-            paths = [np.column_stack([x(p[:, 0]), y(p[:, 1])]) for p in mark.paths]
+            known = [path[np.isfinite(path).all(axis=1)] for path in mark.paths]
+            paths = [np.column_stack([x(p[:, 0]), y(p[:, 1])]) for p in known]
             marks.append(_shaped(mark._replace(paths=paths)))
     if panel.title:
         words.append(Words(x.start, y.end, panel.title, move=(0, -6), colour="ink"))
