@@ -81,7 +81,7 @@ def layout(chart: Chart) -> Drawing:
 
 def _frame(panel: Panel, x: Scale, y: Scale, marks: list[Mark], words: list[Words]) -> list[Words]:
     """Draw a panel; return what is written on its left."""
-    across, up = _ticks(panel.x, x, 90), _ticks(panel.y, y, 45)
+    across, up = _ticks(panel.x, x, 100), _ticks(panel.y, y, 45)
     if panel.x.grid:
         lines = [np.array([(v, y.start), (v, y.end)]) for v in across]
         marks.append(Mark("line", lines, "rule", 1))
@@ -139,18 +139,18 @@ def _ticks(axis: Axis, scale: Scale, apart: float) -> dict[float, str]:
     """Return what is written at which pixels: the names, or round numbers."""
     if axis.names is not None:
         return {float(scale(i)): _shortened(name) for i, name in enumerate(axis.names)}
-    most = max(3, round(abs(scale.end - scale.start) / apart))
-    values, step = _round_numbers(scale.low, scale.high, most)
+    count = max(2, round(abs(scale.end - scale.start) / apart))
+    values, step = _round_numbers(scale.low, scale.high, count)
     if axis.kind == "whole":
         values = values[values == np.round(values)]
     return {float(scale(v)): _said(v, step, axis) for v in values}
 
 
-def _round_numbers(low: float, high: float, most: int) -> tuple[np.ndarray, float]:
-    """Return at most about so many round numbers between two, and how far apart they are."""
-    rough = (high - low) / most
+def _round_numbers(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
+    """Return about so many round numbers between two, and how far apart they are."""
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * (1 - 1e-9))
+    step = next(k * power for k in (1, 2, 5, 10) if k * power >= 0.6 * rough)
     return np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step, step
 
 
