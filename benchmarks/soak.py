@@ -59,7 +59,7 @@ def main() -> None:
             {
                 "samples": first + len(part),
                 "mean_reward": float(np.mean([c.reward for c in part])),
-                "trained_anew": sum(c.origin == c.id for c in part),
+                "trained_anew": sum(c.is_training for c in part),
                 "repeats": sum(c.origin not in (c.id, None) for c in part),
                 "rejected": sum(c.origin is None for c in part),
                 "distinct": len({c.fingerprint for c in part}),

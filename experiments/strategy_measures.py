@@ -43,7 +43,7 @@ def mean_of_best(candidates: Sequence[Candidate], count: int, chance: float) -> 
     """Return the mean of the `count` best different updates so far; chance for those missing."""
     best, means = [chance] * count, []
     for candidate in candidates:
-        if candidate.origin == candidate.id:  # trained for itself: no repeat, not rejected
+        if candidate.is_training:
             best = sorted([*best, candidate.reward])[1:]
         means.append(np.mean(best))
     return np.array(means)
@@ -51,7 +51,7 @@ def mean_of_best(candidates: Sequence[Candidate], count: int, chance: float) -> 
 
 def best_rules(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return the best trained candidates with different updates, the standard ones included."""
-    trained = [c for c in candidates if c.status == "trained" and c.origin == c.id]
+    trained = [c for c in candidates if c.status == "trained" and c.is_training]
     return sorted(trained, key=lambda c: -c.reward)[:count]
 
 
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     def measure(self, chance: float) -> dict:
         """Return what a search is judged by, but for its best rule."""
-        evaluated = sum(c.origin == c.id for c in self.candidates)
+        evaluated = sum(c.is_training for c in self.candidates)
         rejected = sum(c.status == "rejected" for c in self.candidates)
         good, window = self.adam - TOLERANCE, min(WINDOW, len(self.candidates) // 4)
         levels = [chance + level * (self.adam - chance) for level in LEVELS]
@@ -79,7 +79,7 @@ class Run(NamedTuple):
             "evaluated": evaluated,
             "rejected": rejected,
             "repeated": len(self.candidates) - evaluated - rejected,
-            "trained": sum(c.status == "trained" and c.origin == c.id for c in self.candidates),
+            "trained": sum(c.status == "trained" and c.is_training for c in self.candidates),
             "good_rules": int(good_so_far(self.candidates, good, "digest")[-1]),
             "good_updates": int(good_so_far(self.candidates, good, "fingerprint")[-1]),
             "samples_to_reach": [samples_to_reach(self.rewards, x, window) for x in levels],

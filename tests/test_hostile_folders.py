@@ -9,7 +9,6 @@ import contextlib
 import csv
 import dataclasses
 import gc
-import html
 import io
 import json
 import os
@@ -29,16 +28,17 @@ import jax
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from markupsafe import escape
 from report_cases import by_hand, candidate
 
 from nos_optax import report
 from nos_optax._command import command_line, make_console, printable, protect_minus, unprotected
+from nos_optax.explain.__main__ import sweeps_table
+from nos_optax.explain.sweep import Sweep
 from nos_optax.grammar import parse
 from nos_optax.grammar.vocabulary import UNARY
 from nos_optax.population.flags import CHECKS, arithmetic, own_flags
 from nos_optax.population.task_check import function_digests
-from nos_optax.rule.__main__ import sweeps_table
-from nos_optax.rule.sweep import Sweep
 from nos_optax.search import SearchConfig, command, read_candidates, run_search, search
 from nos_optax.search import export as export_module
 from nos_optax.search.history import History, Training, _checksum
@@ -458,7 +458,7 @@ def reported(path):
     run = read_run(path)
     page = run_page(run, {})
     for line in run.damage:
-        assert "\n" not in line and not obeyed(line) and html.escape(line)[:40] in page
+        assert "\n" not in line and not obeyed(line) and str(escape(line))[:40] in page
     return page, run.damage
 
 

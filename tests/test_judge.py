@@ -182,7 +182,7 @@ def test_hurdles_are_quantiles_of_those_that_came_there(history):
         curves = [
             history.training(c.fingerprint).curve
             for c in court.candidates[: 96 * number]
-            if c.origin == c.id
+            if c.is_training
         ]
         for i, hurdle in enumerate(hurdles):
             met = [curve[i] for curve in curves if curve[i] is not None]

@@ -41,9 +41,10 @@ from nos_optax.search.history import Training, Watched
 from nos_optax.search.race import Race
 from nos_optax.search.reports import read_run, write_comparison, write_report
 from nos_optax.search.reports.charts import charts
+from nos_optax.search.reports.layout import WIDTH, layout, width_of
+from nos_optax.search.reports.marks import Chart, Panel, line
 from nos_optax.search.reports.mathematics import mathml
 from nos_optax.search.reports.page import results_html, run_page
-from nos_optax.search.reports.picture import draw
 from nos_optax.search.reports.seeds import raced_rules, seed_counts
 from nos_optax.search.reports.statistics import (
     families,
@@ -151,7 +152,7 @@ def test_the_pictures_are_beside_it(run):
         assert xml.parse(file).getroot().tag.endswith("svg")
     assert not list(run.rglob("*.partial"))
     page = Page(run / "report.html")
-    assert page.elements["svg"] == 2 * page.elements["figure"] == 2 * len(names)
+    assert page.elements["svg"] == page.elements["figure"] == len(names)
     assert page.elements["desc"] == page.elements["svg"]
 
 
@@ -179,6 +180,28 @@ def test_the_time_of_a_run_that_did_not_record_it(run, tmp_path):
     assert "was not recorded" in Page(write_report(old)).text
 
 
+def test_no_picture_is_cut(run, fast):
+    for chart in (*charts(read_run(run)).values(), *charts(read_run(fast)).values()):
+        drawing = layout(chart)
+        for mark in drawing.marks:
+            for path in mark.paths:
+                assert np.all((path >= -6) & (path <= (WIDTH + 6, drawing.height))), chart.name
+        for words in drawing.words:
+            left = words.x + words.move[0]
+            left -= {"start": 0, "middle": 0.5, "end": 1}[words.anchor] * width_of(words.text)
+            assert left >= 0 and left + 0.9 * width_of(words.text) <= WIDTH, (chart.name, words)
+
+
+@pytest.mark.parametrize(
+    "values", [[3.0], [0.0, 5e-324], [1.0, 1 + 2e-16], [-1e308, 1e308], [0, 1e-9], [7, 1e9]]
+)
+def test_an_axis_has_round_numbers_of_any_values(values):
+    chart = Chart("any", [Panel([line(values, values, "blue")])])
+    drawing = layout(chart)
+    assert all(np.isfinite(path).all() for mark in drawing.marks for path in mark.paths)
+    assert len(drawing.words) > 2
+
+
 # What may not be in it.
 
 
@@ -198,6 +221,7 @@ def test_what_comes_from_outside_is_text(tmp_path):
     assert len(page.scripts) == 2 and page.elements["i"] == 0
     assert page.rows[0][1] == INVALID and page.rows[1][6] == INVALID
     assert INVALID.replace("\n", " ") in "".join(page.words)
+    assert not re.search(r'd="[^"]*(nan|inf)', (path / "report.html").read_text())
     compared = Page(
         write_comparison([path, search(tmp_path / "other", samples=4)], tmp_path / "c.html")
     )
@@ -462,7 +486,7 @@ def test_differences_that_are_not_finite_are_drawn(changed):
     finals = FINALS | {"tasks": {"one": one, "two": {"sentence": "", "rivals": rows[:1]}}}
     (changed / "finals" / "results.json").write_text(json.dumps(finals))
     run = read_run(changed)
-    pictures = {"tasks": draw(charts(run)["tasks"])}
+    pictures = {"tasks": layout(charts(run)["tasks"])}
     page = run_page(run, pictures)
     assert run.damage == () and "not finite" in page and "no interval" in page
     assert "\u2066" not in page and "The table has 18 more" in page
@@ -515,7 +539,7 @@ def test_rows_of_watch_tasks_that_cannot_be_drawn_are_left_out(changed):
     run = read_run(changed)
     assert [row.number for row in run.watched] == [1, 2, 8] and len(run.damage) == 5
     assert run.watch == ("transformer", "table")
-    draw(charts(run)["watch"])
+    layout(charts(run)["watch"])
 
 
 def test_the_watch_tasks_of_another_configuration_have_numbers(changed):
@@ -540,7 +564,7 @@ def test_rewards_without_bounds_race(tmp_path):
     run = read_run(path)
     assert {len(rule.rewards) for rule in raced_rules(run)} == {1, 2}
     for chart in charts(run).values():
-        draw(chart)
+        layout(chart)
     assert "The race trained 1 further seed of 2 rules" in run_page(run, {})
 
 

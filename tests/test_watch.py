@@ -59,7 +59,7 @@ def test_the_best_rule_is_tried_now_and_then_and_nothing_is_chosen_by_it(tmp_pat
     history = History(tmp_path / "run" / FILE)
     rows = history.watched()
     history.close()
-    trained = sum(c.origin == c.id for c in plain)
+    trained = sum(c.is_training for c in plain)
     assert trained > 100
     assert list(rows) == sorted({25, 50} | set(range(100, trained + 1, 100))) or 25 not in rows
     assert max(rows) == trained // 100 * 100

@@ -285,7 +285,7 @@ def search(bench: Bench) -> Findings:
     with contextlib.suppress(TimeIsUp):
         result = run_search(config, on_batch, strategy=strategy, engine=engine)
     seconds = time.perf_counter() - start
-    trained = sum(c.origin == c.id for c in done)
+    trained = sum(c.is_training for c in done)
     yield (
         "search",
         {
@@ -293,7 +293,7 @@ def search(bench: Bench) -> Findings:
             "samples": len(done),
             "distinct_trainings": trained,
             "trainings_per_second": trained / seconds,
-            "learned": sum(c.origin == c.id and c.status == "trained" for c in done),
+            "learned": sum(c.is_training and c.status == "trained" for c in done),
             "best": _best(done, 20),
         },
     )
@@ -318,7 +318,7 @@ def _strategy(seed: int) -> Strategy:
 
 
 def _best(candidates: list, count: int) -> list[dict]:
-    own = [c for c in candidates if c.origin == c.id and c.status == "trained"]
+    own = [c for c in candidates if c.is_training and c.status == "trained"]
     return [
         {"rule": c.rule, "reward": c.reward, "sample": c.id}
         for c in sorted(own, key=lambda c: -c.reward)[:count]

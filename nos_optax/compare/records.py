@@ -10,6 +10,8 @@ from typing import Any
 
 import filelock
 
+from nos_optax._files import write_whole
+
 START = b'{"config":'
 
 
@@ -143,15 +145,9 @@ def write_results(folder: Path, name: str, content: Mapping[str, object], text: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = _finite(json.loads(_text(content, sort_keys=False)))
-    _replace(folder / f"{name}.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    _replace(folder / f"{name}.md", text)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole: a killed process leaves the old one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
+    numbers = json.dumps(plain, indent=2, allow_nan=False) + "\n"
+    write_whole(folder / f"{name}.json", numbers.encode())
+    write_whole(folder / f"{name}.md", text.encode(errors="backslashreplace"))
 
 
 def _line(text: bytes, first: bool) -> dict:

@@ -6,6 +6,7 @@ normaliser (Metz et al., 2022, appendix), once for the loss at the end and once 
 on the way there, because the first alone is noisy and the second alone rewards haste.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nos_optax._files import write_whole
 from nos_optax._version import __version__
 from nos_optax.grammar import encode
 from nos_optax.population.loop import Losses, TaskLoop
@@ -168,13 +170,9 @@ def cached_reference(
         return from_fields(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
         reference = measure(loop, horizon)
-    try:
+    with contextlib.suppress(OSError):
         store.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(reference)))
-        partial.replace(file)
-    except OSError:
-        pass
+        write_whole(file, json.dumps(dataclasses.asdict(reference)).encode())
     return reference
 
 

@@ -65,7 +65,7 @@ def run(config: SearchConfig, console: Console, interrupts: Interrupts) -> None:
         result = run_search(config, interrupts.after(on_batch), on_stage)
 
     statuses = Counter(c.status for c in result.candidates)
-    evaluated = sum(c.origin == c.id for c in result.candidates)
+    evaluated = sum(c.is_training for c in result.candidates)
     repeated = len(result.candidates) - evaluated - statuses["rejected"]
     if result.results:
         console.print(results_table(result.results, score_name(result.facts)))

@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from nos_optax._command import command_line, one_message, printable, say, user_path
+from nos_optax._files import write_whole
 from nos_optax.search.history import Candidate, History
-from nos_optax.search.run_folder import open_history, write_whole
+from nos_optax.search.run_folder import open_history
 
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms
 NUMBERS = ("reward", "learning_rate", "seconds")

@@ -54,6 +54,11 @@ class Candidate:
     status: str
     reason: str | None  # why it was rejected untrained
 
+    @property
+    def is_training(self) -> bool:
+        """Whether it was trained itself: the others repeat an earlier one or were rejected."""
+        return self.origin == self.id
+
 
 class Watched(NamedTuple):
     """What the best rule of a search comes to on tasks that the search does not select by."""

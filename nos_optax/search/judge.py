@@ -54,7 +54,7 @@ class Judge:
             seen = self._look(new, tokens)
             drafts = [self._numbered(first + i, row, seen) for i, row in enumerate(rows)]
         with self.history.timed("train"):
-            self._train({self._key(c): tokens[c.id - first] for c in drafts if c.origin == c.id})
+            self._train({self._key(c): tokens[c.id - first] for c in drafts if c.is_training})
         batch = [self._judged(draft) for draft in drafts]
         self.history.add_candidates(batch)
         self._remember(batch)
@@ -167,14 +167,14 @@ class Judge:
     def _remember(self, batch: Sequence[Candidate]) -> None:
         for candidate in batch:
             self._fingerprints.setdefault(candidate.digest, candidate.fingerprint)
-            if candidate.origin == candidate.id and self.config.hurdle_epochs:
+            if candidate.is_training and self.config.hurdle_epochs:
                 training = self.history.training(self._key(candidate))
                 self._curves[candidate.id] = training.curve
         self.candidates += batch
 
     def _recall(self, candidates: Sequence[Candidate]) -> None:
         """Take up what an earlier start of the search has judged."""
-        origins = [c for c in candidates if c.origin == c.id]
+        origins = [c for c in candidates if c.is_training]
         behaviours = [b""] * len(origins)
         if origins and self.config.tolerance:
             programs = [Program.from_words(c.tokens).array for c in origins]

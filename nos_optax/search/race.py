@@ -30,6 +30,35 @@ class Settled(NamedTuple):
     revised: np.ndarray  # float32[R], what those are now
 
 
+class Forms:
+    """How the rules that have trained are written.
+
+    Args:
+        reuse: whether rules with equal updates share a training.
+
+    Attributes:
+        keys: what a training is stored under, by the candidate that was trained.
+        shortest: the shortest candidate of each rule, by that key.
+    """
+
+    def __init__(self, reuse: bool):
+        self.reuse = reuse
+        self.keys: dict[int, str] = {}
+        self.shortest: dict[str, Candidate] = {}
+
+    def take_up(self, candidate: Candidate) -> str | None:
+        """Note how a candidate is written; return its rule's key, None of one that is untrained."""
+        if candidate.status != STATUSES[TRAINED]:
+            return None
+        if candidate.is_training:
+            self.keys[candidate.id] = training_key(candidate, self.reuse)
+        key = self.keys.get(candidate.origin) if candidate.origin is not None else None
+        if key is not None:
+            known = self.shortest.setdefault(key, candidate)
+            self.shortest[key] = min(known, candidate, key=lambda c: len(c.rule))
+        return key
+
+
 class Race:
     """Keeps the standings of all rules, and trains the best of them again.
 
@@ -43,14 +72,13 @@ class Race:
 
     Attributes:
         standings: of all rules that are settled, by what their training is stored under.
-        rules: the shortest candidate of each of them.
+        forms: how they are written.
     """
 
     def __init__(self, config: SearchConfig, history: History, engine: Engine):
         self.config, self.history, self.engine = config, history, engine
         self.standings = Standings()
-        self.rules: dict[str, Candidate] = {}
-        self._keys: dict[int, str] = {}  # by origin
+        self.forms = Forms(config.reuse)
         self._programs: dict[str, dict[str, None]] = defaultdict(dict)  # of each rule, as words
         self._told: dict[str, float] = {}  # the reward of each rule that strategies have
         self._contended: set[str] = set()  # the contenders after the last population
@@ -81,20 +109,17 @@ class Race:
     def best(self) -> list[tuple[Candidate, Estimate]]:
         """Return the contenders, each in its shortest form, by their bounds from below."""
         ranked = sorted(self.standings.contenders().items(), key=lambda item: -item[1].low)
-        return [(self.rules[key], estimate) for key, estimate in ranked]
+        return [(self.forms.shortest[key], estimate) for key, estimate in ranked]
 
     def _take_up(self, candidate: Candidate) -> None:
         """Count a candidate's reward, if it is a training of its own, and how it is written."""
-        if candidate.origin is None or candidate.status != STATUSES[TRAINED]:
+        key = self.forms.take_up(candidate)
+        if key is None:
             return
-        if candidate.origin == candidate.id:
-            self._keys[candidate.id] = training_key(candidate, self.config.reuse)
-            self.standings.add(self._keys[candidate.id], candidate.reward)
-            self._told[self._keys[candidate.id]] = candidate.reward
-        key = self._keys[candidate.origin]
+        if candidate.is_training:
+            self.standings.add(key, candidate.reward)
+            self._told[key] = candidate.reward
         self._programs[key][candidate.tokens] = None
-        shortest = self.rules.setdefault(key, candidate)
-        self.rules[key] = min(shortest, candidate, key=lambda c: len(c.rule))
 
     def _changes(self) -> dict[str, float]:
         """Return the estimates that are not as they were told, and count them as told."""
@@ -109,9 +134,8 @@ class Race:
 
     def _reward(self, candidate: Candidate) -> float:
         """Return the reward that a strategy is told of a candidate."""
-        if candidate.origin is None or candidate.origin not in self._keys:
-            return candidate.reward
-        return self._told[self._keys[candidate.origin]]
+        key = None if candidate.origin is None else self.forms.keys.get(candidate.origin)
+        return candidate.reward if key is None else self._told[key]
 
     def train(self, keys: Sequence[str]) -> None:
         """Train rules with one more seed each, but for what an interrupted search has trained."""
@@ -129,7 +153,7 @@ class Race:
         missing = [key for key in keys if not self.history.has_training(names[key])]
         if missing:
             programs = np.stack(
-                [Program.from_words(self.rules[key].tokens).array for key in missing]
+                [Program.from_words(self.forms.shortest[key].tokens).array for key in missing]
             )
             number = FIRST_SEED + self.config.seed * ENOUGH_SEEDS + seed
             parts = self.engine.evaluate(programs, number, rates=self._rates(missing))

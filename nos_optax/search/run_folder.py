@@ -19,6 +19,7 @@ from typing import Any
 import filelock
 
 from nos_optax._command import printable, user_path
+from nos_optax._files import write_whole
 from nos_optax._version import __version__
 from nos_optax.search.config import GIVEN, TASKS, SearchConfig
 from nos_optax.search.history import FILE as HISTORY
@@ -155,27 +156,6 @@ class RunFolder:
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file."""
         write_whole(self.path / name, content)
-
-
-def write_whole(target: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, in a folder that is made if need be.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    # Another process may be writing the same: a report beside the search's own.
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure may leave the new name, but empty
-        partial.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {target}: {error.strerror}") from error
 
 
 def clear_leftovers(path: Path) -> None:

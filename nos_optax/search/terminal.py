@@ -49,7 +49,7 @@ def live_progress(
             note = printable(f"best {best.reward:.3f}: {best.rule}")
             done = len(candidates)
             if config.trainings:
-                done = sum(c.origin == c.id for c in candidates)
+                done = sum(c.is_training for c in candidates)
             progress.update(task, description="searching", completed=done, note=note)
 
         yield on_batch, on_stage

@@ -76,7 +76,7 @@ def _best_of_run(run: Path, count: int, devices: list[jax.Device]) -> list[Entra
     longest = max(map(len, programs))
     suite = SuiteTrainer(load_workloads(config), longest, devices, store=reference_store())
     centres = suite.centres(np.stack([pad_programs(program, longest) for program in programs]))
-    keys = {c.id: training_key(c, config.reuse) for c in found.candidates if c.origin == c.id}
+    keys = {c.id: training_key(c, config.reuse) for c in found.candidates if c.is_training}
     entrants = []
     for rule, centre in zip(raced, centres, strict=True):
         candidate = rule.candidate

@@ -6,8 +6,8 @@ from pathlib import Path
 import jinja2
 
 from nos_optax._command import printable
+from nos_optax._files import write_whole
 from nos_optax.search.promote.results import PARTS, Promotion, rows
-from nos_optax.search.run_folder import write_whole
 
 THROUGH, STOPPED = "#0072b2", "#999999"
 

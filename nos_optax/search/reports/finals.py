@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,14 @@ class Compared(NamedTuple):
     """A rival on a task."""
 
     name: str
-    mean: float  # of its scores; nan where one is not finite
-    difference: float | None  # to the baseline; nan where it is not finite, None of the baseline
+    difference: float  # to the baseline; nan of itself, and where it is not finite
     interval: tuple[float, float] | None  # of that; None where it is none, or not finite
     verdict: str  # one of VERDICTS
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a difference that can be drawn."""
+        return math.isfinite(self.difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Finals:
         found = [
             (row.difference, task)
             for task, row in self.of(name).items()
-            if task != ALL_TASKS and row.difference is not None and math.isfinite(row.difference)
+            if task != ALL_TASKS and row.is_finite
         ]
         return min(found)[::-1] if found else None
 
@@ -81,67 +85,69 @@ def read_finals(path: Path, damage: list[str]) -> Finals | None:
         damage: is told what cannot be read, a sentence each.
     """
     file = path / FILE
+    content = read_json(file, _checked, "its comparison is left out", damage)
+    if content is None:
+        return None
+    sentences, rows = {}, {}
+    for task, value in content["tasks"].items():
+        name = printable(task)
+        if known := _rows(name, value, file, damage):
+            sentences[name], rows[name] = printable(value["sentence"]), known
+    said = tuple(printable(note) for note in content["notes"] if isinstance(note, str))
+    return Finals(printable(content["baseline"]), sentences, rows, said) if rows else None
+
+
+def read_json(file: Path, check: Callable[[Any], Any], lost: str, damage: list[str]) -> Any:
+    """Return what a file holds, as `check` returns it; None without one, or of a damaged one."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("measure") != "speed":
-            raise ValueError("it holds no comparison of speeds")
-        baseline, tasks, notes = (content.get(name) for name in ("baseline", "tasks", "notes"))
-        if not (isinstance(baseline, str) and isinstance(tasks, dict) and isinstance(notes, list)):
-            raise ValueError("it has no baseline, no tasks or no notes")
+        return check(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        damage.append(f"{file} is damaged ({reason(error)}): its comparison is left out")
+        damage.append(f"{file} is damaged ({reason(error)}): {lost}")
         return None
-    sentences, rows = {}, {}
-    for task, value in tasks.items():
-        name = printable(task)
-        known = _rows(name, value, file, damage)
-        if known:
-            sentences[name], rows[name] = printable(value["sentence"]), known
-    said = tuple(printable(note) for note in notes if isinstance(note, str))
-    return Finals(printable(baseline), sentences, rows, said) if rows else None
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    match content:
+        case {"measure": "speed", "baseline": str(), "tasks": dict(), "notes": list()}:
+            return content
+        case {"measure": "speed"}:
+            raise ValueError("it has no baseline, no tasks or no notes")
+    raise ValueError("it holds no comparison of speeds")
 
 
 def _rows(task: str, value: Any, file: Path, damage: list[str]) -> tuple[Compared, ...]:
     """Return the rows of a task that are whole; none if it has no sentence."""
-    sentence, rivals = (
-        (value.get("sentence"), value.get("rivals")) if isinstance(value, dict) else (None, None)
-    )
-    if not (isinstance(sentence, str) and isinstance(rivals, list)):
-        damage.append(f"{file} is damaged: task {task:.60} is left out")
-        return ()
     found: dict[str, Compared] = {}
-    for number, rival in enumerate(rivals, 1):
-        row = _row(rival)
-        if row is None or row.name in found:
-            damage.append(
-                f"{file} is damaged: rival {number} of {len(rivals)} on {task:.60} is left out"
-            )
-        else:
-            found[row.name] = row
+    match value:
+        case {"sentence": str(), "rivals": list(rivals)}:
+            for number, rival in enumerate(rivals, 1):
+                row = _row(rival)
+                if row is None or row.name in found:
+                    of = f"rival {number} of {len(rivals)} on {task:.60}"
+                    damage.append(f"{file} is damaged: {of} is left out")
+                else:
+                    found[row.name] = row
+        case _:
+            damage.append(f"{file} is damaged: task {task:.60} is left out")
     return tuple(found.values())
 
 
 def _row(rival: Any) -> Compared | None:
     """Return a rival on a task; None if the values are not of their kinds."""
-    if not isinstance(rival, dict):
-        return None
-    name, verdict = rival.get("name"), rival.get("verdict")
-    ends = rival.get("interval")
-    if not (isinstance(name, str) and name and verdict in VERDICTS):
-        return None
+    match rival:
+        case {"name": str(name), "verdict": str(verdict), **rest} if name and verdict in VERDICTS:
+            ends = rest.get("interval")
+        case _:
+            return None
     if not (ends is None or (isinstance(ends, list) and len(ends) == 2)):
         return None
-    numbers = (rival.get("mean"), rival.get("difference"), *(ends or ()))
+    numbers = (rest.get("mean"), rest.get("difference"), *(ends or ()))
     if not all(x is None or is_drawable(x) for x in numbers):
         return None
-    mean, difference, *known = (math.nan if x is None else float(x) for x in numbers)
+    _, difference, *known = (math.nan if x is None else float(x) for x in numbers)
     low, high = known or (math.nan, math.nan)
-    return Compared(
-        printable(name),
-        mean,
-        None if verdict == BASELINE else difference,
-        (low, high) if math.isfinite(low) and math.isfinite(high) else None,
-        verdict,
-    )
+    interval = (low, high) if math.isfinite(low) and math.isfinite(high) else None
+    change = math.nan if verdict == BASELINE else difference
+    return Compared(printable(name), change, interval, verdict)

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nos_optax.search.reports.markup import json_text
 from nos_optax.search.reports.read import Run
+from nos_optax.search.reports.templates import setting
 
 # Facts that make rewards another thing, whatever the flags.
 DATA = ("version", "dataset", "train_examples", "validation_examples")
@@ -32,7 +32,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     different = differences([kept[0] for kept, _ in parted])
     groups = []
     for number, (kept, repeats) in enumerate(parted):
-        values = [json_text(values[number]) for values in different.values()]
+        values = [setting(values[number]) for values in different.values()]
         short = ", ".join(values) if len(values) <= 3 else ""
         label = f"{_letter(number)}: {short}" if 0 < len(short) <= 24 else _letter(number)
         groups.append(Group(label, kept, repeats))
@@ -42,7 +42,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return the settings that are not the same in all runs, with the value of each run."""
     settings = [_settings(run) for run in runs]
-    names = dict.fromkeys(name for setting in settings for name in setting)
+    names = dict.fromkeys(name for flags in settings for name in flags)
     values = {name: [s.get(name, MISSING) for s in settings] for name in names}
     return {n: row for n, row in values.items() if any(value != row[0] for value in row)}
 

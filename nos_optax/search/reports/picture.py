@@ -1,115 +1,62 @@
-"""Charts as files and as parts of a page, drawn by matplotlib without its global state."""
+"""Pictures as files; a page has its own in the colours of its reader."""
 
 import io
-import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from nos_optax.search.reports.markup import prose, text
-from nos_optax.search.reports.theme import LIGHT, PICTURE_STYLE
+from nos_optax.search.reports.layout import Drawing
+from nos_optax.search.reports.marks import Mark
+from nos_optax.search.reports.templates import render
+from nos_optax.search.reports.theme import LIGHT
 
-WIDE, NARROW = 760, 340  # CSS pixels, which are a picture's points
-SHORT = 24  # letters that a narrow picture has room for
-_VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
-_COLOUR = re.compile("|".join(_VARIABLES))
-
-
-class Chart(NamedTuple):
-    """What is drawn, twice in a page: for a desk and for a phone."""
-
-    name: str  # of its files
-    title: str
-    caption: str  # what is seen, plain text
-    heights: tuple[int, int]  # CSS pixels, wide and narrow
-    draw: Callable[[Figure, bool], None]  # onto a figure; whether it is narrow
+# A name may hold dollar signs.
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "font.family": "DejaVu Sans"}
+ANCHORS = {"start": "left", "middle": "center", "end": "right"}
 
 
-class Picture(NamedTuple):
-    """A chart that is drawn."""
-
-    chart: Chart
-    wide: bytes  # SVG
-    narrow: bytes  # SVG
-    png: bytes  # wide
+def files(drawing: Drawing) -> dict[str, bytes]:
+    """Return a picture as an SVG and a PNG file, on light paper."""
+    name, vectors = drawing.chart.name, render("file.svg", picture=drawing, paint=LIGHT)
+    return {f"{name}.svg": vectors.encode(), f"{name}.png": png(drawing)}
 
 
-def draw(chart: Chart) -> Picture:
-    """Draw a chart."""
-    wide, png = _render(chart, False, ("svg", "png"))
-    return Picture(chart, wide, *_render(chart, True, ("svg",)), png)
-
-
-def files(picture: Picture) -> dict[str, bytes]:
-    """Return a picture as a PNG and an SVG file, on light paper."""
-    name = picture.chart.name
-    return {f"{name}.png": picture.png, f"{name}.svg": picture.wide}
-
-
-def figure(picture: Picture) -> str:
-    """Return a picture as a figure of a page, whose colours follow the page's."""
-    chart = picture.chart
-    return (
-        f'<figure id="figure-{chart.name}">{_inline(chart, "wide", picture.wide)}'
-        f"{_inline(chart, 'narrow', picture.narrow)}"
-        f"<figcaption>{prose(chart.caption)}</figcaption></figure>"
-    )
-
-
-def legend(axes: Axes, columns: int) -> None:
-    """Put the legend above the axes."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns)
-
-
-def score_label(score: str, narrow: bool) -> str:
-    """Return what an axis of rewards is called; a short name where a long one has no room."""
-    return "reward" if narrow and len(score) > SHORT else score
-
-
-def reward_label(score: str, narrow: bool) -> str:
-    """Return what an axis of rewards in the search is called."""
-    return "reward" if narrow and len(score) > SHORT else f"reward: {score}"
-
-
-def _inline(chart: Chart, variant: str, content: bytes) -> str:
-    """Return an SVG file as an element with ids of its own."""
-    prefix = f"{chart.name}-{variant}-"
-    svg = content.decode()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to these
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = svg.replace('xlink:href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
-    svg = re.sub(r"font-family: [^;]*; ?", "", svg)
-    svg = _COLOUR.sub(lambda match: _VARIABLES[match[0]], svg)
-    _, attributes, body = re.split(r"<svg([^>]*)>", svg, maxsplit=1)
-    box = re.findall(r'viewBox="[^"]*"', attributes)[0]
-    return (
-        f'<svg class="{variant}" {box} role="img" aria-labelledby="{prefix}title {prefix}desc">'
-        f'<title id="{prefix}title">{text(chart.title)}</title>'
-        f'<desc id="{prefix}desc">{text(chart.caption)}</desc>{body}'
-    )
-
-
-def _render(chart: Chart, narrow: bool, kinds: Sequence[str]) -> list[bytes]:
-    """Return a chart as files of some kinds."""
-    contents = []
-    with matplotlib.rc_context(PICTURE_STYLE), warnings.catch_warnings():
-        # The browser has the letters of a folder's name that matplotlib's font lacks.
+def png(drawing: Drawing) -> bytes:
+    """Return a drawing as dots of colour, two to a pixel of its view box."""
+    with matplotlib.rc_context(PLAIN), warnings.catch_warnings():
+        # A browser has the letters of a folder's name that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        size = (NARROW if narrow else WIDE) / 72, chart.heights[narrow] / 72
-        drawn = Figure(figsize=size, layout="constrained", facecolor=LIGHT["paper"])
-        chart.draw(drawn, narrow)
-        for axes in drawn.axes:
-            axes.set_facecolor("none")
-        for kind in kinds:
-            content = io.BytesIO()
-            undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            metadata = undated if kind == "svg" else None
-            drawn.savefig(content, format=kind, dpi=144, metadata=metadata)
-            contents.append(content.getvalue())
-    return contents
+        size = drawing.width / 72, drawing.height / 72
+        figure = Figure(size, facecolor=LIGHT["paper"])
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, drawing.width), ylim=(drawing.height, 0))
+        axes.axis("off")
+        for number, mark in enumerate(drawing.marks):
+            _paint(axes, mark, number)
+        for words in drawing.words:
+            x, y = np.add((words.x, words.y), words.move)
+            anchor, colour = ANCHORS[words.anchor], LIGHT[words.colour]
+            text = axes.text(x, y, words.text, ha=anchor, size=words.size, color=colour)
+            text.set_zorder(len(drawing.marks))
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=144)
+    return content.getvalue()
+
+
+def _paint(axes: Axes, mark: Mark, number: int) -> None:
+    """Draw a mark over those before it."""
+    look: dict[str, Any] = {"color": LIGHT[mark.colour], "alpha": mark.opacity, "zorder": number}
+    dash = (0, [float(part) for part in mark.dash.split()]) if mark.dash else "-"
+    match mark.kind:
+        case "dots":
+            axes.plot(*mark.paths[0].T, "o", ms=mark.size, mew=0, **look)
+        case "line":
+            axes.add_collection(
+                LineCollection(mark.paths, linewidths=mark.size, linestyles=dash, **look)
+            )
+        case _:
+            axes.add_collection(PolyCollection(mark.paths, linewidths=0, **look))

@@ -1,7 +1,6 @@
 """Run folders as values; they may be finished, killed, or still in use."""
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -12,9 +11,9 @@ from nos_optax._command import printable, user_path
 from nos_optax.search.config import SAMPLES, SearchConfig, is_of_kind
 from nos_optax.search.history import FILE as HISTORY
 from nos_optax.search.history import Candidate, Training, Watched, is_number
-from nos_optax.search.reports.finals import Finals, is_drawable, read_finals
+from nos_optax.search.reports.finals import Finals, is_drawable, read_finals, read_json
 from nos_optax.search.results import Result, score_name
-from nos_optax.search.run_folder import CONFIG, open_history, read_facts, reason
+from nos_optax.search.run_folder import CONFIG, open_history, read_facts
 
 RESULTS = "results.json"
 NUMBERS = ("chance", "untrained", "threshold", "sweep_steps")  # facts that are reckoned with
@@ -90,7 +89,7 @@ class Run:
     @property
     def trained(self) -> int:
         """How many candidates were trained: the others repeat one or were rejected."""
-        return sum(c.origin == c.id for c in self.candidates)
+        return sum(c.is_training for c in self.candidates)
 
     @property
     def asked_trainings(self) -> int | None:
@@ -249,15 +248,7 @@ def _times(seconds: Mapping[Any, Any], damage: list[str]) -> dict[str, float]:
 
 def _results(path: Path, damage: list[str]) -> tuple[Result, ...]:
     """Return the rules that were trained again, the best mean first."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(rows, list):
-            raise ValueError("it holds no list of rules")
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except (OSError, ValueError, RecursionError) as error:
-        damage.append(f"{path} is damaged ({reason(error)}): its rules are left out")
-        return ()
+    rows = read_json(path, _list_of_rules, "its rules are left out", damage) or []
     known = []
     for number, row in enumerate(_plain_text(rows), 1):
         result = _result(row)
@@ -268,28 +259,29 @@ def _results(path: Path, damage: list[str]) -> tuple[Result, ...]:
     return tuple(sorted(known, key=lambda r: -r.mean if math.isfinite(r.mean) else math.inf))
 
 
+def _list_of_rules(rows: Any) -> list:
+    if not isinstance(rows, list):
+        raise ValueError("it holds no list of rules")
+    return rows
+
+
 def _result(row: Any) -> Result | None:
     """Return a rule that was trained again; None if the values are not of their kinds."""
-    if not isinstance(row, dict):
-        return None
-    name, rule, tokens = (row.get(key, "") for key in ("name", "rule", "tokens"))
-    lists = [row.get(key, []) for key in ("rewards", "learning_rates", "statuses")]
-    if not all(isinstance(values, list) for values in lists):
-        return None
-    rewards, rates, statuses = lists
-    searched = row.get("searched")
-    texts = (name, rule, tokens, *statuses)
-    numbers = (x for x in (*rewards, *rates, searched) if x is not None)
-    if not (name and rule and "rewards" in row and all(isinstance(x, str) for x in texts)):
-        return None
+    usual: dict[str, Any] = {"tokens": "", "learning_rates": [], "statuses": [], "searched": None}
+    match usual | row if isinstance(row, dict) else None:
+        case {
+            "name": str(name),
+            "rule": str(rule),
+            "tokens": str(tokens),
+            "rewards": list(rewards),
+            "learning_rates": list(rates),
+            "statuses": list(statuses),
+            "searched": searched,
+        } if name and rule and all(isinstance(status, str) for status in statuses):
+            numbers = [x for x in (*rewards, *rates, searched) if x is not None]
+        case _:
+            return None
     if not all((is_number(x) and abs(x) <= sys.float_info.max) or x != x for x in numbers):
         return None
-    return Result(
-        name,
-        rule,
-        tokens,
-        tuple(math.nan if x is None else float(x) for x in rewards),
-        tuple(rates),
-        tuple(statuses),
-        searched,
-    )
+    known = tuple(math.nan if x is None else float(x) for x in rewards)
+    return Result(name, rule, tokens, known, tuple(rates), tuple(statuses), searched)

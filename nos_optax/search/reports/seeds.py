@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nos_optax.search.history import Candidate
-from nos_optax.search.judge import seed_key, training_key
+from nos_optax.search.judge import seed_key
+from nos_optax.search.race import Forms
 from nos_optax.search.reports.finals import is_drawable
 from nos_optax.search.reports.read import Run
 from nos_optax.search.standings import Estimate, Standings
@@ -27,7 +28,12 @@ class Raced(NamedTuple):
     @property
     def low(self) -> float:
         """The bound from below, by which rules are ranked; that of other rules is lowest."""
-        return -math.inf if math.isnan(self.estimate.error) else self.estimate.low
+        return self.estimate.low if self.is_contender else -math.inf
+
+    @property
+    def is_contender(self) -> bool:
+        """Whether it is among the best, which have estimates."""
+        return not math.isnan(self.estimate.error)
 
 
 def raced_rules(run: Run) -> list[Raced]:
@@ -37,34 +43,24 @@ def raced_rules(run: Run) -> list[Raced]:
     """
     if not run.raced:
         return []
-    rules, standings = _shortest(run), Standings()
-    rewards = {key: _rewards(run, key, first) for key, (_, first) in rules.items()}
+    forms, standings = Forms(run.config.get("reuse", True)), Standings()
+    firsts: dict[str, float] = {}
+    for candidate in run.candidates:
+        key = forms.take_up(candidate)
+        if key is not None and candidate.is_training:
+            firsts[key] = candidate.reward
+    rewards = {key: _rewards(run, key, first) for key, first in firsts.items()}
     for key, values in rewards.items():
         for value in values:
             standings.add(key, value)
     with np.errstate(all="ignore"):
         estimates = standings.contenders()
     found = []
-    for key, (candidate, _) in rules.items():
-        if values := rewards[key]:
+    for key, values in rewards.items():
+        if values:
             plain = Estimate(standings.mean(key), math.nan, len(values))
-            found.append(Raced(candidate, values, estimates.get(key, plain)))
+            found.append(Raced(forms.shortest[key], values, estimates.get(key, plain)))
     return sorted(found, key=lambda rule: (-rule.low, -rule.estimate.mean))
-
-
-def _shortest(run: Run) -> dict[str, tuple[Candidate, float]]:
-    """Return the shortest form and the first reward of each rule that has trained, by its key."""
-    keys: dict[int, str] = {}
-    found: dict[str, tuple[Candidate, float]] = {}
-    for candidate in run.candidates:
-        if candidate.origin is None or candidate.status != "trained":
-            continue
-        if candidate.origin == candidate.id:
-            keys[candidate.id] = training_key(candidate, run.config.get("reuse", True))
-            found[keys[candidate.id]] = candidate, candidate.reward
-        elif (key := keys.get(candidate.origin)) and len(candidate.rule) < len(found[key][0].rule):
-            found[key] = candidate, found[key][1]
-    return found
 
 
 def _rewards(run: Run, key: str, first: float) -> tuple[float, ...]:
@@ -93,7 +89,25 @@ def named_rules(run: Run, rules: Sequence[Raced]) -> list[tuple[str, Raced]]:
     return finalists or [(f"candidate {r.candidate.id}", r) for r in rules[:SHOWN]]
 
 
-def first_leaders(rules: Sequence[Raced]) -> list[Raced]:
-    """Return the rules that led by their first rewards, the best first; of few rules half."""
+class Led(NamedTuple):
+    """What became of the rules that led by their first rewards."""
+
+    rules: Sequence[Raced]  # the best first reward first
+    kept: Sequence[bool]  # whether they are among as many best now
+
+    @property
+    def change(self) -> float:
+        """How much more their estimates are than their first rewards, on average."""
+        return sum(rule.estimate.mean - rule.rewards[0] for rule in self.rules) / len(self.rules)
+
+
+def first_leaders(rules: Sequence[Raced]) -> Led:
+    """Return the rules that led by their first rewards; of few rules half.
+
+    Args:
+        rules: all, the best now first.
+    """
     count = min(LED, (len(rules) + 1) // 2)
-    return sorted(rules, key=lambda rule: -rule.rewards[0])[:count]
+    led = sorted(rules, key=lambda rule: -rule.rewards[0])[:count]
+    best = {id(rule) for rule in rules[:count]}
+    return Led(led, [id(rule) in best for rule in led])

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -10,18 +10,29 @@ from scipy import stats
 from nos_optax.grammar.program import TOKENS_PER_ITERATION
 from nos_optax.grammar.vocabulary import OPERANDS
 from nos_optax.search.history import Candidate
+from nos_optax.search.reports.read import Run
 
 LEVEL = 0.95  # of all intervals
 KINDS = ("operand", "operand", "unary", "unary", "binary")  # of the five tokens of an iteration
 
 
+def finite(values: Iterable[float]) -> list[float]:
+    """Return the values that are numbers."""
+    return [x for x in values if math.isfinite(x)]
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the ends of the 95 % t interval of a mean; None of fewer than two finite values."""
-    finite = np.array([x for x in values if math.isfinite(x)])
-    if len(finite) < 2:
+    known = np.array(finite(values))
+    if len(known) < 2:
         return None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(finite) - 1) * stats.sem(finite))
-    return float(finite.mean()) - half, float(finite.mean()) + half
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1) * stats.sem(known))
+    return float(known.mean()) - half, float(known.mean()) + half
+
+
+def paired_interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float] | None:
+    """Return the ends of the interval of a mean difference, seed by seed."""
+    return t_interval([x - y for x, y in zip(values, others, strict=False)])
 
 
 def window_of(count: int) -> int:
@@ -110,7 +121,7 @@ def rate_counts(candidates: Sequence[Candidate]) -> dict[float | None, Counter[s
     """Return the statuses of the trainings with each learning rate; None: every rate diverged."""
     counts: dict[float | None, Counter[str]] = defaultdict(Counter)
     for candidate in candidates:
-        if candidate.origin == candidate.id:
+        if candidate.is_training:
             counts[candidate.learning_rate][candidate.status] += 1
     return dict(sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or 0.0)))
 
@@ -145,3 +156,9 @@ def reward_array(candidates: Sequence[Candidate]) -> np.ndarray:
     finite = np.isfinite(rewards)
     lowest = rewards[finite].min() if finite.any() else 0.0
     return np.where(finite, rewards, lowest)
+
+
+def last_quarter(run: Run) -> float:
+    """Return the mean of the last quarter of a run's rewards."""
+    rewards = reward_array(run.candidates)
+    return float(rewards[-max(1, len(rewards) // 4) :].mean())

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nos_optax._command import user_path
+from nos_optax._files import write_whole
 from nos_optax.search.reports.charts import charts
-from nos_optax.search.reports.comparison import comparison_page
 from nos_optax.search.reports.comparison_charts import comparison_charts
 from nos_optax.search.reports.groups import group_runs
-from nos_optax.search.reports.page import run_page
-from nos_optax.search.reports.picture import Picture, draw, files
+from nos_optax.search.reports.layout import Drawing, layout
+from nos_optax.search.reports.page import comparison_page, run_page
+from nos_optax.search.reports.picture import files
 from nos_optax.search.reports.read import Run, read_run
-from nos_optax.search.run_folder import write_whole
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
@@ -34,7 +34,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
     _check(out or path / "report.html")
     run = read_run(path)
     _warn(run)
-    made = {name: draw(chart) for name, chart in charts(run).items()}
+    made = {name: layout(chart) for name, chart in charts(run).items()}
     content = run_page(run, made)
     try:
         return _write(out or path / "report.html", made, content)
@@ -68,7 +68,7 @@ def write_comparison(paths: Sequence[Path], out: Path = Path("comparison.html"))
     for run in runs:
         _warn(run)
     groups = group_runs(runs)
-    made = {name: draw(chart) for name, chart in comparison_charts(groups).items()}
+    made = {name: layout(chart) for name, chart in comparison_charts(groups).items()}
     return _write(out, made, comparison_page(groups, made))
 
 
@@ -84,7 +84,7 @@ def _check(page: Path) -> None:
         raise ValueError(f"--out {page} must end in .html")
 
 
-def _write(page: Path, pictures: Mapping[str, Picture], content: str) -> Path:
+def _write(page: Path, pictures: Mapping[str, Drawing], content: str) -> Path:
     """Write a page, after its pictures."""
     for picture in pictures.values():
         for name, file in files(picture).items():

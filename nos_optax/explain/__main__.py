@@ -1,7 +1,7 @@
 """Look at one update rule.
 
-Command:  python -m nos_optax.rule "exp(sign(g) * sign(m)) * g"
-          python -m nos_optax.rule powersign --out rule       (a name of nos_optax.rules)
+Command:  python -m nos_optax.explain "exp(sign(g) * sign(m)) * g"
+          python -m nos_optax.explain powersign --out rule       (a name of nos_optax.rules)
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from rich.text import Text
 
 import nos_optax
 from nos_optax._command import command_line, make_console, one_message, printable, say
+from nos_optax._files import write_whole
+from nos_optax.explain.facts import Facts, describe
+from nos_optax.explain.pictures import draw_sweeps, draw_trajectories
+from nos_optax.explain.sweep import Sweep, sweep
+from nos_optax.explain.trajectories import FUNCTIONS, STEPS, Trajectory, best_trajectory
 from nos_optax.grammar import to_python
 from nos_optax.grammar.catalogue import named_rule
 from nos_optax.population.flags import use_own_flags
-from nos_optax.rule.facts import Facts, describe
-from nos_optax.rule.pictures import draw_sweeps, draw_trajectories
-from nos_optax.rule.sweep import Sweep, sweep
-from nos_optax.rule.trajectories import FUNCTIONS, STEPS, Trajectory, best_trajectory
 from nos_optax.search import (
     PaperTaskConfig,
     enable_compilation_cache,
@@ -160,6 +161,7 @@ def run(arguments: Arguments, console: Console) -> None:
                     seeds=arguments.seeds,
                     epochs=arguments.epochs,
                     batch_size=arguments.minibatch_size,
+                    devices=devices,
                 )
         seeds = f"mean ± sd of {arguments.seeds} seeds" if arguments.seeds > 1 else "one seed"
         title = (
@@ -173,7 +175,7 @@ def run(arguments: Arguments, console: Console) -> None:
         print(source)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "rule.py").write_text(source)
+    write_whole(arguments.out / "rule.py", source.encode())
     written = ["rule.py", *draw_trajectories(ways, arguments.out)]
     if sweeps:
         # The title of a picture is a name, which may hold what an SVG file may not.
@@ -188,7 +190,7 @@ def main() -> None:
     with one_message():
         arguments = tyro.cli(
             Arguments,
-            prog="python -m nos_optax.rule",
+            prog="python -m nos_optax.explain",
             description=Arguments.__doc__,
             args=command_line(sys.argv[1:]),
         )

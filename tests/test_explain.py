@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 import nos_optax
+from nos_optax.explain import FUNCTIONS, Sweep, best_trajectory, describe, sweep
+from nos_optax.explain import __main__ as command
+from nos_optax.explain.pictures import draw_sweeps
 from nos_optax.population import Task
-from nos_optax.rule import FUNCTIONS, Sweep, best_trajectory, describe, sweep
-from nos_optax.rule import __main__ as command
-from nos_optax.rule.pictures import draw_sweeps
 
 
 def facts(text):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from nos_optax.explain.sweep import Sweep
+from nos_optax.explain.trajectories import FUNCTIONS, Trajectory
 from nos_optax.population import Task
-from nos_optax.rule.sweep import Sweep
-from nos_optax.rule.trajectories import FUNCTIONS, Trajectory
 
 
 def draw_trajectories(ways: Mapping[str, Sequence[Trajectory]], folder: Path) -> list[str]:
