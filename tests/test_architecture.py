@@ -56,7 +56,10 @@ FOLDERS = {
 }
 # What may import the pages of runs; they read a run's folder and know of no search.
 PAGES = "nos_optax.search.reports"
-ABOVE_THE_PAGES = {"nos_optax.search.loop", "nos_optax.search.api", "nos_optax.report"}
+ABOVE_THE_PAGES = {
+    *("nos_optax.search.loop", "nos_optax.search.api", "nos_optax.report"),
+    "nos_optax.search.promote.entrants",
+}
 
 
 def modules(folder: Path) -> dict[str, Path]:
