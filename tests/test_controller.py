@@ -13,6 +13,7 @@ import pytest
 from liveness_checks import all_matter
 
 from nos_optax.controller import PRESETS, PolicyConfig, PPOConfig, lstm_policy, ppo_controller
+from nos_optax.controller.objectives import above_quantile, by_rank, max_at_k
 from nos_optax.controller.ppo import REINFORCE_PRESETS
 from nos_optax.grammar import SearchSpace
 
@@ -490,3 +491,87 @@ def test_rewards_of_another_shape_are_refused():
     controller = make_controller(ONE_STEP)
     with pytest.raises(ValueError, match=r"\(16, 1\).*one row per sampled sequence"):
         first_update(controller, lambda tokens: jnp.ones([len(tokens), 1]))
+
+
+# Objectives.
+
+
+def exact_gradient(value, logits, rewards, k):
+    """Return the gradient of the expectation of a function of k rewards, by enumeration."""
+
+    def expectation(logits):
+        probabilities = jax.nn.softmax(logits)
+        total = 0.0
+        for draw in itertools.product(range(len(rewards)), repeat=k):
+            total += jnp.prod(probabilities[jnp.array(draw)]) * value(rewards[np.array(draw)])
+        return total
+
+    return jax.grad(expectation)(logits)
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 2), (6, 3), (5, 5), (7, 2)])
+def test_max_at_k_is_the_gradient_of_the_expected_maximum(n, k):
+    """Against all draws of k, by the mean over many batches of n; rewards tie."""
+    rewards = np.array([0.0, 1.0, 1.0, 3.0], np.float32)
+    logits = jnp.array([0.5, 0.0, -0.3, -1.0])
+    exact = exact_gradient(np.max, logits, rewards, k)
+
+    def estimate(key):
+        draws = jax.random.categorical(key, logits, shape=(n,))
+        advantages = max_at_k(jnp.asarray(rewards)[draws], k)
+        scores = jax.nn.one_hot(draws, len(rewards)) - jax.nn.softmax(logits)
+        return advantages @ scores / n
+
+    found = jax.vmap(estimate)(jax.random.split(jax.random.key(0), 200_000))
+    error = found.std(axis=0) / np.sqrt(len(found))
+    np.testing.assert_array_less(abs(found.mean(axis=0) - exact), 4 * error + 1e-6)
+    assert abs(exact).max() > 20 * error.max(), "it could not fail"
+
+
+def test_max_at_k_counts_subsets():
+    rewards = np.random.default_rng(0).normal(size=7).astype(np.float32)
+    for k in (2, 3, 7):
+        added = np.zeros(7)
+        subsets = list(itertools.combinations(range(7), k))
+        for subset in subsets:
+            second, best = sorted(subset, key=lambda i: rewards[i])[-2:]
+            added[best] += (rewards[best] - rewards[second]) / len(subsets)
+        np.testing.assert_allclose(max_at_k(jnp.asarray(rewards), k), 7 * added, atol=1e-5)
+    with pytest.raises(ValueError, match="k=8"):
+        max_at_k(jnp.asarray(rewards), 8)
+
+
+def test_above_the_quantile_is_the_gradient_of_the_mean_of_the_best():
+    """Of a great batch, in which the quantile is known: the mean of the best tenth rises."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=200_000).astype(np.float32)  # of N(mu, 1): d log p / d mu is the draw
+    advantages = above_quantile(jnp.asarray(draws), 0.1)
+    # The mean of the best tenth of N(mu, 1) is mu + 1.755, whose derivative is 1.
+    assert float(jnp.mean(advantages * draws)) == pytest.approx(1, abs=0.02)
+    assert (np.asarray(advantages) > 0).mean() == pytest.approx(0.1, abs=0.002)
+
+
+def test_ranks_share_ties_and_forget_sizes():
+    found = by_rank(jnp.array([5.0, -1.0, 5.0, 1000.0, -1.0]))
+    np.testing.assert_allclose(found, [0.125, -0.375, 0.125, 0.5, -0.375], atol=1e-6)
+    assert float(found.sum()) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_array_equal(by_rank(jnp.ones(4)), 0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "least"),
+    # Once the best tenth of a batch is one sequence, the quantile is its reward and nothing moves.
+    [("max", 0.5), ("rank", 0.5), ("quantile", 0.09)],
+)
+def test_every_objective_moves_probability_toward_the_best(objective, least):
+    config = dataclasses.replace(PRESETS["default"], objective=objective, entropy_coefficient=0.0)
+    controller = ppo_controller(lstm_policy(PolicyConfig((20,), hidden_size=8)), config)
+    state = controller.init(jax.random.key(0))
+    for i in range(60):
+        samples = controller.sample(state.params, jax.random.key(2 * i), batch_size=32)
+        rewards = samples.tokens[:, 0].astype(float)
+        state, _ = controller.update(
+            state, jax.random.key(2 * i + 1), samples.tokens, samples.log_prob, rewards
+        )
+    best = controller.score(state.params, jnp.array([[19]])).log_prob
+    assert float(jnp.exp(best[0])) > least, "1/20 at first"

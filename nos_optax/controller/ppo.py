@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nos_optax.controller.objectives import OBJECTIVES
 from nos_optax.controller.policy import Policy, Samples, Scores
 
 
@@ -21,6 +22,9 @@ class PPOConfig:
       learning_rate: of Adam.
       clip_ratio: how far from 1 the ratio of new to old probability may move before its gradient
         is cut.
+      objective: what is climbed: `mean` is the expected reward; `max` the expected maximum of a
+        quarter of a batch, `quantile` the mean of its best tenth, `rank` the ranks in it; see
+        `nos_optax.controller.objectives`. The others need no baseline.
       entropy_coefficient: weight of the entropy bonus, in units of (scaled) advantage per nat.
       baseline_decay: decay rate of the moving average of rewards; 0 is the last batch's mean.
       advantage_unit: what the advantages are divided by: `reward` leaves them, `range` takes the
@@ -36,6 +40,7 @@ class PPOConfig:
     """
 
     learning_rate: float
+    objective: Literal["mean", "max", "quantile", "rank"] = "mean"
     clip_ratio: float = 0.2
     entropy_coefficient: float = 0.0015
     baseline_decay: float = 0.95
@@ -45,9 +50,10 @@ class PPOConfig:
     max_grad_norm: float | None = None
 
     def __post_init__(self):
-        units = get_args(get_type_hints(PPOConfig)["advantage_unit"])
-        if self.advantage_unit not in units:
-            raise ValueError(f"advantage_unit={self.advantage_unit!r}: give one of {units}.")
+        for name in ("objective", "advantage_unit"):
+            choices = get_args(get_type_hints(PPOConfig)[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {choices}.")
         for name in ("epochs", "minibatch_size"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, int | np.integer):
@@ -193,7 +199,10 @@ def ppo_controller(policy: Policy, config: PPOConfig = PRESETS["default"]) -> Co
         rewards = rewards.astype(jnp.float32)
         mean_reward = rewards.mean()
         baseline = jnp.where(state.count == 0, mean_reward, state.baseline)
-        advantages = rewards - baseline
+        if config.objective == "mean":
+            advantages = rewards - baseline
+        else:
+            advantages = OBJECTIVES[config.objective](rewards)
         lowest = jnp.minimum(state.lowest, rewards.min())
         highest = jnp.maximum(state.highest, rewards.max())
         unit = {
