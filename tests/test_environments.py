@@ -1,8 +1,6 @@
 """Environments: few-bit arithmetic and exchange, against NumPy and the plain task."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -10,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_bits import compressed_exchange, fake_quantize, low_precision
+from few_bits.activations import round_activations
 
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import pad_programs
@@ -22,11 +22,6 @@ from nos_optax.population import (
     load_digits,
     paper_child,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from few_bits import compressed_exchange, fake_quantize, low_precision
-from few_bits.activations import round_activations
 
 KEY = jax.random.key(7)
 

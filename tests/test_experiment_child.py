@@ -21,7 +21,6 @@ from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import TrainingGrid
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
 
 import child_hyperparameters as child  # noqa: E402
 import decays  # noqa: E402

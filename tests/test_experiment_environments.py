@@ -18,7 +18,6 @@ from nos_optax.search import FRESH_SEEDS, SearchConfig, load_task
 from nos_optax.search.results import STANDARD, Result
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
 
 import environments  # noqa: E402
 from harness.statistics import t_interval  # noqa: E402

@@ -18,7 +18,6 @@ from PIL import Image
 from rich.console import Console
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
 
 import imagenet_tables  # noqa: E402
 import imagenet_training  # noqa: E402

@@ -3,23 +3,18 @@
 import dataclasses
 import json
 import math
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
-
-from nos_optax.population import DatasetError, TrainingGrid
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import table5_ptb as table5
 from data.ptb import Corpus
 from harness.tuning import Outcome, Rival, Training
 from models.ptb_lstm import State, WordLSTM
+from rich.console import Console
+
+from nos_optax.population import DatasetError, TrainingGrid
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 

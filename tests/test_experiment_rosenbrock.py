@@ -2,20 +2,15 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import rosenbrock
 import rosenbrock_trajectories as trajectories
 import schedules
+from rich.console import Console
 from rosenbrock_measures import (
     Sweep,
     best_by_rate,

@@ -2,17 +2,13 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import starting_points as experiment
 from rich.console import Console
 
 from nos_optax.population import DatasetError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import starting_points as experiment
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
 
 import suite_rules  # noqa: E402
 

@@ -12,10 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import table4_translation as table4
 import translation_check
 import translation_training
@@ -24,6 +20,7 @@ from data.subwords import Padded
 from data.translation import Pairs
 from harness.tables import markdown
 from models.gnmt import GNMT
+from rich.console import Console
 from translation_check import size
 from translation_measures import best_rate, differences, last_loss, measure, near_peak, next_rates
 from translation_tables import make_table, samples, verdict

@@ -3,31 +3,16 @@
 import dataclasses
 import functools
 import json
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_data
-from matplotlib.figure import Figure
-from rich.console import Console
-from scipy import stats
-
-from nos_optax import rules
-from nos_optax.grammar import encode, program_streams
-from nos_optax.population import TrainingGrid, load_digits
-from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
-from nos_optax.population.data import Dataset, DatasetError
-from nos_optax.population.training import Candidate, new_child, step
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import table1_constant_rate as table1
 import table2_decayed_rate as table2
 import table6_all_rules as table6
+import test_data
 from harness import image_rivals, vision
 from harness.image_rivals import PAPER, SMALL, SMOKE
 from harness.paper import TABLE_1, TABLE_2
@@ -46,6 +31,16 @@ from harness.rival_tables import (
 )
 from harness.tables import markdown
 from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, Training
+from matplotlib.figure import Figure
+from rich.console import Console
+from scipy import stats
+
+from nos_optax import rules
+from nos_optax.grammar import encode, program_streams
+from nos_optax.population import TrainingGrid, load_digits
+from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
+from nos_optax.population.data import Dataset, DatasetError
+from nos_optax.population.training import Candidate, new_child, step
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 

@@ -17,7 +17,6 @@ from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
 
 import compare_strategies as compare  # noqa: E402
 import hurdles  # noqa: E402

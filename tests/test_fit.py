@@ -3,20 +3,15 @@
 import io
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from harness.fit import DIVERGED, FINISHED, fit
 from rich.console import Console
 from rich.progress import Progress
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from harness.fit import DIVERGED, FINISHED, fit
 
 from nos_optax.search import checkpoints
 

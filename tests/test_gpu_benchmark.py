@@ -21,7 +21,6 @@ from nos_optax.population import ConvNet
 from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "gpu"
-sys.path.insert(0, str(FOLDER))
 
 import pack_cifar10  # noqa: E402
 import run  # noqa: E402

@@ -12,14 +12,6 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.table import Table
-from rich.text import Text
-from scipy import stats
-
-from nos_optax.search import AcceleratorError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 from harness import command_line
 from harness.statistics import (
     difference,
@@ -31,9 +23,13 @@ from harness.statistics import (
     t_interval,
 )
 from harness.tables import markdown
+from rich.table import Table
+from rich.text import Text
+from scipy import stats
 
 from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.statistics import holm
+from nos_optax.search import AcceleratorError
 
 # Statistics.
 

@@ -1,7 +1,6 @@
 """A user's mistake in a task is one clear message, before anything is compiled."""
 
 import dataclasses
-import sys
 import types
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_bits import compressed_exchange, low_precision
 from test_task import make_task
 
 from nos_optax.grammar import encode
@@ -25,10 +25,6 @@ from nos_optax.population.task_check import (
     task_digest,
 )
 from nos_optax.search import LocalEngine, SearchConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from few_bits import compressed_exchange, low_precision
 
 TASK = make_task()
 X, Y = TASK.train

@@ -1,18 +1,9 @@
 """The tuning of rivals: equal budgets, fresh seeds, nothing trained twice, killed and resumed."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.progress import Progress
-
-from nos_optax.grammar import encode
-from nos_optax.population import Task, TrainingGrid
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from harness import tuning
 from harness.tuning import (
     HALF_DECADES,
@@ -24,8 +15,11 @@ from harness.tuning import (
     compare,
     next_rates,
 )
+from rich.progress import Progress
 
 from nos_optax.compare.records import Records
+from nos_optax.grammar import encode
+from nos_optax.population import Task, TrainingGrid
 
 RIVALS = (Rival("SGD", "g"), Rival("SGD, linear", "g", "linear"), Rival("bad", "exp(1 / (g - g))"))
 RATES = (0.01, 0.1, 1e20)
