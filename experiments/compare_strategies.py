@@ -31,8 +31,8 @@ import tyro
 from harness import command_line
 from harness.tables import markdown
 from rich.console import Console
-from strategy_measures import BASELINE, Run, best_rules, summarise
-from strategy_tables import draw, finds_table, learning_table
+from strategies.measures import BASELINE, Run, best_rules, summarise
+from strategies.tables import draw, finds_table, learning_table
 
 from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program, encode

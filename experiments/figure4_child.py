@@ -52,9 +52,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import child_hyperparameters as child
 import compare_strategies
 import numpy as np
+from figure4 import hyperparameters as child
 from harness import command_line, rival_tables
 from harness.rival_tables import Result, mean_text
 from harness.statistics import t_interval
@@ -65,8 +65,8 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from strategy_measures import BASELINE, WINDOW, Run, moving_mean, summarise
-from strategy_tables import learning_table
+from strategies.measures import BASELINE, WINDOW, Run, moving_mean, summarise
+from strategies.tables import learning_table
 
 from nos_optax import rules
 from nos_optax.compare.records import Records, write_results

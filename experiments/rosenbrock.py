@@ -40,10 +40,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness.command_line import main
-from harness.tables import markdown
-from rich.console import Console
-from rosenbrock_measures import (
+from figure5.measures import (
     SOLVED,
     Runs,
     Settings,
@@ -53,8 +50,8 @@ from rosenbrock_measures import (
     summarise,
     sweep,
 )
-from rosenbrock_pictures import draw
-from rosenbrock_tables import (
+from figure5.pictures import draw
+from figure5.tables import (
     epsilon_note,
     one_start_table,
     starts_table,
@@ -62,7 +59,10 @@ from rosenbrock_tables import (
     verdict,
     width,
 )
-from rosenbrock_trajectories import OPTIMIZERS, SUBJECT, TUNED, descend, rosenbrock
+from figure5.trajectories import OPTIMIZERS, SUBJECT, TUNED, descend, rosenbrock
+from harness.command_line import main
+from harness.tables import markdown
+from rich.console import Console
 
 from nos_optax.compare.records import write_results
 

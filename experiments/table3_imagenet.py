@@ -46,8 +46,8 @@ from data import imagenet
 from harness.command_line import main
 from harness.fit import fit
 from harness.tables import markdown
-from imagenet_tables import Outcome, Run, draw, edge_note, percent, results_table, tuning_table
-from imagenet_training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
+from imagenet.tables import Outcome, Run, draw, edge_note, percent, results_table, tuning_table
+from imagenet.training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
 from models.nasnet import NASNetA
 from rich.console import Console
 from rich.progress import Progress

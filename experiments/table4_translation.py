@@ -62,11 +62,11 @@ from harness.tuning import HALF_DECADES
 from models.gnmt import GNMT
 from rich.console import Console
 from rich.progress import Progress
-from translation_check import check_optimizer
-from translation_measures import best_rate, differences, measure, next_rates
-from translation_tables import draw, make_table, samples, tuning_table, verdict
-from translation_text import epoch_steps, generated, prepare
-from translation_training import (
+from translation.check import check_optimizer
+from translation.measures import best_rate, differences, measure, next_rates
+from translation.tables import draw, make_table, samples, tuning_table, verdict
+from translation.text import epoch_steps, generated, prepare
+from translation.training import (
     BASELINE,
     OPTIMIZERS,
     TUNING_SEED,

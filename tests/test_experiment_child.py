@@ -8,30 +8,28 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import decays
+import figure4_child as figure4
 import jax
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from figure4 import hyperparameters as child
+from harness import image_rivals
+from harness.rival_tables import accuracy
+from harness.tables import markdown
+from harness.tuning import Job, Outcome, Rival, Settings, Training
 from rich.console import Console
 from rich.progress import Progress
+from strategies.measures import Run
 
 from nos_optax import rules
+from nos_optax.compare.records import Records
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS
 from nos_optax.population import TrainingGrid
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-
-import child_hyperparameters as child  # noqa: E402
-import decays  # noqa: E402
-import figure4_child as figure4  # noqa: E402
-from harness import image_rivals  # noqa: E402
-from harness.rival_tables import accuracy  # noqa: E402
-from harness.tables import markdown  # noqa: E402
-from harness.tuning import Job, Outcome, Rival, Settings, Training  # noqa: E402
-from strategy_measures import Run  # noqa: E402
-
-from nos_optax.compare.records import Records  # noqa: E402
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 

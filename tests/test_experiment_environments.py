@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import environments
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from harness.statistics import t_interval
 from rich.console import Console
 from scipy import stats
 
@@ -18,9 +20,6 @@ from nos_optax.search import FRESH_SEEDS, SearchConfig, load_task
 from nos_optax.search.results import STANDARD, Result
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-
-import environments  # noqa: E402
-from harness.statistics import t_interval  # noqa: E402
 
 QUIET = Console(quiet=True)
 SMALL = environments.Arguments(

@@ -14,19 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import table3_imagenet as table3
+from data import imagenet
+from imagenet import tables as imagenet_tables
+from imagenet import training as imagenet_training
+from imagenet.training import Data, Setup, Trainer
+from models.nasnet import NASNetA, Scores
 from PIL import Image
 from rich.console import Console
 
+from nos_optax.population.data import DatasetError
+
 FOLDER = Path(__file__).parents[1] / "experiments"
-
-import imagenet_tables  # noqa: E402
-import imagenet_training  # noqa: E402
-import table3_imagenet as table3  # noqa: E402
-from data import imagenet  # noqa: E402
-from imagenet_training import Data, Setup, Trainer  # noqa: E402
-from models.nasnet import NASNetA, Scores  # noqa: E402
-
-from nos_optax.population.data import DatasetError  # noqa: E402
 
 pytestmark = pytest.mark.slow  # networks that take seconds to compile
 

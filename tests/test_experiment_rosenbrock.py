@@ -3,15 +3,14 @@
 import dataclasses
 import json
 
+import figure5.trajectories as trajectories
 import jax
 import numpy as np
 import optax
 import pytest
 import rosenbrock
-import rosenbrock_trajectories as trajectories
 import schedules
-from rich.console import Console
-from rosenbrock_measures import (
+from figure5.measures import (
     Sweep,
     best_by_rate,
     best_of_first,
@@ -21,8 +20,9 @@ from rosenbrock_measures import (
     summarise,
     sweep,
 )
-from rosenbrock_tables import sweep_table, verdict, width
-from rosenbrock_trajectories import NOT_THE_PAPERS, OPTIMIZERS, SUBJECT, TUNED
+from figure5.tables import sweep_table, verdict, width
+from figure5.trajectories import NOT_THE_PAPERS, OPTIMIZERS, SUBJECT, TUNED
+from rich.console import Console
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import suite_rules
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-
-import suite_rules  # noqa: E402
 
 
 def rewards(*means, spread=0.1, seeds=8):

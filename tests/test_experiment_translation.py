@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import table4_translation as table4
-import translation_check
-import translation_training
 from data import BOS, EOS, PAD
 from data.subwords import Padded
 from data.translation import Pairs
 from harness.tables import markdown
 from models.gnmt import GNMT
 from rich.console import Console
-from translation_check import size
-from translation_measures import best_rate, differences, last_loss, measure, near_peak, next_rates
-from translation_tables import make_table, samples, verdict
-from translation_text import Text, prepare
-from translation_training import (
+from translation import check as translation_check
+from translation import training as translation_training
+from translation.check import size
+from translation.measures import best_rate, differences, last_loss, measure, near_peak, next_rates
+from translation.tables import make_table, samples, verdict
+from translation.text import Text, prepare
+from translation.training import (
     OPTIMIZERS,
     TUNING_SEED,
     Batch,

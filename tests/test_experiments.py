@@ -6,21 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare_strategies as compare
+import hurdles
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
 from scipy import stats
+from strategies import measures as strategy_measures
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-
-import compare_strategies as compare  # noqa: E402
-import hurdles  # noqa: E402
-import strategy_measures  # noqa: E402
 
 # What is measured of a search.
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from harness.fit import FINISHED
 from harness.statistics import Interval, difference
-from translation_training import BASELINE, OPTIMIZERS, RIVAL
+
+from translation.training import BASELINE, OPTIMIZERS, RIVAL
 
 TRANSLATES = 15.0  # BLEU below which a model does not yet translate
 NEAR_PEAK = 5  # points in succession of the validation BLEU, as in section 6.4

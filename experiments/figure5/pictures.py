@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rosenbrock_measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
-from rosenbrock_tables import value
-from rosenbrock_trajectories import TUNED
+
+from figure5.measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
+from figure5.tables import value
+from figure5.trajectories import TUNED
 
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#000000")  # told apart by the colour-blind too
 STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))

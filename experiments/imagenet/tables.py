@@ -8,9 +8,10 @@ import numpy as np
 from harness.fit import DIVERGED
 from harness.paper import TABLE_3
 from harness.statistics import difference
-from imagenet_training import BASELINE
 from rich import box
 from rich.table import Table
+
+from imagenet.training import BASELINE
 
 
 class Run(NamedTuple):

@@ -8,7 +8,9 @@ import numpy as np
 from harness.statistics import t_interval
 from rich import box
 from rich.table import Table
-from strategy_measures import (
+
+from nos_optax.search.results import Result
+from strategies.measures import (
     BASELINE,
     LEVELS,
     TOLERANCE,
@@ -18,8 +20,6 @@ from strategy_measures import (
     mean_of_best,
     moving_mean,
 )
-
-from nos_optax.search.results import Result
 
 BEST = 10  # rules in the mean of the best
 

@@ -10,9 +10,10 @@ from harness.statistics import mean_and_error
 from harness.tables import markdown
 from rich import box
 from rich.table import Table
-from translation_measures import TRANSLATES, differences, translate
-from translation_text import Text
-from translation_training import BASELINE, OPTIMIZERS, RIVAL
+
+from translation.measures import TRANSLATES, differences, translate
+from translation.text import Text
+from translation.training import BASELINE, OPTIMIZERS, RIVAL
 
 NAMES = {
     "train": "training loss",

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich import box
 from rich.table import Table
-from rosenbrock_measures import LAST, SOLVED, Runs, Sweep, best_by_rate, best_of_first
-from rosenbrock_trajectories import NOT_THE_PAPERS, SUBJECT, TUNED
+
+from figure5.measures import LAST, SOLVED, Runs, Sweep, best_by_rate, best_of_first
+from figure5.trajectories import NOT_THE_PAPERS, SUBJECT, TUNED
 
 
 def value(f: float) -> str:

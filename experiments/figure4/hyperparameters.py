@@ -1,4 +1,4 @@
-"""Other bases and averages of PowerSign and AddSign on the child: a part of figure4_child.py.
+"""Other bases and averages of PowerSign and AddSign on the child: part (c) of figure4_child.py.
 
 A search's programs have one decay rate of the averages, and no constant but 1 and 2. So these train
 by `nos_optax.powersign` and `nos_optax.addsign` in a plain Optax loop: one compiled program for
