@@ -14,7 +14,7 @@ from harness.tuning import Outcome, Rival, Training
 from models.ptb_lstm import State, WordLSTM
 from rich.console import Console
 
-from nos_optax.population import DatasetError, TrainingGrid
+from nos_optax.population import DatasetError, PartLoop
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -170,7 +170,7 @@ def test_differences_are_of_logarithms_seed_by_seed():
     differences = table5.log_differences(outcomes, vocabulary=1000)
     assert list(differences) == ["Adam"], "only baselines that were trained"
     assert differences["Adam"]["Adam"] is None
-    assert differences["Adam"]["PowerSign"] == pytest.approx([math.log(1.1)] * 3)
+    assert differences["Adam"]["PowerSign"][:3] == pytest.approx([math.log(1.1)] * 3)
     # The paper's: log(64.8 / 63.3).
     cells = [list(column.cells) for column in table5.differences_table(differences).columns]
     assert cells[2] == ["", "+0.023"]
@@ -183,7 +183,7 @@ def test_the_verdict_has_each_pair_of_the_claim_once():
         outcome("PowerSign", [110, 112, 111]),
         outcome("AddSign", [119, 124, 120]),
     ]
-    text = table5.verdict(table5.log_differences(outcomes, 1000), seeds=3)
+    text = table5.verdict(table5.log_differences(outcomes, 1000))
     assert "5 paired t-tests" in text and "better: PowerSign than SGD;" in text
     assert "worse: SGD than Adam, PowerSign than Adam, AddSign than Adam;" in text
     assert "undecided: 1." in text and "Adam than SGD" not in text
@@ -191,7 +191,7 @@ def test_the_verdict_has_each_pair_of_the_claim_once():
 
 def test_a_diverged_run_is_a_blind_guess():
     outcomes = [outcome("Adam", [100, 100]), outcome("SGD", [100, None])]
-    mean, _, _ = table5.log_differences(outcomes, vocabulary=1000)["Adam"]["SGD"]
+    mean, *_ = table5.log_differences(outcomes, vocabulary=1000)["Adam"]["SGD"]
     assert mean == pytest.approx(math.log(10) / 2)
     scores = -np.log([250, 5000])
     assert table5.display(1000).of(scores) == pytest.approx([250, 5000])
@@ -239,7 +239,7 @@ def test_it_runs_and_learns(smoke, written):
 
 
 def test_nothing_is_trained_twice(smoke, written, monkeypatch):
-    monkeypatch.setattr(TrainingGrid, "advance", None)
+    monkeypatch.setattr(PartLoop, "advance", None)
     assert results_of(smoke)["rivals"] == written["rivals"]
 
 
@@ -289,8 +289,8 @@ def test_the_paper_s_settings():
 
 def test_a_step_of_the_paper_s_size():
     sizes = table5.check(table5.PRESETS["paper"], QUIET)
-    assert sizes["training_bytes"] > 4 * 4 * 9_892_600  # weights and three averages
+    assert sizes.training_bytes > 4 * 4 * 9_892_600  # weights and three averages
     # All scores of a minibatch, of which a gradient needs several, are 85 MiB.
-    assert sizes["step_bytes"] < 256 * 2**20
-    assert sizes["loss_before"] == pytest.approx(math.log(10_000), abs=0.1)
-    assert sizes["loss_after"] < sizes["loss_before"]
+    assert sizes.step_bytes < 256 * 2**20
+    assert sizes.loss_before == pytest.approx(math.log(10_000), abs=0.1)
+    assert sizes.loss_after < sizes.loss_before

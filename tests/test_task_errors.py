@@ -15,7 +15,7 @@ from nos_optax.grammar import encode
 from nos_optax.population import (
     PopulationTrainer,
     Protocol,
-    TrainingGrid,
+    TaskLoop,
 )
 from nos_optax.population.lanes import choose_lanes
 from nos_optax.population.task_check import (
@@ -175,7 +175,7 @@ def test_both_trainers_look_at_the_task():
     with pytest.raises(ValueError, match="metric returned"):
         PopulationTrainer(task, Protocol(batch_size=8))
     with pytest.raises(ValueError, match="metric returned"):
-        TrainingGrid(task, batch_size=8, capacity=1)
+        TaskLoop(task, 8, max_steps=1, iterations=1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "int64", "bool"])

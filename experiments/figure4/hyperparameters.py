@@ -1,30 +1,26 @@
 """Other bases and averages of PowerSign and AddSign on the child: part (c) of figure4_child.py.
 
 A search's programs have one decay rate of the averages, and no constant but 1 and 2. So these train
-by `nos_optax.powersign` and `nos_optax.addsign` in a plain Optax loop: one compiled program for
-each of the two, with the base and the decay rate as data.
+by `nos_optax.powersign` and `nos_optax.addsign`: one compiled program for each of the two, with the
+base and the decay rate as data.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from harness import rival_tables
-from harness.rival_tables import Display, Result, claims, interval_text, mean_text, rates_text
-from harness.statistics import Interval, difference, epochs_to_reach
-from harness.tuning import HALF_DECADES, Job, Outcome, Rival, Settings, Training, tune_and_repeat
-from rich import box
-from rich.progress import Progress
+from harness.rival_tables import Display, Result
+from harness.statistics import claims, epochs_to_reach
+from harness.tables import interval_text, mean_text, rates_text, text_table
+from harness.tuning import Outcome, Rival
 from rich.table import Table
 
 import nos_optax
-from nos_optax.compare.records import Records
-from nos_optax.population import Task
-from nos_optax.population.training import Child, cut, gradient, mean_score
+from nos_optax.compare.statistics import Difference, difference
 
 EVALUATIONS = 4  # of an epoch, at most
 PART = 0.9  # of the way from chance to the default's last score: the level that is to be reached
@@ -50,123 +46,35 @@ VARIANTS = {
 }
 
 
+def powersign(numbers: jax.Array) -> optax.GradientTransformation:
+    """Return PowerSign of a rate, a base and a decay rate of the average."""
+    rate, base, b1 = numbers
+    return nos_optax.powersign(rate, b1=b1, base=base)
+
+
+def addsign(numbers: jax.Array) -> optax.GradientTransformation:
+    """Return AddSign of a rate and a decay rate; the base is of no use to it."""
+    rate, _, b1 = numbers
+    return nos_optax.addsign(rate, b1=b1)
+
+
 def rival(name: str) -> Rival:
     """Return a variant as a rival, with its rule as text."""
-    optimizer, base, _ = VARIANTS[name]
-    if optimizer == ADDSIGN:
-        return Rival(name, "(1 + sign(g) * sign(m)) * g")
-    power = "exp(sign(g) * sign(m))" if base == math.e else f"{base:g}^(sign(g) * sign(m))"
-    return Rival(name, f"{power} * g")
+    optimizer, *numbers = VARIANTS[name]
+    factory, rule = addsign, "(1 + sign(g) * sign(m)) * g"
+    if optimizer == POWERSIGN:
+        base = numbers[0]
+        power = "exp(sign(g) * sign(m))" if base == math.e else f"{base:g}^(sign(g) * sign(m))"
+        factory, rule = powersign, f"{power} * g"
+    return Rival(name, rule, factory=factory, numbers=tuple(numbers))
 
 
 RIVALS = tuple(map(rival, VARIANTS))
 
 
-def make_optimizer(
-    optimizer: str, rate: jax.Array, base: jax.Array, b1: jax.Array
-) -> optax.GradientTransformation:
-    """Return the transformation of a variant, whose numbers may be traced."""
-    if optimizer == ADDSIGN:
-        return nos_optax.addsign(rate, b1=b1)
-    return nos_optax.powersign(rate, b1=b1, base=base)
-
-
-class VariantTrainer:
-    """Trains variants, one after another, as `TrainingGrid` trains its children.
-
-    Initial weights, the order of the images and the loss's random numbers are those of the grid.
-
-    Args:
-        task: with a test set.
-        batch_size: images in a minibatch.
-        epochs: of a training.
-        records: where each training is kept; what is there is not trained again.
-        progress: shown to the user.
-    """
-
-    def __init__(
-        self, task: Task, batch_size: int, epochs: int, records: Records, progress: Progress
-    ):
-        self.task, self.batch_size, self.epochs = task, batch_size, epochs
-        self.records, self.progress = records, progress
-        self.epoch_steps = task.num_examples(task.train) // batch_size
-        per_epoch = max(k for k in range(1, EVALUATIONS + 1) if self.epoch_steps % k == 0)
-        self.evaluations = per_epoch * epochs
-        sets = [cut(x, task.evaluation_batch) for x in (task.validation, task.test)]
-        self._data = jax.device_put((task.train, tuple(sets)))
-        self._train = jax.jit(self._train_one, static_argnums=0)
-
-    @property
-    def steps_between(self) -> int:
-        """Steps from one evaluation to the next."""
-        return self.epoch_steps * self.epochs // self.evaluations
-
-    def train(self, stage: str, jobs: Sequence[Job]) -> list[Training]:
-        """Return the jobs' trainings, in order; a job's rival is a name of `VARIANTS`."""
-        trainings = []
-        for job in self.progress.track(jobs, description=stage):
-            key = job._asdict()
-            if self.records.get(key) is None:
-                self.records.append(key, self._curves(job))
-            trainings.append(Training(**key, **(self.records.get(key) or {})))
-        return trainings
-
-    def _curves(self, job: Job) -> dict[str, list[float]]:
-        optimizer, base, b1 = VARIANTS[job.rival]
-        numbers = (np.float32(x) for x in (job.rate, base, b1))
-        key = jax.random.key(np.uint32(job.seed))
-        curves = self._train(optimizer, *numbers, key, self._order(job.seed), self._data)
-        rows = np.asarray(curves).T.tolist()
-        return dict(zip(("loss", "validation", "test"), rows, strict=True))
-
-    def _order(self, seed: int) -> np.ndarray:
-        """Return the images of each minibatch, `int32[evaluations, steps between, B]`."""
-        examples = self.task.num_examples(self.task.train)
-        used = self.epoch_steps * self.batch_size
-        rows = [
-            np.random.default_rng([seed, epoch]).permutation(examples)[:used]
-            for epoch in range(self.epochs)
-        ]
-        shape = self.evaluations, self.steps_between, self.batch_size
-        return np.concatenate(rows).reshape(shape).astype(np.int32)
-
-    def _train_one(self, optimizer, rate, base, b1, key, order, data) -> jax.Array:
-        """Return loss, validation and test score at each evaluation, `[evaluations, 3]`.
-
-        They are nan from the one on before which the training diverged.
-        """
-        train, sets = data
-        init_key, _, loss_key = jax.random.split(key, 3)
-        tx = make_optimizer(optimizer, rate, base, b1)
-        params, state = self.task.init_flat(init_key)
-        rule: Any = tx.init(params)  # in the place of a program's state
-        start = Child(params, state, rule, jnp.array(True))
-
-        def step(child: Child, numbered):
-            number, rows = numbered
-            batch = jax.tree.map(lambda x: x[rows], train)
-            key = jax.random.fold_in(loss_key, number)
-            loss, state, g = gradient(self.task, child, batch, key)
-            result: Any = tx.update(g, child.rule, child.params)
-            update, rule = result
-            params = child.params + update
-            running = child.running & jnp.isfinite(loss) & jnp.all(jnp.isfinite(params))
-            return Child(params, state, rule, running), loss
-
-        def stretch(child, numbered):
-            child, losses = jax.lax.scan(step, child, numbered)
-            scores = [mean_score(self.task, child, chunks) for chunks in sets]
-            row = jnp.stack([losses.mean(), *scores])
-            return child, jnp.where(child.running, row, jnp.nan)
-
-        numbers = jnp.arange(order.shape[0] * order.shape[1]).reshape(order.shape[:2])
-        return jax.lax.scan(stretch, start, (numbers, order))[1]
-
-
-def compare_variants(trainer: VariantTrainer, seeds: Sequence[int]) -> list[Outcome]:
-    """Tune the learning rate of every variant with seed 0, and train it again with fresh seeds."""
-    settings = {name: Settings(START, beyond=HALF_DECADES) for name in VARIANTS}
-    return tune_and_repeat(trainer.train, RIVALS, settings, seeds, tuning_seeds=(0,))
+def evaluations(epoch_steps: int) -> int:
+    """Return how often an epoch is looked at: as often as may be, at equal distances."""
+    return max(k for k in range(1, EVALUATIONS + 1) if epoch_steps % k == 0)
 
 
 # What is measured.
@@ -177,7 +85,7 @@ class Row(NamedTuple):
 
     result: Result
     steps: list[float]  # to the level, of each fresh seed; inf where it is never reached
-    fewer: Interval | None  # steps less the default's; None for the default, or where one is inf
+    fewer: Difference | None  # steps less the default's; None for the default, or where one is inf
 
 
 def measure(outcomes: Sequence[Outcome], display: Display, steps_between: int) -> list[Row]:
@@ -217,34 +125,33 @@ def steps_to_level(
 
 def table(rows: Sequence[Row], display: Display) -> Table:
     """Return the table of the variants."""
-    columns = ("rates tried", "rate", "steps to the level", "- default's [95 %]", "final test")
-    shown = Table(box=box.SIMPLE)
-    shown.add_column("rival", no_wrap=True)
-    shown.add_column("rule")
-    for column in (*columns, "- default's [95 %]"):
-        shown.add_column(column, justify="right")
-    for result, steps, fewer in rows:
-        default = result.difference is None
-        shown.add_row(
-            *(result.name, result.rule, rates_text(result.tried), f"{result.rate:g}"),
-            mean_text(steps, 0) if np.isfinite(steps).all() else "not reached by all",
-            "not reached by all" if fewer is None and not default else interval_text(fewer, 0),
-            mean_text(result.values["final_test"], display.digits),
-            interval_text(result.difference, display.digits),
-        )
-    return shown
+    columns = ("rival", "rule", "rates tried", "rate", "steps to the level ± se")
+    return text_table(
+        (*columns, "- default's [95 %]", "final test ± se", "- default's [95 %]"),
+        [
+            (
+                *(result.name, result.rule, rates_text(result.tried), f"{result.rate:g}"),
+                mean_text(steps, 0) if np.isfinite(steps).all() else "not reached by all",
+                "not reached by all"
+                if result.difference and not fewer
+                else interval_text(fewer, 0),
+                mean_text(result.values["final_test"], display.digits),
+                interval_text(result.difference, display.digits),
+            )
+            for result, steps, fewer in rows
+        ],
+    )
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """Say what becomes of the two claims: of the base, and of the averages."""
-    count = len(rows[0].steps)
     bases = {r.result.name: r.fewer for r in rows if "base" in r.result.name and r.fewer}
     finals = {r.result.name: r.result.difference for r in rows if r.result.difference is not None}
-    groups: Mapping[str, Mapping[str, Interval]] = {
+    groups: Mapping[str, Mapping[str, Difference]] = {
         "Other bases, final test against base e": {n: i for n, i in finals.items() if "base" in n},
         "Other averages, final test against b1 0.9": {n: i for n, i in finals.items() if "b1" in n},
     }
-    said = [f"{title}, {claims(known, count)}" for title, known in groups.items() if known]
+    said = [f"{title}, {claims(known)}" for title, known in groups.items() if known]
     if bases:
-        said.insert(0, f"Other bases, fewer steps to the level, {claims(bases, count, lower=True)}")
+        said.insert(0, f"Other bases, fewer steps to the level, {claims(bases, lower=True)}")
     return " ".join(said)

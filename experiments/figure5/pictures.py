@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from figure5.measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
 from figure5.tables import value
@@ -23,8 +24,6 @@ def draw(
     path: Path,
 ) -> None:
     """Draw every optimizer's paths, one line a rate, and f at its best rate and at all rates."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(13.5, 11), layout="constrained")
     rows = figure.add_gridspec(2, 1, height_ratios=(2, 1))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
