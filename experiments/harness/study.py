@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console
 from rich.table import Table
@@ -21,10 +21,11 @@ PLACES = {"accelerator", "data_dir", "ptb_dir", "golden", "check", "out", "resul
 class Study:
     """What the configurations of experiments share; presets set all numbers by the scale."""
 
-    experiment: ClassVar[str]
-    at_least: ClassVar[Sequence[tuple[str, int]]] = ()
-    not_empty: ClassVar[Sequence[str]] = ()
-    may_grow: ClassVar[Sequence[str]] = ()  # what is in the records is of use with more of these
+    # Of each experiment, which sets its own; what has a type is an option.
+    experiment = ""
+    at_least = ()  # pairs of an option and its least value
+    not_empty = ()  # options
+    may_grow = ()  # options: what is in the records is of use with more of these
 
     scale: Literal["paper", "small", "smoke"] = "paper"
     """Sets all other numbers, unless they are given too."""

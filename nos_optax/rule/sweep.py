@@ -53,7 +53,7 @@ def sweep(
     """Train a task's model with a rule, at each rate with each seed, in one compiled program.
 
     Any rule can be swept, also one that is longer than the search's programs: it runs as
-    `nos_optax.from_rule` gives it, while `TrainingGrid` trains what the search can write.
+    `nos_optax.from_rule` gives it, while `TaskLoop` trains what the search can write.
 
     Args:
         rule: any.
