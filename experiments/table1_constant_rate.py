@@ -39,30 +39,13 @@ Writes:   experiments/results/table1_constant_rate_SCALE.json, .md and .png
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    named_rival,
-    paper_figures,
-    report,
-    train,
-)
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More, named_rival, paper_figures
 from harness.paper import TABLE_1, TABLE_2
-from harness.rival_tables import (
-    Result,
-    draw_differences,
-    edge_note,
-    measure,
-    results_table,
-    verdict,
-)
+from harness.rival_tables import Result
 from harness.statistics import claims
 from harness.tables import interval_text, text_table
 from rich.console import Console
@@ -92,34 +75,23 @@ def against_control(results: Sequence[Result]) -> dict[str, Difference]:
     return {name: difference(final[name], final[CONTROL]) for name in decayed}
 
 
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of sign terms that decay."""
+    changes = against_control(results)
+    rows = [(name, interval_text(change, 1)) for name, change in changes.items()]
+    return More(
+        "Sign terms that decay, against a learning rate that decays",
+        text_table(("rival", f"final test - {CONTROL} [95 %]"), rows),
+        f"Final test against {CONTROL}, {claims(changes)}",
+        {"against_control": changes},
+    )
+
+
 def run(config: Arguments, console: Console) -> None:
     """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
-    trained = train(config, RIVALS, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    differences, digits = against_control(results), trained.display.digits
     paper = paper_figures(TABLE_1 | {CONTROL: TABLE_2[CONTROL]})
-    tables = {
-        "Constant learning rate, and the control": results_table(
-            results, BASELINE, trained.display, paper, "paper: best / final test"
-        ),
-        "Sign terms that decay, against a learning rate that decays": text_table(
-            ("rival", f"final test - {CONTROL} [95 %]"),
-            [(name, interval_text(change, digits)) for name, change in differences.items()],
-        ),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        f"Final test against {CONTROL}, {claims(differences)}",
-        edge_note(results),
-    ]
-    panel = functools.partial(
-        draw_differences, results=results, baseline=BASELINE, display=trained.display
-    )
-    more = {"against_control": differences}
-    report(config, trained, results, tables, notes, DRAWN, console, panel, more)
+    heading = "Constant learning rate, and the control"
+    image_rivals.run(config, RIVALS, BASELINE, paper, heading, DRAWN, more, console)
 
 
 if __name__ == "__main__":

@@ -26,31 +26,14 @@ Writes:   experiments/results/table2_decayed_rate_SCALE.json, .md and .png
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    named_rival,
-    paper_figures,
-    report,
-    train,
-)
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More, named_rival, paper_figures
 from harness.paper import TABLE_2
-from harness.rival_tables import (
-    Result,
-    draw_differences,
-    edge_note,
-    measure,
-    results_table,
-    verdict,
-)
+from harness.rival_tables import Result
 from harness.statistics import claims
 from harness.tables import interval_text, text_table
 from rich.console import Console
@@ -90,37 +73,24 @@ def against_common(results: Sequence[Result]) -> dict[str, dict[str, Difference]
     }
 
 
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of the paper's rules against each common optimizer."""
+    changes = against_common(results)
+    return More(
+        "Final test, the paper's rules less the common optimizers [95 %]",
+        text_table(
+            ("less", *COMMON),
+            [(name, *(interval_text(c, 1) for c in row.values())) for name, row in changes.items()],
+        ),
+        f"The mean of the paper's rules against each of these, final test, {claims(changes[MEAN])}",
+        {"against_common": changes},
+    )
+
+
 def run(config: Arguments, console: Console) -> None:
     """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
-    trained = train(config, RIVALS, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    differences, digits = against_common(results), trained.display.digits
-    tables = {
-        "Learning rates that decay": results_table(
-            results, BASELINE, trained.display, paper_figures(TABLE_2), "paper: best / final test"
-        ),
-        "Final test, the paper's rules less the common optimizers [95 %]": text_table(
-            ("less", *COMMON),
-            [
-                (name, *(interval_text(change, digits) for change in row.values()))
-                for name, row in differences.items()
-            ],
-        ),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        f"The mean of the paper's rules against each of these, final test, "
-        f"{claims(differences[MEAN])}",
-        edge_note(results),
-    ]
-    panel = functools.partial(
-        draw_differences, results=results, baseline=BASELINE, display=trained.display
-    )
-    more = {"against_common": differences}
-    report(config, trained, results, tables, notes, FIGURE_7, console, panel, more)
+    paper, heading = paper_figures(TABLE_2), "Learning rates that decay"
+    image_rivals.run(config, RIVALS, BASELINE, paper, heading, FIGURE_7, more, console)
 
 
 if __name__ == "__main__":

@@ -40,17 +40,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    report,
-    train,
-)
-from harness.rival_tables import PARTS, Result, edge_note, measure, results_table, verdict
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More
+from harness.rival_tables import PARTS, Result
 from harness.statistics import between_halves, rank_correlation
 from harness.tables import text_table
 from harness.tuning import Rival
@@ -203,34 +196,25 @@ def drawn(names: Sequence[str]) -> list[str]:
     return list(names) if len(names) <= MOST_DRAWN else spanning(MOST_DRAWN)
 
 
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of the order of the rules."""
+    compared = agreements(results)
+    return More(
+        "Rank correlation of the rules' accuracies",
+        agreements_table(compared),
+        order(compared["final_test"]),
+        {"rank_correlations": {part: row._asdict() for part, row in compared.items()}},
+        functools.partial(draw_orders, results=results),
+    )
+
+
 def run(config: Arguments, console: Console) -> None:
     """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
     rivals = config.rivals()
-    trained = train(config, rivals, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    compared = agreements(results)
-    paper = {
-        rival.name: f"{figure(rival.name, 'best_test')} / {figure(rival.name, 'final_test')}"
-        for rival in rivals
-    }
-    tables = {
-        "Rules of table 6": results_table(
-            results, BASELINE, trained.display, paper, "paper: best / final test"
-        ),
-        "Rank correlation of the rules' accuracies": agreements_table(compared),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        order(compared["final_test"]),
-        edge_note(results),
-    ]
-    panel = functools.partial(draw_orders, results=results)
-    more = {"rank_correlations": {part: row._asdict() for part, row in compared.items()}}
-    shown = drawn([rival.name for rival in rivals])
-    report(config, trained, results, tables, notes, shown, console, panel, more)
+    names = [rival.name for rival in rivals]
+    paper = {n: f"{figure(n, 'best_test')} / {figure(n, 'final_test')}" for n in names}
+    shown = drawn(names)
+    image_rivals.run(config, rivals, BASELINE, paper, "Rules of table 6", shown, more, console)
 
 
 if __name__ == "__main__":

@@ -349,7 +349,7 @@ def test_presets():
     assert (paper.layers, paper.replicas, paper.batch) == (8, 12 * 8, 128)
     paths = {field: Path("x") for field in ("data_dir", "out", "results")}
     moved = dataclasses.replace(SMOKE, **paths, accelerator="gpu", check=True)
-    assert moved.settings() == SMOKE.settings()
+    assert moved.measured() == SMOKE.measured()
 
 
 # The full model.

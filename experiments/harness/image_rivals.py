@@ -1,6 +1,7 @@
 """Update rules compared on CIFAR-10: what the experiments on image classification share."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,18 @@ from rich.table import Table
 from harness import vision
 from harness.one_step import Sizes, one_step
 from harness.paper import TestAccuracy
-from harness.rival_tables import Display, Result, accuracy, content, draw
+from harness.rival_tables import (
+    Display,
+    Result,
+    accuracy,
+    draw,
+    draw_differences,
+    edge_note,
+    measure,
+    results_table,
+    verdict,
+)
+from harness.rival_tables import content as rival_content
 from harness.study import Study
 from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare, make_loop
 from nos_optax import rules
@@ -222,34 +234,54 @@ def paper_figures(table: Mapping[str, TestAccuracy]) -> dict[str, str]:
     return {name: f"{row.best:.1f} / {row.final:.1f}" for name, row in table.items()}
 
 
-def report(
+class More(NamedTuple):
+    """What an experiment says beside the table of its rivals."""
+
+    heading: str
+    table: Table
+    note: str
+    content: Mapping[str, object]  # of the JSON file
+    panel: Callable[[Any], None] | None = None  # of the picture; the differences where None
+
+
+def run(
     config: ImageConfig,
-    trained: Trained,
-    results: Sequence[Result],
-    tables: Mapping[str, Table],
-    notes: Sequence[str],
+    rivals: Sequence[Rival],
+    baseline: str,
+    paper: Mapping[str, str],
+    heading: str,
     drawn: Sequence[str],
+    more: Callable[[Sequence[Result]], More],
     console: Console,
-    panel: Callable[[Any], None],
-    more: Mapping[str, object],
 ) -> None:
-    """Print everything and write it.
+    """Train all rivals, print the tables and write the results; or only take one step.
 
     Args:
         config: of the experiment.
-        trained: from `train`.
-        results: of its rivals.
-        tables: by their titles.
-        notes: below the tables.
+        rivals: to compare.
+        baseline: the rival that the others are compared with.
+        paper: what it has of each row.
+        heading: of the table.
         drawn: names of the rivals in the picture.
+        more: what else the results say.
         console: to print on.
-        panel: draws what is claimed into the picture.
-        more: for the JSON file.
     """
-    full = {**trained.facts, **more, "rivals": content(results, trained.outcomes)}
-    config.publish(console, setting(config, trained.facts), tables, notes, full)
-    shown = [outcome for outcome in trained.outcomes if outcome.rival.name in drawn]
-    draw(shown, trained.display, config.picture, panel)
+    if config.check:
+        check(config, console)
+        return
+    outcomes, display, facts = train(config, rivals, console)
+    results = measure(outcomes, baseline, display)
+    found = more(results)
+    table = results_table(results, baseline, display, paper, "paper: best / final test")
+    notes = [verdict(results, baseline, display), found.note, edge_note(results)]
+    content = {**facts, **found.content, "rivals": rival_content(results, outcomes)}
+    tables = {heading: table, found.heading: found.table}
+    config.publish(console, setting(config, facts), tables, notes, content)
+    differences = functools.partial(
+        draw_differences, results=results, baseline=baseline, display=display
+    )
+    shown = [outcome for outcome in outcomes if outcome.rival.name in drawn]
+    draw(shown, display, config.picture, found.panel or differences)
 
 
 def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
