@@ -74,6 +74,7 @@ class Arguments(Study):
 
     experiment = "suite_rules"
     at_least = (("seeds", 2), ("steps", 8))
+    may_grow = ("scale",)  # the records lie beside the results, by its name
 
     scale: Literal["small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""

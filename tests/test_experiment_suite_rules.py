@@ -55,6 +55,13 @@ def test_what_says_nothing_is_refused(option, message):
         suite_rules.Arguments(**option)
 
 
+def test_the_records_on_file_are_the_default_commands():
+    small = suite_rules.PRESETS["small"]
+    first, *_ = (small.results / f"{small.name}.jsonl").read_text().splitlines()
+    kept = json.loads(first)["config"]
+    assert json.loads(json.dumps(small.training())) | {"jax": kept["jax"]} == kept
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path):
     command = [sys.executable, str(FOLDER / "suite_rules.py"), "--scale", "smoke"]
