@@ -374,8 +374,8 @@ def test_figure4_writes_everything(tmp_path, monkeypatch):
 def test_decays_writes_everything(tmp_path, monkeypatch):
     bonus = {"linear cosine": 0.1}
 
-    def score(rival, seed):
-        return 0.5 + 0.01 * seed + bonus.get(rival.schedule, 0)
+    def score(rival, seed):  # two seeds that agree exactly would decide nothing
+        return 0.5 + 0.01 * seed + bonus.get(rival.schedule, 0) * (1 + 1e-4 * seed)
 
     asked = without_training(monkeypatch, image_rivals, score)
     smoke = decays.PRESETS["smoke"]
@@ -386,7 +386,7 @@ def test_decays_writes_everything(tmp_path, monkeypatch):
     content = read_strict(tmp_path / "decays_digits_smoke.json")
     assert list(content["optimizers"]) == list(decays.OPTIMIZERS)
     compared = content["against_cosine"]
-    assert compared["SGD (linear cosine)"]["accuracy"][:3] == pytest.approx([10, 10, 10])
+    assert compared["SGD (linear cosine)"]["accuracy"][:3] == pytest.approx([10] * 3, abs=0.02)
     assert compared["mean (noisy linear cosine)"]["accuracy"][:3] == pytest.approx([0, 0, 0])
     text = (tmp_path / "decays_digits_smoke.md").read_text()
     better = ", ".join(f"{name} (linear cosine)" for name in decays.OPTIMIZERS)
