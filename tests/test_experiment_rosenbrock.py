@@ -259,7 +259,7 @@ def test_starts_are_drawn_once():
     [
         (rosenbrock.Arguments, {"starts": 1}, "--starts must be at least 2, got 1"),
         (rosenbrock.Arguments, {"steps": 0}, "--steps must be at least 1, got 0"),
-        (rosenbrock.Arguments, {"rates": ()}, "at least one number each"),
+        (rosenbrock.Arguments, {"rates": ()}, "--rates is empty"),
         (rosenbrock.Arguments, {"decades": (-4, -2)}, r"at least 3 apart.*got \(-4, -2\)"),
         (schedules.Arguments, {"steps": 1}, "--steps must be at least 2, got 1"),
     ],
@@ -289,7 +289,7 @@ def test_smoke_of_rosenbrock(tmp_path):
     assert {len(one["rates"]) for one in content["many_rates"].values()} == {7}
     assert {row["grids"] for row in content["grids"].values()} == {1}
     for rows in content["random_starts"].values():
-        assert rows["PowerSign"]["powersign_less_this"] == [0, 0, 0]
+        assert rows["PowerSign"]["powersign_less_this"] == [0, 0, 0, 1]
     text = (tmp_path / "rosenbrock_smoke.md").read_text()
     assert "| PowerSign |" in text and "ahead of Adam, RMSProp and SGD, close to Momentum" in text
     assert (tmp_path / "rosenbrock_smoke.png").read_bytes().startswith(b"\x89PNG")
