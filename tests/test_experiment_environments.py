@@ -82,7 +82,7 @@ def test_a_search_is_one_value_and_may_have_found_nothing():
     expected = t_interval([-0.05, -0.06, -0.07])[:3]
     assert summary["plain"]["rules of plain less SGD"] == pytest.approx(expected)
     text = environments.verdict(rows, summary, FOUND, CHOSEN)
-    assert "against Adam" in text and "of 1 rules found there 1 are better" in text
+    assert "against Adam" in text and "better: found in three_bits, search 0; worse: none" in text
     assert "rules of plain less SGD -0.060 [-0.085, -0.035] (below 0)" in text
     assert "1 of 4 searches found no rule that learns" in text
     assert (
