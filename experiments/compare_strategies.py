@@ -21,7 +21,6 @@ Writes:   experiments/results/compare_strategies_DATASET_SCALE.json, .md, .png a
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +28,11 @@ from typing import Literal
 
 import tyro
 from harness import command_line
-from harness.tables import markdown
+from harness.study import Study
 from rich.console import Console
-from strategy_measures import BASELINE, Run, best_rules, summarise
-from strategy_tables import draw, finds_table, learning_table
+from strategies.measures import BASELINE, Run, best_rules, summarise, write_rewards
+from strategies.tables import LEARNING, draw, finds_table, learning_table
 
-from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program, encode
 from nos_optax.search import (
     FRESH_SEEDS,
@@ -48,8 +46,6 @@ from nos_optax.search import (
     train_again,
 )
 from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result
-
-PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +62,12 @@ class ImagesConfig(PaperTaskConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(ImagesConfig):
+class Arguments(Study, ImagesConfig):
     """Compare search strategies at equal numbers of samples, over several seeds."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "compare_strategies"
+    at_least = (("seeds", 2), ("finalists", 1), ("final_seeds", 2), ("samples", 4))
+
     strategies: tuple[str, ...] = ("ppo", "reinforce", "evolution", BASELINE)
     """As in experiments/search.py."""
     samples: int = 10_000
@@ -87,17 +84,9 @@ class Arguments(ImagesConfig):
     """Best rules of a search that are trained again."""
     final_seeds: int = 5
     """Fresh seeds to choose one of them, and as many others to measure it."""
-    out: Path | None = None
-    """Folder of the runs (default: runs/compare_strategies_DATASET_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("seeds", 2), ("finalists", 1), ("final_seeds", 2), ("samples", 4)):
-            if getattr(self, name) < least:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {least}, got {getattr(self, name)}")
         if BASELINE not in self.strategies:
             raise ValueError(f"--strategies must include {BASELINE}, got {self.strategies}")
 
@@ -106,7 +95,12 @@ class Arguments(ImagesConfig):
         """Of all that is written: with the samples, where they are not the preset's."""
         preset = PRESETS[self.dataset, self.scale].samples
         samples = "" if self.samples == preset else f"_{self.samples}"
-        return f"compare_strategies_{self.dataset}_{self.scale}{samples}"
+        return f"{self.experiment}_{self.dataset}_{self.scale}{samples}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the runs: a search of more samples goes on from one of fewer."""
+        return self.out or Path("runs") / f"{self.experiment}_{self.dataset}_{self.scale}"
 
     def search_config(self, strategy: str, seed: int) -> SearchConfig:
         """Return one of the searches."""
@@ -121,8 +115,7 @@ class Arguments(ImagesConfig):
             preset=self.preset,
             finalists=0,  # they are trained again here, those of all searches together
             final_seeds=1,
-            out=(self.out or Path("runs") / f"compare_strategies_{self.dataset}_{self.scale}")
-            / f"{strategy}-{seed}",
+            out=self.folder / f"{strategy}-{seed}",
             resume=True,
         )
 
@@ -235,17 +228,9 @@ def run(arguments: Arguments, console: Console) -> None:
         found = {"best": result.mean, "rule": result.rule} if result else {"best": engine.chance}
         measures[one.strategy].append({"seed": one.seed} | one.measure(engine.chance) | found)
     summary = summarise(measures)
-    title = (
-        f"{arguments.dataset}, {arguments.samples} samples, {arguments.seeds} seeds: mean reward ± "
-        "standard error; samples until its moving mean is a part of the way from chance to Adam "
-        "(and in how many searches)"
-    )
-    tables = learning_table(summary, title), finds_table(summary, standard)
-    console.print(*tables)
-    console.print(f"{seconds:.0f} s")
-
+    title = f"{arguments.dataset}, {arguments.samples} samples, {arguments.seeds} seeds"
+    tables = {LEARNING: learning_table(summary), "What was found": finds_table(summary, standard)}
     content = {
-        "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k not in PATHS},
         **engine.facts,
         "seconds": seconds,
         "adam": [one.adam for one in runs if one.strategy == BASELINE],
@@ -253,19 +238,11 @@ def run(arguments: Arguments, console: Console) -> None:
         "summary": summary,
         "runs": measures,
     }
-    text = f"{title}\n\n" + "\n".join(map(markdown, tables))
-    write_results(arguments.results, arguments.name, content, text)
-    rows = ({"strategy": r.strategy, "seed": r.seed, "rewards": r.rewards} for r in runs)
-    stem = arguments.results / arguments.name
-    stem.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments.publish(console, title, tables, [], content)
+    write_rewards(arguments.picture.with_suffix(".jsonl"), [({}, run) for run in runs])
     heading = f"{arguments.dataset}: mean over {arguments.seeds} seeds, bands of 95 %"
-    draw(runs, engine.chance, heading, stem.with_suffix(".png"))
+    draw(runs, engine.chance, heading, arguments.picture)
 
 
 if __name__ == "__main__":
-    command_line.main(
-        run,
-        PRESETS,
-        key=lambda config: (config.dataset, config.scale),
-        interrupted="interrupted; the same command goes on from here",
-    )
+    command_line.main(run, PRESETS, key=lambda config: (config.dataset, config.scale))

@@ -43,39 +43,24 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from harness import image_rivals, rival_tables
 from harness.command_line import main
-from harness.image_rivals import (
-    NOT_MEASURED,
-    ImageConfig,
-    check,
-    named_rival,
-    paper_figures,
-    setting,
-    train,
-)
+from harness.image_rivals import ImageConfig, check, named_rival, network_name, paper_figures, train
 from harness.paper import TABLE_2
-from harness.rival_tables import Result, claims, edge_note, interval_text, mean_text, rates_text
-from harness.statistics import (
-    Interval,
-    epochs_to_reach,
-    interval_if_finite,
-    mean_and_error,
-    peak,
-    t_interval,
-)
-from harness.tables import markdown
+from harness.pictures import draw_band
+from harness.rival_tables import Result, edge_note
+from harness.statistics import claims, epochs_to_reach, peak, t_interval
+from harness.tables import interval_text, mean_text, rates_text, text_table
 from harness.tuning import SCHEDULES, Outcome, Rival
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from nos_optax.compare.records import write_results
+from nos_optax.compare.statistics import Difference
 
-NAME = "decays"
 OPTIMIZERS = ("SGD", "AddSign-ld", "PowerSign-cd")
 CONSTANT, COSINE = "constant", "cosine"
 FOUND = ("linear cosine", "noisy linear cosine")  # by the paper's search
@@ -90,6 +75,9 @@ def rival_name(optimizer: str, schedule: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class Arguments(ImageConfig):
     """Compare decays of the learning rate, each with its own best rate."""
+
+    experiment = "decays"
+    may_grow = (*ImageConfig.may_grow, "schedules", "optimizers")
 
     schedules: tuple[str, ...] = (CONSTANT, "stepwise", COSINE, *FOUND)
     """Constant, cosine and others of stepwise, linear, restarts, "linear cosine" and
@@ -117,25 +105,22 @@ class Arguments(ImageConfig):
             for schedule in self.schedules
         ]
 
-    def name(self, experiment: str) -> str:
-        """Return the name of all that is written."""
-        return super().name(f"{experiment}_{self.dataset}")
+    @property
+    def name(self) -> str:
+        """Of all that is written."""
+        child = "" if self.model == "wrn" else "_child"
+        return f"decays_{self.dataset}{child}_{self.scale}"
 
 
-def preset(config: ImageConfig, **changes) -> Arguments:
-    """Return another experiment's setting for this one, which has no weight decay."""
-    none = {"weight_decays": (0.0,), "found_weight_decays": (0.0,)}
-    fields: dict[str, Any] = dataclasses.asdict(config) | none | changes
-    return Arguments(**fields)
-
-
+NO_DECAY = {"weight_decays": (0.0,), "found_weight_decays": (0.0,)}
 PRESETS = {
-    "small": preset(
+    "small": Arguments.like(
         image_rivals.SMALL,
+        **NO_DECAY,
         schedules=(CONSTANT, "stepwise", COSINE, "linear cosine"),
     ),
-    "paper": preset(image_rivals.PAPER, found_rates=None, tuning_seeds=3),
-    "smoke": preset(image_rivals.SMOKE, tuning_seeds=2),
+    "paper": Arguments.like(image_rivals.PAPER, **NO_DECAY, found_rates=None, tuning_seeds=3),
+    "smoke": Arguments.like(image_rivals.SMOKE, **NO_DECAY, tuning_seeds=2),
 }
 
 
@@ -169,7 +154,7 @@ def measure(groups: Mapping[str, Sequence[Outcome]]) -> dict[str, list[Result]]:
 def measure_speed(group: Sequence[Outcome]) -> dict[str, Speed]:
     """Return the speed of one optimizer with each schedule."""
     curves = {
-        outcome.rival.schedule: [_whole(training.validation) for training in outcome.runs]
+        outcome.rival.schedule: [whole(training.validation) for training in outcome.runs]
         for outcome in group
     }
     level = float(np.mean([curve[-1] for curve in curves[CONSTANT]]))
@@ -186,7 +171,7 @@ def measure_speed(group: Sequence[Outcome]) -> dict[str, Speed]:
     }
 
 
-def _whole(scores: Sequence[float]) -> list[float]:
+def whole(scores: Sequence[float]) -> list[float]:
     """Return scores with chance where the training has diverged."""
     return np.nan_to_num(scores, nan=DISPLAY.chance).tolist()
 
@@ -195,23 +180,25 @@ def best_rates(outcome: Outcome) -> list[float]:
     """Return the best rate of each tuning seed, interpolated."""
     seeds: dict[int, dict[float, float]] = {}
     for training in outcome.tuning:
-        seeds.setdefault(training.seed, {})[training.rate] = _whole(training.validation)[-1]
+        seeds.setdefault(training.seed, {})[training.rate] = whole(training.validation)[-1]
     return [peak(scores) for scores in seeds.values()]
 
 
 class Comparison(NamedTuple):
     """A found decay less cosine, of one optimizer; None where there is no interval."""
 
-    log_rate: Interval | None  # natural logarithm of the ratio of the best rates
-    epochs: Interval | None  # to the level
-    accuracy: Interval  # final test, %
+    log_rate: Difference | None  # natural logarithm of the ratio of the best rates
+    epochs: Difference | None  # to the level
+    accuracy: Difference  # final test, %
 
-
-def comparison(log_rates: np.ndarray, epochs: np.ndarray, tests: np.ndarray) -> Comparison:
-    """Return the intervals of differences, one a seed."""
-    return Comparison(
-        interval_if_finite(log_rates), interval_if_finite(epochs), t_interval(tests.tolist())
-    )
+    @classmethod
+    def of(cls, log_rates: np.ndarray, epochs: np.ndarray, tests: np.ndarray) -> Self:
+        """Return the comparison of what differs, one number a seed."""
+        return cls(
+            t_interval(log_rates) if len(log_rates) > 1 else None,
+            t_interval(epochs) if np.isfinite(epochs).all() else None,
+            t_interval(tests),
+        )
 
 
 def compare_with_cosine(
@@ -231,9 +218,9 @@ def compare_with_cosine(
         if not differences:
             continue
         for name, columns in zip(results, differences, strict=True):
-            compared[rival_name(name, decay)] = comparison(*columns)
+            compared[rival_name(name, decay)] = Comparison.of(*columns)
         means = (np.mean(column, axis=0) for column in zip(*differences, strict=True))
-        compared[rival_name("mean", decay)] = comparison(*means)
+        compared[rival_name("mean", decay)] = Comparison.of(*means)
     return compared
 
 
@@ -251,92 +238,92 @@ def seed_differences(
 
 # What is shown.
 
-SHOWN = ("final_validation", "final_test")
-
 
 def speed_table(
     results: Mapping[str, Sequence[Result]], speeds: Mapping[str, Mapping[str, Speed]]
 ) -> Table:
     """Return the table of every rival: best rates, epochs to the level, accuracies, the paper's."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("rival", no_wrap=True)
-    columns = ("best rate", "rates tried", "interpolated", "level", "epochs to it", "validation")
-    for column in (*columns, "test", "test - constant [95 %]", "paper: best / final test"):
-        table.add_column(column, justify="right")
+    columns = ("rival", "best rate", "rates tried", "interpolated", "level", "epochs to it ± se")
+    columns += (
+        "validation ± se",
+        "test ± se",
+        "test - constant [95 %]",
+        "paper: best / final test",
+    )
     digits, paper = DISPLAY.digits, paper_figures(TABLE_2)
-    for name, group in results.items():
-        for result in group:
-            speed = speeds[name][result.schedule]
-            table.add_row(
-                result.name,
-                f"{result.rate:g}",
-                rates_text(result.tried),
-                f"{np.exp(np.mean(np.log(speed.rates))):.2g}",
-                f"{DISPLAY.of(np.array(speed.level)):.{digits}f}",
-                epochs_text(speed.epochs),
-                *(mean_text(result.values[part], digits) for part in SHOWN),
-                interval_text(result.difference, digits),
-                paper.get(result.name, "no such row"),
-            )
-    return table
+
+    def row(result: Result, speed: Speed) -> list[str]:
+        return [
+            result.name,
+            f"{result.rate:g}",
+            rates_text(result.tried),
+            f"{np.exp(np.mean(np.log(speed.rates))):.2g}",
+            f"{DISPLAY.of(np.array(speed.level)):.{digits}f}",
+            epochs_text(speed.epochs),
+            *(
+                mean_text(result.values[part], digits)
+                for part in ("final_validation", "final_test")
+            ),
+            interval_text(result.difference, digits),
+            paper.get(result.name, "no such row"),
+        ]
+
+    return text_table(
+        columns,
+        [row(r, speeds[name][r.schedule]) for name, group in results.items() for r in group],
+    )
 
 
 def epochs_text(epochs: Sequence[float]) -> str:
     """Return the epochs to a level as text, with how many seeds never reach it."""
     reached = [value for value in epochs if math.isfinite(value)]
-    never = len(epochs) - len(reached)
+    never = f"never in {len(epochs) - len(reached)} of {len(epochs)}"
     if len(reached) < 2:
-        return f"never in {never} of {len(epochs)}"
-    text = mean_text(reached, 2)
-    return f"{text}, never in {never} of {len(epochs)}" if never else text
+        return never
+    return mean_text(reached, 2) + (f", {never}" if len(reached) < len(epochs) else "")
 
 
 def comparison_table(compared: Mapping[str, Comparison]) -> Table:
     """Return the table of the found decays against cosine."""
-    table = Table(box=box.SIMPLE)
-    for column in (
-        "less cosine",
-        "ratio of the best rates [95 %]",
-        "epochs to the level [95 %]",
-        "final test, % [95 %]",
-    ):
-        table.add_column(column)
-    for name, row in compared.items():
-        table.add_row(
-            name,
-            ratio_text(row.log_rate),
-            interval_text(row.epochs, 2) if row.epochs else "not reached by all, or one seed",
-            interval_text(row.accuracy, DISPLAY.digits),
-        )
-    return table
+    columns = ("less cosine", "ratio of the best rates [95 %]", "epochs to the level [95 %]")
+    return text_table(
+        (*columns, "final test, % [95 %]"),
+        [
+            (
+                name,
+                ratio_text(row.log_rate),
+                interval_text(row.epochs, 2) if row.epochs else "not reached by all",
+                interval_text(row.accuracy, DISPLAY.digits),
+            )
+            for name, row in compared.items()
+        ],
+    )
 
 
-def ratio_text(log_rate: Interval | None) -> str:
+def ratio_text(log_rate: Sequence[float] | None) -> str:
     """Return a ratio and its interval as text."""
     if log_rate is None:
         return "one seed"
-    mean, low, high = np.exp(log_rate)
+    mean, low, high = np.exp(log_rate[:3])
     return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def verdict(
-    results: Mapping[str, Sequence[Result]],
-    compared: Mapping[str, Comparison],
-    arguments: Arguments,
+    results: Mapping[str, Sequence[Result]], compared: Mapping[str, Comparison]
 ) -> list[str]:
     """Say what becomes of the paper's two claims, and of the accuracy."""
     every = [result for group in results.values() for result in group]
     single = {name: row for name, row in compared.items() if not name.startswith("mean")}
     notes = []
-    for title, part, count, lower in (
-        ("Initial rate, larger is better", "log_rate", arguments.tuning_seeds, False),
-        ("Epochs to the level, fewer are better", "epochs", arguments.seeds, True),
-        ("Final test, no claim of the paper", "accuracy", arguments.seeds, False),
+    for title, part, lower in (
+        ("Initial rate, larger is better", "log_rate", False),
+        ("Epochs to the level, fewer are better", "epochs", True),
+        ("Final test, no claim of the paper", "accuracy", False),
     ):
         known = {name: getattr(row, part) for name, row in single.items()}
-        known = {name: interval for name, interval in known.items() if interval}
+        known = {name: change for name, change in known.items() if change}
         if known:
-            notes.append(f"Against cosine. {title}: {claims(known, count, lower)}")
+            notes.append(f"Against cosine. {title}: {claims(known, lower)}")
     notes.append(rival_tables.verdict(every, "the same optimizer's constant rate", DISPLAY))
     notes.append(edge_note(every))
     return notes
@@ -349,22 +336,20 @@ def draw(
     path: Path,
 ) -> None:
     """Draw of each optimizer the curves with every schedule, and its tuning."""
-    from matplotlib.figure import Figure
-
     count = len(groups)
     figure = Figure(figsize=(4 * count + 1, 7), layout="constrained")
     above, below = figure.subplots(2, count, squeeze=False, sharey="row", height_ratios=(1.5, 1))
-    for axes, (name, group) in zip(above, groups.items(), strict=True):
-        draw_curves(axes, group)
-        level = next(iter(speeds[name].values())).level
-        axes.axhline(DISPLAY.of(np.array(level)), color="0.3", lw=0.8, ls=":")
-        axes.set(title=name, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes, group in zip(below, groups.values(), strict=True):
+    for curves, tuning, (name, group) in zip(above, below, groups.items(), strict=True):
         for i, outcome in enumerate(group):
+            style: dict[str, Any] = {"color": f"C{i}", "lw": 1.2}
+            draw_band(curves, shown(outcome), label=outcome.rival.schedule, **style)
             by_rate = rival_tables.tuned(outcome, DISPLAY)
-            axes.plot(list(by_rate), list(by_rate.values()), marker=".", lw=1.2, color=f"C{i}")
-        axes.set(xlabel="learning rate", xscale="log")
+            tuning.plot(list(by_rate), list(by_rate.values()), marker=".", **style)
+        level = next(iter(speeds[name].values())).level
+        curves.axhline(DISPLAY.of(np.array(level)), color="0.3", lw=0.8, ls=":")
+        curves.set(title=name, xlabel="epoch")
+        curves.xaxis.get_major_locator().set_params(integer=True)
+        tuning.set(xlabel="learning rate", xscale="log")
     above[0].set_ylim(range_shown(groups))
     above[0].set_ylabel(f"validation {DISPLAY.title}")
     below[0].set_ylabel("the same after the last epoch,\ntuning seeds")
@@ -386,17 +371,8 @@ def range_shown(groups: Mapping[str, Sequence[Outcome]]) -> tuple[float, float]:
 
 
 def shown(outcome: Outcome) -> np.ndarray:
-    """Return the validation accuracies `[seeds, epochs]` as shown, with chance where diverged."""
-    return DISPLAY.of(np.array([_whole(training.validation) for training in outcome.runs]))
-
-
-def draw_curves(axes, outcomes: Sequence[Outcome]) -> None:
-    """Draw the validation accuracy over the epochs, the mean over the fresh seeds."""
-    for i, outcome in enumerate(outcomes):
-        mean, error = np.array([mean_and_error(column) for column in shown(outcome).T]).T
-        epochs = np.arange(len(mean)) + 1
-        axes.plot(epochs, mean, color=f"C{i}", lw=1.2, label=outcome.rival.schedule)
-        axes.fill_between(epochs, mean - error, mean + error, color=f"C{i}", alpha=0.15, lw=0)
+    """Return the validation accuracies `[seeds, epochs]` as shown."""
+    return rival_tables.shown([training.validation for training in outcome.runs], DISPLAY)
 
 
 def run(arguments: Arguments, console: Console) -> None:
@@ -404,27 +380,18 @@ def run(arguments: Arguments, console: Console) -> None:
     if arguments.check:
         check(arguments, console)
         return
-    outcomes, _, facts = train(arguments, NAME, arguments.rivals(), console)
+    outcomes, _, facts = train(arguments, arguments.rivals(), console)
     groups = by_optimizer(outcomes)
     results = measure(groups)
     speeds = {name: measure_speed(group) for name, group in groups.items()}
     compared = compare_with_cosine(results, speeds)
-
-    title, notes = setting(arguments, facts), verdict(results, compared, arguments)
     tables = {
         "Best rates, epochs to the accuracy of the constant rate, accuracies": speed_table(
             results, speeds
         ),
         "The found decays against cosine": comparison_table(compared),
     }
-    console.print(title)
-    for heading, table in tables.items():
-        console.print(heading, table)
-    console.print(*notes, f"{facts['seconds']:.0f} s", sep="\n")
-
-    given = dataclasses.asdict(arguments)
     content = {
-        "arguments": {k: v for k, v in given.items() if k not in NOT_MEASURED},
         **facts,
         "against_cosine": {name: row._asdict() for name, row in compared.items()},
         "speeds": {
@@ -435,16 +402,11 @@ def run(arguments: Arguments, console: Console) -> None:
             name: rival_tables.content(results[name], group) for name, group in groups.items()
         },
     }
-    name = arguments.name(NAME)
-    sections = [f"{heading}:\n\n{markdown(table)}" for heading, table in tables.items()]
-    page = "\n".join([f"{title}\n", *sections, *(f"{note}\n" for note in notes)])
-    write_results(arguments.results, name, content, page)
-    network = "the paper's ConvNet"
-    if arguments.model == "wrn":
-        network = f"WRN-{arguments.depth}-{arguments.width}"
-    heading = f"{network} on {arguments.dataset}: mean over {arguments.seeds} seeds"
-    draw(groups, speeds, heading, arguments.results / f"{name}.png")
+    title, notes = image_rivals.setting(arguments, facts), verdict(results, compared)
+    arguments.publish(console, title, tables, notes, content)
+    heading = f"{network_name(arguments)} on {arguments.dataset}: mean over {arguments.seeds} seeds"
+    draw(groups, speeds, heading, arguments.picture)
 
 
 if __name__ == "__main__":
-    main(run, PRESETS, interrupted="interrupted; the same command goes on from here")
+    main(run, PRESETS)

@@ -37,21 +37,22 @@ Writes:   experiments/results/environments_ENVIRONMENT_SCALE.json, .md and .png
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from few_bits import compressed_exchange, low_precision
 from harness import command_line
-from harness.statistics import LEVEL, difference, mean_and_error, t_interval
-from harness.tables import markdown
-from rich import box
+from harness.statistics import claims, mean_and_error, t_interval
+from harness.study import Study
+from harness.tables import interval_text, mean_text, text_table
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from nos_optax.compare.records import write_results
+from nos_optax.compare.statistics import LEVEL, difference
 from nos_optax.grammar import Program, encode
 from nos_optax.population import (
     Task,
@@ -72,7 +73,6 @@ from nos_optax.search.probes import Probes
 from nos_optax.search.results import STANDARD, STANDARD_ITERATIONS, Result, best_candidates
 
 PLAIN = "plain"
-PATHS = ("out", "results")  # they say nothing about the results
 
 
 def four_bits() -> Task:
@@ -103,16 +103,21 @@ def in_environment(name: str, train_examples: int) -> Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Search update rules for an environment, and compare them there and in the plain task."""
+
+    experiment = "environments"
+    at_least = (
+        *(("searches", 2), ("finalists", 1), ("choosing_seeds", 1), ("final_seeds", 2)),
+        *(("train_examples", 1), ("epochs", 1), ("samples", 1), ("batch_size", 1)),
+    )
 
     scale: Literal["paper", "small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""
     environment: Literal["three_bits", "four_bits", "one_bit"] = "three_bits"
     """Where the children train; see the file's header."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """As in experiments/search.py, like the next ones."""
     train_examples: int = 1000
+    """As in experiments/search.py, like the next ones."""
     epochs: int = 5
     minibatch_size: int = 100
     iterations: int = 2
@@ -129,23 +134,11 @@ class Arguments:
     """Fresh seeds that choose it, and the best standard optimizer."""
     final_seeds: int = 20
     """Other fresh seeds, for what is reported; at least 2."""
-    out: Path | None = None
-    """Folder of the runs (default: runs/environments_ENVIRONMENT_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the table and the picture."""
-
-    def __post_init__(self):
-        least = {"searches": 2, "finalists": 1, "choosing_seeds": 1, "final_seeds": 2}
-        least |= {"train_examples": 1, "epochs": 1, "samples": 1, "batch_size": 1}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {number}, got {getattr(self, name)}")
 
     @property
     def name(self) -> str:
         """Of all that is written."""
-        return f"environments_{self.environment}_{self.scale}"
+        return f"{self.experiment}_{self.environment}_{self.scale}"
 
     @property
     def tasks(self) -> tuple[str, str]:
@@ -167,7 +160,7 @@ class Arguments:
             batch_size=self.batch_size,
             seed=seed,
             finalists=0,  # they are trained again here
-            out=(self.out or Path("runs") / self.name) / f"{task}-{seed}",
+            out=self.folder / f"{task}-{seed}",
             resume=True,
         )
 
@@ -377,16 +370,11 @@ def verdict(
     environment = found[0].task
     reference = standard[environment]
     names = [f.name for f in found if f.task == environment and f.name in rows]
-    better, worse = [], []
-    for name in names:
-        _, low, high = rows[name][environment]["difference"]
-        better += [name] if low > 0 else []
-        worse += [name] if high < 0 else []
+    changes = {name: rows[name][environment]["difference"] for name in names}
     nothing = sum(f.candidate is None for f in found)
     lines = [
-        f"In {environment}, against {reference}, the standard optimizer chosen there: of "
-        f"{len(names)} rules found there {len(better)} are better beyond the noise of the seeds, "
-        f"{len(worse)} worse, {len(names) - len(better) - len(worse)} not told apart."
+        f"In {environment}, against {reference}, the standard optimizer chosen there, the rules "
+        f"found there: {claims(changes)}"
     ]
     for task, of_task in summary.items():
         differences = (f"{name} {say(interval)}" for name, interval in of_task.items())
@@ -404,43 +392,37 @@ def verdict(
 
 def say(interval: Sequence[float]) -> str:
     """Return a difference with its interval, and what it says."""
-    mean, low, high = interval
+    _, low, high = interval
     sense = "above 0" if low > 0 else "below 0" if high < 0 else "not told apart from 0"
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({sense})"
+    return f"{interval_text(interval, 3)} ({sense})"
 
 
-def results_table(rows: Mapping[str, dict], standard: Mapping[str, str], title: str) -> Table:
+def results_table(rows: Mapping[str, dict], standard: Mapping[str, str]) -> Table:
     """Return the table of all rules, the best in the environment first."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("rule", no_wrap=True)
-    for task, name in standard.items():
-        table.add_column(task, justify="right", no_wrap=True)
-        table.add_column(f"- {name}", justify="right", no_wrap=True)
-    table.add_column("update", overflow="fold")
+    columns = [c for task, name in standard.items() for c in (f"{task} ± se", f"- {name} [95 %]")]
     environment = next(iter(standard))
-    for name, row in sorted(rows.items(), key=lambda item: -item[1][environment]["score"][0]):
-        cells = []
+
+    def cells(row: dict) -> Iterator[str]:
         for task in standard:
-            mean, error = mean_and_error(row[task]["rewards"])
             failed = f" ({row[task]['failed']} failed)" if row[task]["failed"] else ""
-            cells.append(f"{mean:.3f} ± {error:.3f}{failed}")
-            d = row[task]["difference"]
-            cells.append("" if d is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*d))
-        table.add_row(name, *cells, row["rule"])
-    return table
+            yield mean_text(row[task]["rewards"], 3) + failed
+            yield interval_text(row[task]["difference"], 3)
+
+    ranked = sorted(rows.items(), key=lambda item: -item[1][environment]["score"][0])
+    return text_table(
+        ("rule", *columns, "update"), [(name, *cells(row), row["rule"]) for name, row in ranked]
+    )
 
 
 def draw(rows: Mapping[str, dict], standard: Mapping[str, str], title: str, path: Path) -> None:
     """Draw every rule's score in both tasks, with intervals, in the order of the environment."""
-    from matplotlib.figure import Figure
-
     environment = next(iter(standard))
     names = sorted(rows, key=lambda name: rows[name][environment]["score"][0])
     figure = Figure(figsize=(11, 1.6 + 0.3 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(standard), sharey=True)
     for axes, task in zip(panels, standard, strict=True):
         for place, name in enumerate(names):
-            mean, low, high = rows[name][task]["score"]
+            mean, low, high, _ = rows[name][task]["score"]
             color = "0.4" if name in STANDARD else "C1" if f"in {environment}," in name else "C0"
             axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=color)
         axes.axvline(rows[standard[task]][task]["score"][0], color="0.6", lw=0.8, ls=":")
@@ -472,12 +454,7 @@ def run(arguments: Arguments, console: Console) -> None:
         f"searches of {arguments.samples} samples in each; accuracy over {arguments.final_seeds} "
         "fresh seeds ± standard error, differences to the standard optimizer chosen for the task"
     )
-    table, text = results_table(rows, standard, title), verdict(rows, summary, found, standard)
-    console.print(table)
-    console.print(text, markup=False)
-    console.print(f"{seconds:.0f} s")
     content = {
-        "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k not in PATHS},
         **engines[arguments.environment].facts,
         "seconds": seconds,
         "standard": standard,
@@ -492,11 +469,12 @@ def run(arguments: Arguments, console: Console) -> None:
             task: [[c.reward for c in run] for run in runs] for task, runs in searches.items()
         },
     }
-    text = f"{title}\n\n{markdown(table)}\n{text}\n"
-    write_results(arguments.results, arguments.name, content, text)
+    tables = {"Accuracies": results_table(rows, standard)}
+    notes = [verdict(rows, summary, found, standard)]
+    arguments.publish(console, title, tables, notes, content)
     heading = f"digits: rules found in {arguments.environment}, found in plain, and standard ones"
-    draw(rows, standard, heading, arguments.results / f"{arguments.name}.png")
+    draw(rows, standard, heading, arguments.picture)
 
 
 if __name__ == "__main__":
-    command_line.main(run, PRESETS, interrupted="interrupted; the same command goes on from here")
+    command_line.main(run, PRESETS)

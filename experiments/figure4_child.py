@@ -46,31 +46,31 @@ Writes:   experiments/results/figure4_child_DATASET_SCALE.json, .md, .png and .j
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import child_hyperparameters as child
 import compare_strategies
 import numpy as np
+from figure4 import hyperparameters as child
 from harness import command_line, rival_tables
-from harness.rival_tables import Result, mean_text
-from harness.statistics import t_interval
-from harness.tables import markdown
-from harness.tuning import Outcome, Rival, compare
-from harness.vision import Images, read_cifar10, read_digits
-from rich import box
+from harness.pictures import draw_band, draw_intervals
+from harness.rival_tables import Result
+from harness.study import Study
+from harness.tables import interval_text, mean_text, text_table
+from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare, make_loop
+from harness.vision import Images, child_task, read_cifar10, read_digits
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from strategy_measures import BASELINE, WINDOW, Run, moving_mean, summarise
-from strategy_tables import learning_table
+from strategies.measures import BASELINE, WINDOW, Run, moving_mean, summarise, write_rewards
+from strategies.tables import LEARNING, learning_table
 
 from nos_optax import rules
-from nos_optax.compare.records import Records, write_results
-from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
+from nos_optax.compare.records import Records
+from nos_optax.population import Dataset, Task
 from nos_optax.search import LocalEngine, TaskConfig, select_devices
 from nos_optax.search.results import STANDARD_ITERATIONS
 
@@ -107,16 +107,16 @@ REFERENCE = "adam"
 DISPLAY = rival_tables.accuracy(classes=10)
 DEPTH_STYLES = ("-", "--", "-.", ":")
 TICKS = (1, 3, 10, 30, 100)  # of a difference in the picture
-AT_A_TIME = 32  # children of the comparison in memory together
-PATHS = ("data_dir", "out", "results")  # they say nothing about the results
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(compare_strategies.ImagesConfig):
+class Arguments(Study, compare_strategies.ImagesConfig):
     """Search rules on the paper's child, and compare the paper's rules on it."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "figure4_child"
+    at_least = (("samples", 4), ("searches", 2), ("rule_epochs", 1), ("rule_seeds", 2))
+    not_empty = ("rates",)
+
     validation_examples: int = 5000
     """Held-out images for the rewards and the choice of rates."""
     test_examples: int = 10_000
@@ -139,20 +139,9 @@ class Arguments(compare_strategies.ImagesConfig):
     """Length of a rule's training."""
     rule_seeds: int = 10
     """Fresh seeds for what is reported of a rule, at least 2."""
-    out: Path | None = None
-    """Folder of the runs (default: runs/figure4_child_DATASET_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
         super().__post_init__()
-        least = {"samples": 4, "searches": 2, "rule_epochs": 1, "rule_seeds": 2}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {number}, got {getattr(self, name)}")
-        if not self.rates:
-            raise ValueError("--rates is empty: give at least one learning rate")
         if not self.depths or not set(self.depths) <= {1, 2, 3, 4}:
             raise ValueError(f"--depths must be of 1, 2, 3 and 4, got {self.depths}")
         unknown = [name for name in self.rules if name not in RIVALS]
@@ -165,12 +154,7 @@ class Arguments(compare_strategies.ImagesConfig):
     @property
     def name(self) -> str:
         """Of all that is written."""
-        return f"figure4_child_{self.dataset}_{self.scale}"
-
-    @property
-    def folder(self) -> Path:
-        """Of the runs."""
-        return self.out or Path("runs") / self.name
+        return f"{self.experiment}_{self.dataset}_{self.scale}"
 
     def searching(self, depth: int) -> compare_strategies.Arguments:
         """Return the configuration of the searches of a depth."""
@@ -276,44 +260,33 @@ def search(
 
 def make_task(arguments: Arguments, images: Images) -> Task:
     """Return the child's task, with the test images."""
-    device, *_ = select_devices(arguments.accelerator)
-    task = image_task(images.dataset, paper_child(images.dataset, device))
-    return dataclasses.replace(task, test=(images.test_images, images.test_labels))
+    return child_task(images, select_devices(arguments.accelerator)[0])
 
 
-def train_rules(arguments: Arguments, task: Task, lanes: int, console: Console) -> list[Outcome]:
-    """Return what became of every rule."""
+def train_rules(
+    arguments: Arguments, task: Task, lanes: int, console: Console
+) -> tuple[list[Outcome], list[child.Row]]:
+    """Return what became of every rule, and of PowerSign and AddSign with other numbers."""
     devices = select_devices(arguments.accelerator)
-    grid = TrainingGrid(
-        task,
-        arguments.minibatch_size,
-        max(AT_A_TIME, lanes * len(devices)),
-        lanes=lanes,
-        devices=devices,
-    )
     rivals = [RIVALS[name] for name in arguments.rules]
-    platform = {"platform": devices[0].platform}
-    records = Records(arguments.folder / "records.jsonl", arguments.training() | platform)
-    seeds = range(1, arguments.rule_seeds + 1)
-    with Progress(console=console) as progress:
-        return compare(
-            grid, rivals, arguments.rates, arguments.rule_epochs, seeds, records, progress
-        )
+    epochs, seeds = arguments.rule_epochs, range(1, arguments.rule_seeds + 1)
+    loop = make_loop(task, arguments.minibatch_size, epochs, rivals, devices, lanes)
+    config = arguments.training() | {"platform": devices[0].platform}
 
+    def records(name: str) -> Records:
+        return Records(arguments.folder / f"{name}.jsonl", config)
 
-def train_variants(arguments: Arguments, task: Task, console: Console) -> list[child.Row]:
-    """Return what became of PowerSign and AddSign with other hyperparameters."""
-    devices = select_devices(arguments.accelerator)
-    platform = {"platform": devices[0].platform}
-    path = arguments.folder / "hyperparameters.jsonl"
-    records = Records(path, arguments.training() | platform)
-    seeds = range(1, arguments.rule_seeds + 1)
+    steps = loop.loop.max_steps
+    parts = epochs * child.evaluations(steps // epochs)
+    settings = {rival.name: Settings(child.START, beyond=HALF_DECADES) for rival in child.RIVALS}
     with Progress(console=console) as progress:
-        trainer = child.VariantTrainer(
-            task, arguments.minibatch_size, arguments.rule_epochs, records, progress
+        outcomes = compare(
+            loop, rivals, arguments.rates, epochs, seeds, records("records"), progress
         )
-        outcomes = child.compare_variants(trainer, seeds)
-    return child.measure(outcomes, DISPLAY, trainer.steps_between)
+        variants = compare(
+            loop, child.RIVALS, settings, parts, seeds, records("hyperparameters"), progress
+        )
+    return outcomes, child.measure(variants, DISPLAY, steps // parts)
 
 
 # What is measured.
@@ -355,25 +328,25 @@ def different_table(measures: Mapping[str, Sequence[dict]]) -> Table:
         "rules as good as Adam": ("good_rules", 1),
         "updates as good as Adam": ("good_updates", 1),
     }
-    table = Table(box=box.SIMPLE)
-    table.add_column("strategy")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for strategy, rows in measures.items():
-        cells = (mean_text([row[key] for row in rows], n) for key, n in columns.values())
-        table.add_row(strategy, *cells)
-    return table
+    return text_table(
+        ("strategy", *(f"{column} ± se" for column in columns)),
+        [
+            (strategy, *(mean_text([r[key] for r in rows], n) for key, n in columns.values()))
+            for strategy, rows in measures.items()
+        ],
+    )
 
 
 def searches_verdict(summaries: Mapping[int, Mapping[str, dict]]) -> str:
     """Say whether the controller learns, for each depth."""
     said = []
     for depth, summary in summaries.items():
-        mean, low, high = summary["ppo"]["minus_random"]["last_quarter"]
+        rise_of_ppo = summary["ppo"]["minus_random"]["last_quarter"]
+        _, low, high = rise_of_ppo[:3]
         rise = "above" if low > 0 else "below" if high < 0 else "not told apart from"
         said.append(
             f"Depth {depth}: in the last quarter, PPO's mean reward is {rise} random search's: "
-            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]."
+            f"{interval_text(rise_of_ppo, 3)}."
         )
     return " ".join(said)
 
@@ -392,8 +365,6 @@ def draw(
     path: Path,
 ) -> None:
     """Draw the rewards over the samples, and the rules' differences to Adam."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(15, 4.8), layout="constrained")
     moving, best, differences = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     every = [run for runs in searches.values() for run in runs]
@@ -423,21 +394,16 @@ def draw_rewards(axes, searches: Mapping[int, Sequence[Run]], curve) -> None:
         count = len(runs[0].rewards)
         for i, strategy in enumerate(STRATEGIES):
             curves = np.array([curve(run) for run in runs if run.strategy == strategy])
-            mean, low, high = np.array([t_interval(column) for column in curves.T]).T
-            samples = np.arange(count - len(mean), count) + 1
-            label = f"{strategy}, depth {depth}, {len(curves)} searches"
-            axes.plot(samples, mean, style, color=f"C{i}", label=label)
-            axes.fill_between(samples, low, high, color=f"C{i}", alpha=0.2, lw=0)
+            look: dict[str, Any] = {"color": f"C{i}", "ls": style}
+            look["label"] = f"{strategy}, depth {depth}, {len(curves)} searches"
+            draw_band(axes, curves, count, "interval", **look)
 
 
 def draw_differences(axes, results: Sequence[Result]) -> None:
     """Draw each rule's difference to Adam with its interval, in the order of the results."""
-    rivals = [result for result in reversed(results) if result.difference]
-    mean, low, high = np.array([result.difference for result in rivals]).T
-    places = np.arange(len(rivals))
-    axes.errorbar(mean, places, xerr=(mean - low, high - mean), fmt="o", ms=4, lw=1.2, color="C0")
-    axes.axvline(0, color="0.3", lw=0.8, ls=":")
-    axes.set_yticks(places, [result.name for result in rivals], fontsize="small")
+    known = {result.name: result.difference for result in results if result.difference}
+    draw_intervals(axes, known)
+    _, low, high, _ = np.array([*known.values()]).T
     # One rule that fails would leave no room for the others.
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xticks([sign * tick for sign in (-1, 1) for tick in TICKS] + [0])
@@ -455,8 +421,7 @@ def run(arguments: Arguments, console: Console) -> None:
     searches, engine = search(arguments, images.dataset, console)
     searched = time.perf_counter() - start
     task = make_task(arguments, images)
-    outcomes = train_rules(arguments, task, engine.trainer.lanes, console)
-    rows = train_variants(arguments, task, console)
+    outcomes, rows = train_rules(arguments, task, engine.trainer.lanes, console)
     seconds = time.perf_counter() - start
 
     measures = {depth: measure_searches(r, engine.chance) for depth, r in searches.items()}
@@ -469,34 +434,21 @@ def run(arguments: Arguments, console: Console) -> None:
         f"{len(images.dataset.validation_images):,} validation, {len(images.test_images):,} test "
         "images"
     )
-    console.print(sizes)
-    for title, table in tables.items():
-        console.print(title, table)
-    console.print(*notes, sep="\n")
-    console.print(f"{searched:.0f} s searches, {seconds - searched:.0f} s rules")
-
     by_name = {outcome.rival.name: outcome for outcome in outcomes}
     content = {
-        "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k not in PATHS},
         **engine.facts,
-        "seconds": {"searches": searched, "rules": seconds - searched},
+        "seconds": seconds,
+        "seconds_of_the_searches": searched,
         "searches": {
             depth: {"summary": summaries[depth], "runs": measures[depth]} for depth in searches
         },
         "rules": rival_tables.content(results, [by_name[result.name] for result in results]),
         "hyperparameters": [row._asdict() | {"result": row.result._asdict()} for row in rows],
     }
-    sections = [f"{title}:\n\n{markdown(table)}" for title, table in tables.items()]
-    page = "\n".join([f"{sizes}.\n", *sections, *(f"{note}\n" for note in notes)])
-    write_results(arguments.results, arguments.name, content, page)
-    lines = (
-        {"depth": depth, "strategy": one.strategy, "seed": one.seed, "rewards": one.rewards}
-        for depth, runs in searches.items()
-        for one in runs
-    )
-    stem = arguments.results / arguments.name
-    stem.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw(searches, results, engine.chance, sizes, stem.with_suffix(".png"))
+    arguments.publish(console, sizes, tables, notes, content)
+    every = [({"depth": depth}, one) for depth, runs in searches.items() for one in runs]
+    write_rewards(arguments.picture.with_suffix(".jsonl"), every)
+    draw(searches, results, engine.chance, sizes, arguments.picture)
 
 
 def make_tables(
@@ -509,11 +461,8 @@ def make_tables(
     """Return all tables, by their titles."""
     tables = {}
     for depth, summary in summaries.items():
-        tables[
-            f"(a) Depth {depth}, {arguments.samples} samples, {arguments.searches} seeds: mean "
-            "reward ± standard error; samples until its moving mean is a part of the way from "
-            "chance to Adam (and in how many searches)"
-        ] = learning_table(summary, "")
+        title = f"(a) Depth {depth}, {arguments.samples} samples, {arguments.searches} seeds"
+        tables[f"{title}. {LEARNING}"] = learning_table(summary)
         tables[f"(a) Depth {depth}, what was found"] = different_table(measures[depth])
     tables[
         f"(b) {arguments.rule_epochs} epochs, {len(arguments.rates)} rates for each rule: "
@@ -532,9 +481,4 @@ def make_tables(
 
 
 if __name__ == "__main__":
-    command_line.main(
-        run,
-        PRESETS,
-        key=lambda config: (config.dataset, config.scale),
-        interrupted="interrupted; the same command goes on from here",
-    )
+    command_line.main(run, PRESETS, key=lambda config: (config.dataset, config.scale))

@@ -26,14 +26,12 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from harness import command_line
-from harness.statistics import mean_and_error
-from harness.tables import markdown
-from rich import box
+from harness.statistics import mean_and_error, rank_correlation
+from harness.study import Study
+from harness.tables import text_table
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
-from scipy import stats
 
-from nos_optax.compare.records import write_results
 from nos_optax.grammar import SearchSpace
 from nos_optax.population import STATUSES, Evaluation
 from nos_optax.search import LocalEngine, PaperTaskConfig, RandomSearch, SearchConfig, TaskConfig
@@ -44,8 +42,11 @@ LEAST = 4  # that must be trained
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments(PaperTaskConfig):
+class Arguments(Study, PaperTaskConfig):
     """Measure what hurdles in the training save, and what they do to the ranking of the rules."""
+
+    experiment = "hurdles"
+    at_least = (("rules", 1), ("seeds", 2))
 
     scale: Literal["small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""
@@ -59,18 +60,18 @@ class Arguments(PaperTaskConfig):
     """Epochs after which a child may be stopped."""
     quantiles: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Parts of the children that stop at each hurdle."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the results."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("rules", 1), ("seeds", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
         if not self.hurdle_epochs:
             raise ValueError("--hurdle-epochs is empty: give at least one epoch")
         if not all(0 <= q < 1 for q in self.quantiles):
             raise ValueError(f"--quantiles must be in [0, 1), got {self.quantiles}")
+
+    @property
+    def name(self) -> str:
+        """Of all that is written."""
+        return f"{self.experiment}_{self.task[0]}_{self.scale}"
 
     def search_config(self) -> SearchConfig:
         """Return the configuration of a search with these hurdles."""
@@ -122,18 +123,13 @@ def stop(curve: np.ndarray, ends: Sequence[int], quantile: float, images: int) -
     return Stopped(hurdles, rewards, epochs)
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's correlation; 0 where all of one are equal, which ranks nothing."""
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.spearmanr(x, y).statistic)
-
-
 def judge(stopped: Stopped, full: np.ndarray, epochs: int) -> dict[str, float]:
     """Return what hurdles saved and cost, given the rewards `[n]` without them."""
     best, top = full.max(), full >= np.quantile(full, 0.75)
     return {
         "saved": 1 - float(stopped.epochs.mean()) / epochs,
-        "rank_correlation": rank_correlation(stopped.rewards, full),
-        "rank_correlation_top": rank_correlation(stopped.rewards[top], full[top]),
+        "rank_correlation": float(rank_correlation(stopped.rewards, full)),
+        "rank_correlation_top": float(rank_correlation(stopped.rewards[top], full[top])),
         # Several rules may share the best reward: one that goes on is enough.
         "best_survives": float((stopped.epochs[full == best] == epochs).any()),
         "top_survives": float((stopped.epochs[top] == epochs).mean()),
@@ -200,22 +196,8 @@ COLUMNS = {
 }
 
 
-def results_table(summary: Sequence[dict], title: str) -> Table:
-    """Return the table of the quantiles."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("quantile")
-    for column in COLUMNS.values():
-        table.add_column(column, justify="right")
-    for row in summary:
-        cells = ("{:.3f} ± {:.3f}".format(*row[key]) for key in COLUMNS)
-        table.add_row(f"{row['quantile']:.2f}", *cells)
-    return table
-
-
 def draw(arguments: Arguments, curve: np.ndarray, path: Path) -> None:
     """Draw the accuracy at each hurdle against the one at the end, of the rules of all seeds."""
-    from matplotlib.figure import Figure
-
     count = len(arguments.hurdle_epochs)
     figure = Figure(figsize=(3.5 * count + 0.5, 3.8), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, count, sharey=True))
@@ -253,32 +235,30 @@ def run(arguments: Arguments, console: Console) -> None:
             f"seed {seed}: {first['trained']} of {arguments.rules} rules trained, "
             f"{first['seconds']:.1f} s without hurdles"
         )
-    summary = [
+    summary: list[dict] = [
         {"quantile": quantile} | {k: mean_and_error([r[k] for r in of_seeds]) for k in of_seeds[0]}
         for quantile, of_seeds in zip(arguments.quantiles, zip(*rows, strict=True), strict=True)
     ]
     title = (
         f"{arguments.task[0]}, hurdles after epochs {', '.join(map(str, arguments.hurdle_epochs))} "
-        f"of {arguments.epochs}: mean ± standard error over {arguments.seeds} seeds of "
+        f"of {arguments.epochs}: mean ± standard error (se) over {arguments.seeds} seeds of "
         f"{arguments.rules} rules"
     )
-    table = results_table(summary, title)
-    console.print(table)
-
-    name = f"hurdles_{arguments.task[0]}_{arguments.scale}"
+    table = text_table(
+        ("quantile", *(f"{column} ± se" for column in COLUMNS.values())),
+        [
+            (f"{row['quantile']:.2f}", *("{:.3f} ± {:.3f}".format(*row[key]) for key in COLUMNS))
+            for row in summary
+        ],
+    )
     content = {
-        "arguments": {
-            k: v
-            for k, v in dataclasses.asdict(arguments).items()
-            if k not in ("data_dir", "results")
-        },
         **engine.facts,
-        "total_seconds": time.perf_counter() - start,
+        "seconds": time.perf_counter() - start,
         "summary": summary,
         "seeds": rows,
     }
-    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}")
-    draw(arguments, np.concatenate(curves), arguments.results / f"{name}.png")
+    arguments.publish(console, title, {"What hurdles save and cost": table}, [], content)
+    draw(arguments, np.concatenate(curves), arguments.picture)
 
 
 if __name__ == "__main__":

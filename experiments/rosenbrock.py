@@ -34,16 +34,11 @@ Writes:   experiments/results/rosenbrock_SCALE.json, .md and .png
 
 import dataclasses
 import time
-from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness.command_line import main
-from harness.tables import markdown
-from rich.console import Console
-from rosenbrock_measures import (
+from figure5.measures import (
     SOLVED,
     Runs,
     Settings,
@@ -53,8 +48,8 @@ from rosenbrock_measures import (
     summarise,
     sweep,
 )
-from rosenbrock_pictures import draw
-from rosenbrock_tables import (
+from figure5.pictures import draw
+from figure5.tables import (
     epsilon_note,
     one_start_table,
     starts_table,
@@ -62,19 +57,22 @@ from rosenbrock_tables import (
     verdict,
     width,
 )
-from rosenbrock_trajectories import OPTIMIZERS, SUBJECT, TUNED, descend, rosenbrock
-
-from nos_optax.compare.records import write_results
+from figure5.trajectories import OPTIMIZERS, SUBJECT, TUNED, descend, rosenbrock
+from harness.command_line import main
+from harness.study import Study
+from rich.console import Console
 
 BOX = ((-2.0, 2.0), (-1.0, 3.0))  # of x and y, where starts are drawn from
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Compare optimizers on Rosenbrock's function."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "rosenbrock"
+    at_least = (("starts", 2), ("steps", 1), ("per_decade", 1))
+    not_empty = ("rates", "epsilons")
+
     steps: int = 4000
     """Updates of each run."""
     rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -91,26 +89,13 @@ class Arguments:
     """Random starts to choose the settings, and as many others to measure them; at least 2."""
     seed: int = 0
     """Of the random starts."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        if self.starts < 2:
-            raise ValueError(f"--starts must be at least 2, got {self.starts}")
-        if self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
-        if not self.rates or not self.epsilons:
-            raise ValueError("--rates and --epsilons must have at least one number each")
-        if self.per_decade < 1 or self.decades[1] - self.decades[0] < 3:
+        super().__post_init__()
+        if self.decades[1] - self.decades[0] < 3:
             raise ValueError(
-                "--decades must be at least 3 apart, for a grid of 4 rates, and --per-decade at "
-                f"least 1; got {self.decades} and {self.per_decade}"
+                f"--decades must be at least 3 apart, for a grid of 4 rates; got {self.decades}"
             )
-
-    @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"rosenbrock_{self.scale}"
 
 
 PRESETS = {
@@ -203,12 +188,7 @@ def run(arguments: Arguments, console: Console) -> None:
         "The same, with equal budgets": starts_table(comparisons["equal_budgets"]),
     }
     notes = [verdict(runs), epsilon_note(runs), width(sweeps[SUBJECT], arguments.per_decade)]
-    for title, table in tables.items():
-        console.print(title, table)
-    console.print("\n".join(notes))
-    console.print(f"{seconds:.0f} s")
     content = {
-        "arguments": {k: v for k, v in dataclasses.asdict(arguments).items() if k != "results"},
         "seconds": seconds,
         "one_start": {
             name: [some.describe(k) for k in range(len(some.settings.rates))]
@@ -218,11 +198,8 @@ def run(arguments: Arguments, console: Console) -> None:
         "grids": grids,
         "random_starts": comparisons,
     }
-    sections = [f"{title}\n\n{markdown(table)}" for title, table in tables.items()]
-    text = "\n".join([*sections, *(f"{note}\n" for note in notes)])
-    write_results(arguments.results, arguments.name, content, text)
-    picture = arguments.results / f"{arguments.name}.png"
-    draw(arguments.start, arguments.rates, runs, sweeps, picture)
+    arguments.publish(console, "Rosenbrock's function", tables, notes, content)
+    draw(arguments.start, arguments.rates, runs, sweeps, arguments.picture)
 
 
 if __name__ == "__main__":

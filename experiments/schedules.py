@@ -28,19 +28,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from harness.command_line import main
-from harness.tables import markdown
-from rich import box
+from harness.study import SHARED, Study
+from harness.tables import text_table
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 import nos_optax
-from nos_optax.compare.records import write_results
 
 TOLERANCE = 2e-6  # of the values, which are at most 1 in size: float32 rounds to 6e-8
 RESTARTS = 4
@@ -49,26 +49,16 @@ STEPS_AT = (0.3, 0.6, 0.8)  # of the horizon: where the stepwise decay steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Check and draw the paper's decays."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "schedules"
+    at_least = (("steps", 2),)
+
     steps: int = 1000
     """The horizon T of every decay."""
-    golden: Path = Path(__file__).parents[2] / "shared" / "golden" / "schedules.json"
+    golden: Path = SHARED / "golden" / "schedules.json"
     """TensorFlow's numbers; if the file is absent, nothing is compared with them."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the table and the picture."""
-
-    def __post_init__(self):
-        if self.steps < 2:
-            raise ValueError(f"--steps must be at least 2, got {self.steps}")
-
-    @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"schedules_{self.scale}"
 
 
 PRESETS = {
@@ -222,15 +212,13 @@ def check_tensorflow(golden: Path) -> list[dict] | None:
 
 def make_table(rows: Mapping[str, dict]) -> Table:
     """Return the table of all decays."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("decay")
-    for column in ("least", "greatest", "at T", "greatest error"):
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
+
+    def cells(row: Mapping) -> list[str]:
         error = "random" if row["error"] is None else f"{row['error']:.1e}"
-        numbers = (f"{row[key]:.4f}" for key in ("least", "greatest", "final"))
-        table.add_row(name, *numbers, error)
-    return table
+        return [*(f"{row[key]:.4f}" for key in ("least", "greatest", "final")), error]
+
+    columns = ("decay", "least", "greatest", "at T", "greatest error")
+    return text_table(columns, [(name, *cells(row)) for name, row in rows.items()])
 
 
 def notes(rows: Mapping[str, dict], golden: list[dict] | None) -> str:
@@ -242,15 +230,13 @@ def notes(rows: Mapping[str, dict], golden: list[dict] | None) -> str:
         f"{noise['noise_deviation']:.3f} over {noise['noise_n']} steps. "
     )
     if golden is None:
-        return f"{text}TensorFlow's numbers are not beside this project.\n"
+        return f"{text}TensorFlow's numbers are not beside this project."
     error, count = max(row["error"] for row in golden), sum(row["values"] for row in golden)
-    return f"{text}To TensorFlow's linear cosine: {error:.1e} at most, in {count} values.\n"
+    return f"{text}To TensorFlow's linear cosine: {error:.1e} at most, in {count} values."
 
 
 def draw(arguments: Arguments, path: Path) -> None:
     """Draw the decays of the learning rate above, and those of the sign term below."""
-    from matplotlib.figure import Figure
-
     T = arguments.steps
     figure = Figure(figsize=(13, 6), layout="constrained")
     rows = figure.add_gridspec(2, 1)
@@ -323,14 +309,11 @@ def run(arguments: Arguments, console: Console) -> None:
     """Check everything, print the table, write it and draw."""
     rows = check(rate_decays(arguments.steps) | sign_decays(arguments.steps), arguments.steps)
     golden = check_tensorflow(arguments.golden)
-    table, text = make_table(rows), notes(rows, golden)
-    console.print(table, text)
-    content = {"steps": arguments.steps, "decays": rows, "tensorflow": golden}
     title = f"The decays from 0 to T = {arguments.steps}, of an initial value 1"
-    write_results(
-        arguments.results, arguments.name, content, f"{title}\n\n{markdown(table)}\n{text}"
-    )
-    draw(arguments, arguments.results / f"{arguments.name}.png")
+    content = {"steps": arguments.steps, "decays": rows, "tensorflow": golden}
+    tables = {"Values": make_table(rows)}
+    arguments.publish(console, title, tables, [notes(rows, golden)], content)
+    draw(arguments, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ Writes:   experiments/results/starting_points_SCALE.json, .md and .png
 """
 
 import dataclasses
-import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -35,16 +34,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import command_line
-from harness.statistics import difference
-from harness.tables import markdown
-from rich import box
+from harness.study import ROOT, SHARED, Study
+from harness.tables import interval_text, text_table
+from harness.tuning import Job, Rival, Trainer, make_loop
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from nos_optax.compare.records import Records, write_results
-from nos_optax.grammar import encode
-from nos_optax.population import Task, TrainingGrid, image_task, load_digits, paper_child
+from nos_optax.compare.records import Records
+from nos_optax.compare.statistics import difference
+from nos_optax.population import Task, image_task, load_digits, paper_child
 from nos_optax.search import select_devices
 
 RULES = {
@@ -57,23 +57,22 @@ RULES = {
 FROM, TO = ("SGD", "Momentum", "Adam"), ("PowerSign", "AddSign")
 RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
-NOT_MEASURED = ("data_dir", "ptb_dir", "out", "results", "accelerator")
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Measure where the best learning rates and weight decays of optimizers lie to each other."""
+
+    experiment = "starting_points"
+    at_least = (("seeds", 2), ("fresh_seeds", 2))
 
     scale: Literal["small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to train; auto takes the best device that is present."""
     tasks: tuple[str, ...] = ("digits", "table", "regression", "Penn Treebank")
     """At least two of digits, CIFAR-10, table, regression, Penn Treebank."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
-    ptb_dir: Path = SHARED / "ptb"
+    ptb_dir: Path = SHARED / "data" / "ptb"
     """Folder of ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
     seeds: int = 3
     """For the choice of the best rate and decay; at least 2."""
@@ -81,31 +80,14 @@ class Arguments:
     """For what the decay brings; at least 2."""
     length: float = 1.0
     """Of the trainings, as a factor."""
-    out: Path | None = None
-    """Folder of the records (default: runs/starting_points_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        if self.seeds < 2 or self.fresh_seeds < 2:
-            raise ValueError(
-                f"--seeds and --fresh-seeds must be at least 2, got {self.seeds} and "
-                f"{self.fresh_seeds}"
-            )
+        super().__post_init__()
         unknown = [name for name in self.tasks if name not in TASKS]
         if unknown or len(set(self.tasks)) < 2:
             raise ValueError(
                 f"--tasks must be at least two of {', '.join(TASKS)}; got {', '.join(self.tasks)}"
             )
-
-    @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"starting_points_{self.scale}"
-
-    def measured(self) -> dict[str, object]:
-        """Return what decides the results."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_MEASURED}
 
 
 # Tasks: each with its minibatch and its epochs.
@@ -129,7 +111,7 @@ def cifar10(arguments: Arguments) -> Made:
 
 def table(arguments: Arguments) -> Made:
     """Return the MLP of the documentation's example."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
+    sys.path.insert(0, str(ROOT.parent / "docs" / "examples"))
     import breast_cancer  # ty: ignore[import-not-found]
 
     return breast_cancer.task(), 20, 10
@@ -200,93 +182,46 @@ def decayed(rule: str, decay: float) -> str:
     return rule if decay == 0 else f"{rule} + {decay:g} * w"
 
 
-Job = tuple[str, float, float, int]  # rule, rate, decay, seed
-
-
-class Trainer:
-    """Trains jobs on one task; what is in the records is not trained again.
-
-    Args:
-        name: of the task.
-        made: the task, its minibatch and its epochs.
-        arguments: what is measured.
-        records: of all tasks.
-        devices: where to train.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        made: Made,
-        arguments: Arguments,
-        records: Records,
-        devices: list[jax.Device],
-    ):
-        self.task, batch, epochs = made
-        self.name, self.records = name, records
-        self.epochs = max(1, round(epochs * arguments.length))
-        self.grid = TrainingGrid(
-            self.task,
-            batch,
-            capacity=len(RULES) * len(RATES) * arguments.seeds,
-            devices=devices,
-        )
-
-    def scores(self, part: str, jobs: list[Job]) -> np.ndarray:
-        """Return the jobs' last validation scores; those that diverged have the level of chance.
-
-        Args:
-            part: of the records; the jobs of a part are trained together.
-            jobs: at most the grid's capacity.
-        """
-        key = {"task": self.name, "part": part}
-        found = self.records.get(key)
-        if found is None:
-            found = {"scores": self._train(jobs)}
-            self.records.append(key, found)
-        scores = np.array(found["scores"], float)
-        return np.where(np.isnan(scores), self.task.chance, scores)
-
-    def _train(self, jobs: list[Job]) -> np.ndarray:
-        programs = [encode(decayed(RULES[rule], decay)).array for rule, _, decay, _ in jobs]
-        children = self.grid.start(programs, [seed for *_, seed in jobs])
-        steps = self.grid.epoch_steps
-        rates = np.repeat(np.array([[rate] for _, rate, _, _ in jobs]), steps, axis=1)
-        for epoch in range(self.epochs):
-            children, result = self.grid.advance(children, rates, epoch, self.epochs * steps)
-        return np.asarray(result.validation)
-
-
-def measure(trainer: Trainer, arguments: Arguments, advance: Callable[[], None]) -> dict:
+def measure(
+    name: str, made: Made, arguments: Arguments, records: Records, progress: Progress
+) -> dict:
     """Return the scores of all rules, rates and decays on a task, and what the decay brings."""
-    parts = []
-    for decay in DECAYS:
-        grid = itertools.product(RULES, RATES, range(arguments.seeds))
-        jobs = [(rule, rate, decay, seed) for rule, rate, seed in grid]
-        parts.append(trainer.scores(f"decay {decay:g}", jobs))
-        advance()
-    scores = np.stack(parts).reshape(len(DECAYS), len(RULES), len(RATES), arguments.seeds)
-    mean = scores.mean(axis=-1)
-    best = {rule: RATES[int(mean[0, i].argmax())] for i, rule in enumerate(RULES)}
-    pair = {
-        rule: np.unravel_index(int(mean[:, i].argmax()), mean[:, i].shape)
-        for i, rule in enumerate(RULES)
+    task, batch, epochs = made
+    devices = select_devices(arguments.accelerator)
+    # A rule with a weight decay is another rule, which is named after the task too: they share a
+    # file of records.
+    rivals = {
+        (r, c): Rival(f"{name}: {r}, {c:g}", decayed(RULES[r], c)) for r in RULES for c in DECAYS
     }
-    chosen = {rule: (RATES[k], DECAYS[j]) for rule, (j, k) in pair.items()}
+    epochs = max(1, round(epochs * arguments.length))
+    loop = make_loop(task, batch, epochs, list(rivals.values()), devices)
+    trainer = Trainer(loop, {r.name: r for r in rivals.values()}, 1, records, progress)
+
+    def scores(
+        stage: str, settings: Iterable[tuple[str, float, float]], seeds: range
+    ) -> np.ndarray:
+        """Return the last validation scores; of a training that diverged the level of chance."""
+        jobs = [Job(rivals[r, c].name, rate, 0.0, s) for r, rate, c in settings for s in seeds]
+        last = np.array([training.validation[-1] for training in trainer.train(stage, jobs)])
+        return np.where(np.isnan(last), task.chance, last).reshape(-1, len(seeds))
+
+    grid = [(rule, rate, decay) for decay in DECAYS for rule in RULES for rate in RATES]
+    mean = scores(name, grid, range(arguments.seeds)).mean(axis=1)
+    mean = mean.reshape(len(DECAYS), len(RULES), len(RATES))
+    best = {rule: RATES[int(mean[0, i].argmax())] for i, rule in enumerate(RULES)}
+    pairs = [divmod(int(mean[:, i].argmax()), len(RATES)) for i in range(len(RULES))]
+    chosen = {rule: (RATES[k], DECAYS[j]) for rule, (j, k) in zip(RULES, pairs, strict=True)}
     seeds = range(1000, 1000 + arguments.fresh_seeds)
-    plain = [(rule, best[rule], 0.0, seed) for rule in RULES for seed in seeds]
-    with_decay = [(rule, *chosen[rule], seed) for rule in RULES for seed in seeds]
-    shape = (2, len(RULES), arguments.fresh_seeds)
-    fresh = trainer.scores("fresh", plain + with_decay).reshape(shape)
-    advance()
+    plain = scores(f"{name}, fresh", [(rule, best[rule], 0.0) for rule in RULES], seeds)
+    with_decay = scores(f"{name}, fresh", [(rule, *chosen[rule]) for rule in RULES], seeds)
     return {
-        "metric_chance": trainer.task.chance,
+        "metric_chance": task.chance,
         "mean": mean,
         "best_rate": best,
         "best_pair": chosen,
-        "fresh_plain": fresh[0],
-        "fresh_decayed": fresh[1],
-        "gain": {r: difference(fresh[1, i], fresh[0, i]) for i, r in enumerate(RULES)},
+        "fresh_plain": plain,
+        "fresh_decayed": with_decay,
+        "gain": {r: difference(with_decay[i], plain[i]) for i, r in enumerate(RULES)},
     }
 
 
@@ -316,17 +251,7 @@ def factors(measured: Mapping[str, dict], old: str, new: str) -> dict:
     return {"ratios": ratios, "factor": factor, "regret": regret}
 
 
-def plain_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """Return a table of text, the first column to the left."""
-    result = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        result.add_row(*row)
-    return result
-
-
-def tables(measured: Mapping[str, dict]) -> list[Table]:
+def tables(measured: Mapping[str, dict]) -> dict[str, Table]:
     """Return the tables: best rates, factors, what the weight decay brings."""
     names, tasks = list(measured), list(measured.values())
     best = [
@@ -344,31 +269,24 @@ def tables(measured: Mapping[str, dict]) -> list[Table]:
         for found in [factors(measured, old, new)]
     ]
     decays = [[rule, *(_decay_cell(m, rule) for m in tasks)] for rule in RULES]
-    return [
-        plain_table("Best rate without weight decay (mean score)", ["rule", *names], best),
-        plain_table(
-            "Factor on the learning rate: mean; on each task (score lost by the others' mean)",
-            ["from, to", "factor", *names],
-            moves,
+    return {
+        "Best rate without weight decay (mean score)": text_table(("rule", *names), best),
+        "Factor on the rate: mean; on each task (score lost by the others' mean)": text_table(
+            ("from, to", "factor", *names), moves
         ),
-        plain_table(
-            "Best weight decay at its rate: gain on fresh seeds over none [95 %]",
-            ["rule", *names],
-            decays,
+        "Best weight decay at its rate: gain on fresh seeds over none [95 %]": text_table(
+            ("rule", *names), decays
         ),
-    ]
+    }
 
 
 def _decay_cell(task: dict, rule: str) -> str:
     rate, decay = task["best_pair"][rule]
-    mean, low, high = task["gain"][rule]
-    return f"{decay:g} at {rate:g}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{decay:g} at {rate:g}: {interval_text(task['gain'][rule], 3)}"
 
 
 def draw(measured: Mapping[str, dict], path: Path) -> None:
     """Draw the score over the rate, without weight decay, a panel a task."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(3.6 * len(measured), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(measured)))
     for axes, (name, task) in zip(panels, measured.items(), strict=True):
@@ -394,33 +312,23 @@ PRESETS = {
 def run(arguments: Arguments, console: Console) -> None:
     """Measure all tasks, print the tables and write the results."""
     devices = select_devices(arguments.accelerator)
-    made = {
-        name: TASKS[name](arguments) for name in arguments.tasks
-    }  # missing data is an error first
-    out = arguments.out or Path("runs") / arguments.name
-    records = Records(
-        out / "records.jsonl", arguments.measured() | {"platform": devices[0].platform}
-    )
-    measured = {}
+    made = {name: TASKS[name](arguments) for name in arguments.tasks}  # says what data is missing
+    platform = {"platform": devices[0].platform}
+    records = Records(arguments.folder / "records.jsonl", arguments.measured() | platform)
     with Progress(console=console) as progress:
-        for name, task in made.items():
-            bar = progress.add_task(name, total=len(DECAYS) + 1)
-            trainer = Trainer(name, task, arguments, records, devices)
-            measured[name] = measure(trainer, arguments, lambda bar=bar: progress.advance(bar))
-    shown = tables(measured)
-    for each in shown:
-        console.print(each)
+        measured = {
+            name: measure(name, task, arguments, records, progress) for name, task in made.items()
+        }
     content = {
-        "arguments": arguments.measured(),
         "rates": RATES,
         "decays": DECAYS,
         "seconds": records.seconds,
         "tasks": measured,
         "factors": {f"{o} to {n}": factors(measured, o, n) for o in FROM for n in TO},
     }
-    text = "\n\n".join(f"{each.title}\n\n{markdown(each)}" for each in shown)
-    write_results(arguments.results, arguments.name, content, text)
-    draw(measured, arguments.results / f"{arguments.name}.png")
+    title = f"Rates and weight decays on {', '.join(measured)}"
+    arguments.publish(console, title, tables(measured), [], content)
+    draw(measured, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ Writes:   experiments/results/suite_rules_SCALE.json, .jsonl (what a killed run 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -29,16 +28,14 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from harness import command_line
-from harness.statistics import p_value, t_interval
-from harness.tables import markdown
+from harness.statistics import between_halves, decided, rank_correlation, t_interval
+from harness.study import Study
+from harness.tables import text_table
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
 
-from nos_optax.compare.records import Records, write_results
-from nos_optax.compare.statistics import holm
+from nos_optax.compare.records import Records
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
 from nos_optax.population.reference import reference_store
@@ -72,8 +69,12 @@ RIVALS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Compare rules with tuned Adam on the suite's tasks and on others."""
+
+    experiment = "suite_rules"
+    at_least = (("seeds", 2), ("steps", 8))
+    may_grow = ("scale",)  # the records lie beside the results, by its name
 
     scale: Literal["small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""
@@ -85,14 +86,6 @@ class Arguments:
     """Fresh ones, each two weights and orders of the data; at least 2."""
     steps: int | None = None
     """Horizon of every task (default: its own)."""
-    results: Path = Path(__file__).parent / "results"
-    """Where the results go."""
-
-    def __post_init__(self):
-        if self.seeds < 2:
-            raise ValueError(f"--seeds must be at least 2, for an interval, got {self.seeds}")
-        if self.steps is not None and self.steps < 8:
-            raise ValueError(f"--steps must be at least 8, got {self.steps}")
 
 
 PRESETS = {
@@ -160,14 +153,10 @@ def score(rewards: np.ndarray) -> list[Score]:
     Adam itself is always at 0, without a spread: it is none of the family that Holm's procedure
     corrects for.
     """
-    intervals = [t_interval(column) for column in rewards.T]
-    own = [i for i, column in enumerate(rewards.T) if np.any(column != 0)]
-    adjusted = holm([p_value(intervals[i], len(rewards)) for i in own]) if own else []
-    verdicts = ["Adam"] * len(intervals)
-    for i, p in zip(own, adjusted, strict=True):
-        decided = "better" if intervals[i][0] > 0 else "worse"
-        verdicts[i] = decided if p <= 0.05 else "undecided"
-    return [Score(*ends, verdict) for ends, verdict in zip(intervals, verdicts, strict=True)]
+    intervals = {i: t_interval(column) for i, column in enumerate(rewards.T)}
+    own = {str(i): x for i, x in intervals.items() if np.any(rewards[:, i] != 0)}
+    verdicts = decided(own)
+    return [Score(*x[:3], verdicts.get(str(i), "Adam")) for i, x in intervals.items()]
 
 
 def columns(rewards: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -188,31 +177,19 @@ def signal(rewards: np.ndarray) -> dict[str, float]:
         The standard deviation of the rules' means over the median one of a rule's seeds, and the
         mean rank correlation of the means over one half of the seeds and over the other.
     """
-    seeds = len(rewards)
     spread = rewards.std(axis=0, ddof=1)
-    halves = [
-        (list(half), [i for i in range(seeds) if i not in half])
-        for half in itertools.combinations(range(seeds), seeds // 2)
-    ]
-    correlations = [
-        spearmanr(rewards[a].mean(axis=0), rewards[b].mean(axis=0)).statistic for a, b in halves
-    ]
     return {
         "signal_to_noise": float(rewards.mean(axis=0).std(ddof=1) / np.median(spread[spread > 0])),
-        "halves_rank_correlation": float(np.mean(correlations)),
+        "halves_rank_correlation": between_halves(rewards.T),
     }
 
 
-def results_table(rules: tuple[str, ...], scores: Mapping[str, list[Score]], title: str) -> Table:
+def results_table(rules: tuple[str, ...], scores: Mapping[str, list[Score]]) -> Table:
     """Return all scores, the rules in the order of the first column."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("rule", overflow="fold")
-    for name in scores:
-        table.add_column(name, justify="right")
     first = next(iter(scores.values()))
-    for i in sorted(range(len(rules)), key=lambda i: -first[i].mean):
-        table.add_row(rules[i], *(_cell(column[i]) for column in scores.values()))
-    return table
+    order = sorted(range(len(rules)), key=lambda i: -first[i].mean)
+    rows = [(rules[i], *(_cell(column[i]) for column in scores.values())) for i in order]
+    return text_table(("rule", *scores), rows)
 
 
 def _cell(score: Score) -> str:
@@ -246,26 +223,20 @@ def run(arguments: Arguments, console: Console) -> None:
     select_devices("cpu")
     encode_rules(arguments.rules)  # a mistake is said before anything is trained
     load_suite(arguments.tasks)
-    name = f"suite_rules_{arguments.scale}"
-    config = {
-        k: v for k, v in dataclasses.asdict(arguments).items() if k not in ("scale", "results")
-    } | {"jax": jax.__version__}
-    records = Records(arguments.results / f"{name}.jsonl", config)
+    config = arguments.training() | {"jax": jax.__version__}
+    records = Records(arguments.results / f"{arguments.name}.jsonl", config)
     rewards = columns(measure(arguments, records, console))
     scores = {k: score(x) for k, x in rewards.items()}
     first = next(iter(rewards.values()))
     # How each column ranks the rules beside the first, which is the suite where that is measured.
     agreement = {
-        k: float(spearmanr(first.mean(axis=0), x.mean(axis=0)).statistic)
-        for k, x in rewards.items()
+        k: float(rank_correlation(first.mean(axis=0), x.mean(axis=0))) for k, x in rewards.items()
     }
     signals = {k: signal(x) for k, x in rewards.items()}
     title = (
         f"Speed against tuned Adam in doublings, mean [95 % interval] of {arguments.seeds} fresh "
         "seeds; + and -: better and worse than Adam by Holm's procedure over the column"
     )
-    table = results_table(arguments.rules, scores, title)
-    console.print(table)
     begin, *others = agreement
     said = (
         f"{begin}: signal to noise {signals[begin]['signal_to_noise']:.1f}, rank correlation of "
@@ -274,9 +245,7 @@ def run(arguments: Arguments, console: Console) -> None:
     if others:
         ranks = ", ".join(f"{k} {agreement[k]:.2f}" for k in others)
         said += f"; rank correlation with it: {ranks}"
-    console.print(said)
     content = {
-        "arguments": config,
         "seconds": records.seconds,
         "signal": signals,
         "rank_correlation_with_the_first": agreement,
@@ -285,8 +254,9 @@ def run(arguments: Arguments, console: Console) -> None:
             for k, column in scores.items()
         },
     }
-    write_results(arguments.results, name, content, f"{title}\n\n{markdown(table)}\n{said}\n")
-    draw(arguments.rules, scores, arguments.results / f"{name}.png")
+    tables = {"Doublings": results_table(arguments.rules, scores)}
+    arguments.publish(console, title, tables, [said], content)
+    draw(arguments.rules, scores, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -38,89 +38,60 @@ Time:     small: about 130 trainings of 3,600 steps, each 2 to 5 minutes of one 
 Writes:   experiments/results/table1_constant_rate_SCALE.json, .md and .png
 """
 
-import functools
+import dataclasses
 from collections.abc import Sequence
 
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    named_rival,
-    paper_figures,
-    report,
-    train,
-)
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More, named_rival, paper_figures
 from harness.paper import TABLE_1, TABLE_2
-from harness.rival_tables import (
-    Result,
-    claims,
-    draw_differences,
-    edge_note,
-    interval_text,
-    measure,
-    results_table,
-    verdict,
-)
-from harness.statistics import Interval, difference
-from rich import box
+from harness.rival_tables import Result
+from harness.statistics import claims
+from harness.tables import interval_text, text_table
 from rich.console import Console
-from rich.table import Table
 
-NAME = "table1_constant_rate"
+from nos_optax.compare.statistics import Difference, difference
+
 BASELINE, CONTROL = "Momentum", "Momentum (cosine)"
 RIVALS = tuple(map(named_rival, (*TABLE_1, CONTROL)))
 FIGURE_6 = ("SGD", "Momentum", "Adam", "RMSProp", "PowerSign-ld", "AddSign-ld")
 DRAWN = (*FIGURE_6, "PowerSign-cd", CONTROL)
-PRESETS = {"small": SMALL, "paper": PAPER, "smoke": SMOKE}
 
 
-def against_control(results: Sequence[Result]) -> dict[str, Interval]:
+@dataclasses.dataclass(frozen=True)
+class Arguments(ImageConfig):
+    """Compare optimizers at a constant learning rate, each with its best one."""
+
+    experiment = "table1_constant_rate"
+
+
+PRESETS = {config.scale: Arguments.like(config) for config in (SMALL, PAPER, SMOKE)}
+
+
+def against_control(results: Sequence[Result]) -> dict[str, Difference]:
     """Return the final test accuracies of the rules whose sign term decays, less the control's."""
     final = {result.name: result.values["final_test"] for result in results}
     decayed = [name for name in final if name.partition("-")[2]]
     return {name: difference(final[name], final[CONTROL]) for name in decayed}
 
 
-def control_table(differences: dict[str, Interval], digits: int) -> Table:
-    """Return the table of the differences to the control."""
-    table = Table(box=box.SIMPLE)
-    for column in ("rival", f"final test - {CONTROL} [95 %]"):
-        table.add_column(column)
-    for name, interval in differences.items():
-        table.add_row(name, interval_text(interval, digits))
-    return table
-
-
-def run(config: ImageConfig, console: Console) -> None:
-    """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
-    trained = train(config, NAME, RIVALS, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    differences = against_control(results)
-    paper = paper_figures(TABLE_1 | {CONTROL: TABLE_2[CONTROL]})
-    tables = {
-        "Constant learning rate, and the control": results_table(
-            results, BASELINE, trained.display, paper, "paper: best / final test"
-        ),
-        "Sign terms that decay, against a learning rate that decays": control_table(
-            differences, trained.display.digits
-        ),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        f"Final test against {CONTROL}, {claims(differences, config.seeds)}",
-        edge_note(results),
-    ]
-    panel = functools.partial(
-        draw_differences, results=results, baseline=BASELINE, display=trained.display
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of sign terms that decay."""
+    changes = against_control(results)
+    rows = [(name, interval_text(change, 1)) for name, change in changes.items()]
+    return More(
+        "Sign terms that decay, against a learning rate that decays",
+        text_table(("rival", f"final test - {CONTROL} [95 %]"), rows),
+        f"Final test against {CONTROL}, {claims(changes)}",
+        {"against_control": changes},
     )
-    more = {"against_control": differences}
-    report(config, NAME, trained, results, tables, notes, DRAWN, console, panel, more)
+
+
+def run(config: Arguments, console: Console) -> None:
+    """Train all rivals, print the tables and write the results."""
+    paper = paper_figures(TABLE_1 | {CONTROL: TABLE_2[CONTROL]})
+    heading = "Constant learning rate, and the control"
+    image_rivals.run(config, RIVALS, BASELINE, paper, heading, DRAWN, more, console)
 
 
 if __name__ == "__main__":

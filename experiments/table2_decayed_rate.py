@@ -25,53 +25,44 @@ Time:     small: about 140 trainings of 3,600 steps, each 2 to 5 minutes of one 
 Writes:   experiments/results/table2_decayed_rate_SCALE.json, .md and .png
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    named_rival,
-    paper_figures,
-    report,
-    train,
-)
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More, named_rival, paper_figures
 from harness.paper import TABLE_2
-from harness.rival_tables import (
-    Result,
-    claims,
-    draw_differences,
-    edge_note,
-    interval_text,
-    measure,
-    results_table,
-    verdict,
-)
-from harness.statistics import Interval, difference
-from rich import box
+from harness.rival_tables import Result
+from harness.statistics import claims
+from harness.tables import interval_text, text_table
 from rich.console import Console
-from rich.table import Table
 
-NAME = "table2_decayed_rate"
+from nos_optax.compare.statistics import Difference, difference
+
 COMMON = ("SGD (cosine)", "Momentum (cosine)", "Adam (cosine)", "RMSProp (cosine)")
 BASELINE = COMMON[0]
 RIVALS = tuple(map(named_rival, TABLE_2))
 FIGURE_7 = (*COMMON, "PowerSign-cd (linear cosine)", "AddSign-ld (linear cosine)")
 MEAN = "mean of these"
-PRESETS = {"small": SMALL, "paper": PAPER, "smoke": SMOKE}
 
 
-def against_common(results: Sequence[Result]) -> dict[str, dict[str, Interval]]:
+@dataclasses.dataclass(frozen=True)
+class Arguments(ImageConfig):
+    """Compare optimizers with learning rates that decay, each with its best one."""
+
+    experiment = "table2_decayed_rate"
+
+
+PRESETS = {config.scale: Arguments.like(config) for config in (SMALL, PAPER, SMOKE)}
+
+
+def against_common(results: Sequence[Result]) -> dict[str, dict[str, Difference]]:
     """Return the final test accuracies of the paper's rules less each common optimizer's.
 
     Returns:
-        By rule, its intervals by common optimizer; the last row is of the mean of all rules, which
-        is taken of each seed.
+        By rule, its differences by common optimizer; the last row is of the mean of all rules,
+        which is taken of each seed.
     """
     final = {result.name: result.values["final_test"] for result in results}
     found = {name: values for name, values in final.items() if name not in COMMON}
@@ -82,43 +73,24 @@ def against_common(results: Sequence[Result]) -> dict[str, dict[str, Interval]]:
     }
 
 
-def common_table(differences: Mapping[str, Mapping[str, Interval]], digits: int) -> Table:
-    """Return the table of the differences, the paper's rules by common optimizers."""
-    table = Table(box=box.SIMPLE)
-    for column in ("less", *COMMON):
-        table.add_column(column)
-    for name, row in differences.items():
-        table.add_row(name, *(interval_text(row[common], digits) for common in COMMON))
-    return table
-
-
-def run(config: ImageConfig, console: Console) -> None:
-    """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
-    trained = train(config, NAME, RIVALS, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    differences = against_common(results)
-    tables = {
-        "Learning rates that decay": results_table(
-            results, BASELINE, trained.display, paper_figures(TABLE_2), "paper: best / final test"
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of the paper's rules against each common optimizer."""
+    changes = against_common(results)
+    return More(
+        "Final test, the paper's rules less the common optimizers [95 %]",
+        text_table(
+            ("less", *COMMON),
+            [(name, *(interval_text(c, 1) for c in row.values())) for name, row in changes.items()],
         ),
-        "Final test, the paper's rules less the common optimizers [95 %]": common_table(
-            differences, trained.display.digits
-        ),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        f"The mean of the paper's rules against each of these, final test, "
-        f"{claims(differences[MEAN], config.seeds)}",
-        edge_note(results),
-    ]
-    panel = functools.partial(
-        draw_differences, results=results, baseline=BASELINE, display=trained.display
+        f"The mean of the paper's rules against each of these, final test, {claims(changes[MEAN])}",
+        {"against_common": changes},
     )
-    more = {"against_common": differences}
-    report(config, NAME, trained, results, tables, notes, FIGURE_7, console, panel, more)
+
+
+def run(config: Arguments, console: Console) -> None:
+    """Train all rivals, print the tables and write the results."""
+    paper, heading = paper_figures(TABLE_2), "Learning rates that decay"
+    image_rivals.run(config, RIVALS, BASELINE, paper, heading, FIGURE_7, more, console)
 
 
 if __name__ == "__main__":

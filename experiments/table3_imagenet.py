@@ -45,14 +45,14 @@ import numpy as np
 from data import imagenet
 from harness.command_line import main
 from harness.fit import fit
-from harness.tables import markdown
-from imagenet_tables import Outcome, Run, draw, edge_note, percent, results_table, tuning_table
-from imagenet_training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
+from harness.study import Study
+from imagenet.tables import Outcome, Run, draw, edge_note, results_table, tuning_table
+from imagenet.training import BASELINE, OPTIMIZERS, Data, Setup, Trainer
 from models.nasnet import NASNetA
 from rich.console import Console
 from rich.progress import Progress
 
-from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.records import Records
 from nos_optax.search import select_devices
 
 TUNING_SEED = 0  # not among those that are reported
@@ -60,18 +60,19 @@ RECORDED = 10  # entries of a curve; the last one chooses the rate
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Train NASNet-A Mobile with RMSProp, PowerSign-cd and AddSign-ld."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "table3_imagenet"
+    at_least = (("seeds", 2), ("steps", 1), ("minibatch", 1))
+    not_empty = ("rmsprop_rates", "sign_rates")
+    may_grow = (*not_empty, "seeds")
+
     dataset: Literal["imagenet", "imagenet-folder", "cifar10", "noise"] = "imagenet"
     """ImageNet as TFDS prepared it or in folders train/CLASS and val/CLASS, a part of CIFAR-10, or
     random pixels."""
     data_dir: Path | None = None
     """Holds imagenet2012 or cifar10 (default: that of TFDS), or train and val."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """What to train on; all local devices share each minibatch."""
     classes: int = 1000
     """Of CIFAR-10 or of random pixels: the first so many."""
     train_examples: int = 400
@@ -104,41 +105,17 @@ class Arguments:
     """Fresh ones for the best rate, at least 2."""
     check: bool = False
     """Train nothing: print the network's size and memory, and make one update with noise."""
-    out: Path = Path("runs")
-    """Folder of records and checkpoints, by which a killed run goes on."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        if self.seeds < 2:
-            raise ValueError(f"--seeds must be at least 2, got {self.seeds}")
-        if self.minibatch < 1 or self.batch % self.minibatch:
+        super().__post_init__()
+        if self.batch % self.minibatch:
             raise ValueError(f"--minibatch must divide --batch {self.batch}, got {self.minibatch}")
-        if self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
-        if not self.rmsprop_rates or not self.sign_rates:
-            raise ValueError("--rmsprop-rates and --sign-rates must have at least one number each")
-
-    @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"table3_imagenet_{self.scale}"
 
     @property
     def rates(self) -> dict[str, tuple[float, ...]]:
         """Those of each optimizer."""
         rival = {name: self.sign_rates for name in OPTIMIZERS}
         return rival | {BASELINE: self.rmsprop_rates}
-
-    def plain(self) -> dict[str, Any]:
-        """Return all that decides what is measured."""
-        places = ("data_dir", "accelerator", "check", "out", "results")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in places}
-
-    def training(self) -> dict[str, Any]:
-        """Return what decides how a training ends, but for its optimizer, rate and seed."""
-        chosen = ("rmsprop_rates", "sign_rates", "seeds")
-        return {k: v for k, v in self.plain().items() if k not in chosen}
 
 
 PRESETS = {
@@ -267,7 +244,8 @@ def run(arguments: Arguments, console: Console) -> None:
         return check(a, devices, console)
     data = load(a)
     trainer = make_trainer(a, data, devices)
-    records = Records(a.out / f"{a.name}.jsonl", a.training() | {"platform": devices[0].platform})
+    platform = {"platform": devices[0].platform}
+    records = Records(a.folder / "records.jsonl", a.training() | platform)
     with Progress(console=console) as progress:
         outcomes = compare(a, trainer, records, progress)
     # Of all trainings, also those that were in the records.
@@ -276,24 +254,15 @@ def run(arguments: Arguments, console: Console) -> None:
     examples, classes = data.train.count, data.train.num_classes
     setting = (
         f"{a.dataset}, {a.steps} updates of {a.batch} images of {a.image_size}x{a.image_size} out "
-        f"of {examples}; accuracy on {data.validation.count} others, chance is "
-        f"{percent(1 / classes)}"
+        f"of {examples}; accuracy on {data.validation.count} others, chance is {1 / classes:.1%}"
     )
     tables = {
-        f"{setting}; ± is a standard deviation over seeds": results_table(
-            outcomes, top5=classes > 5
-        ),
+        "With fresh seeds, mean ± standard error (se)": results_table(outcomes, top5=classes > 5),
         f"Training loss in the last tenth, by rate, with seed {TUNING_SEED}": tuning_table(
             outcomes
         ),
     }
-    for title, table in tables.items():
-        console.print(title, table)
-    note = edge_note(outcomes)
-    console.print(note)
-    console.print(f"{seconds:.0f} s")
     content = {
-        "arguments": a.plain(),
         "seconds": seconds,
         "outcomes": {
             name: {
@@ -304,9 +273,8 @@ def run(arguments: Arguments, console: Console) -> None:
             for name, outcome in outcomes.items()
         },
     }
-    text = "\n".join(f"{title}\n\n{markdown(table)}" for title, table in tables.items())
-    write_results(a.results, a.name, content, f"{text}\n{note}\n")
-    draw(a.batch // a.minibatch, outcomes, setting, a.results / f"{a.name}.png")
+    a.publish(console, setting, tables, [edge_note(outcomes)], content)
+    draw(a.batch // a.minibatch, outcomes, setting, a.picture)
 
 
 def check(a: Arguments, devices: list[jax.Device], console: Console) -> None:

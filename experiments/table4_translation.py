@@ -57,16 +57,16 @@ from typing import Literal
 import jax
 from data.translation import Corpus, import_optional, load_multi30k, load_wmt14
 from harness.command_line import main
-from harness.tables import markdown
-from harness.tuning import HALF_DECADES
+from harness.study import SHARED, Study
+from harness.tuning import HALF_DECADES, next_rates
 from models.gnmt import GNMT
 from rich.console import Console
 from rich.progress import Progress
-from translation_check import check_optimizer
-from translation_measures import best_rate, differences, measure, next_rates
-from translation_tables import draw, make_table, samples, tuning_table, verdict
-from translation_text import epoch_steps, generated, prepare
-from translation_training import (
+from translation.check import check_optimizer
+from translation.measures import best_rate, differences, measure
+from translation.tables import best_of, draw, make_table, samples, tuning_table, verdict
+from translation.text import epoch_steps, generated, prepare
+from translation.training import (
     BASELINE,
     OPTIMIZERS,
     TUNING_SEED,
@@ -77,22 +77,21 @@ from translation_training import (
     start,
 )
 
-from nos_optax.compare.records import Records, write_results
+from nos_optax.compare.records import Records
 from nos_optax.search import select_devices
-
-LEFT_OUT = ("accelerator", "data_dir", "check", "out", "results")  # they decide no result
-# What may grow without another training of what is in the records.
-CHOSEN = ("adam_rates", "powersign_rates", "adaptive", "seeds")
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Compare Adam and PowerSign on machine translation."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to train, one training on each device; auto takes the best that is present."""
+    experiment = "table4_translation"
+    at_least = (
+        *((name, 1) for name in ("batch", "replicas", "steps", "evaluate_every", "seeds", "beam")),
+        ("layers", 2),
+    )
+    may_grow = ("adam_rates", "powersign_rates", "adaptive", "seeds")
+
     data: Literal["wmt14", "multi30k", "reversed"] = "wmt14"
     """The last one is generated: letters, and the same backwards."""
     data_dir: Path | None = None
@@ -132,17 +131,9 @@ class Arguments:
     """Hypotheses of a translation; 1 is greedy."""
     check: bool = False
     """Train nothing: say what the model needs, and take one step if the memory suffices."""
-    out: Path | None = None
-    """Folder of the records and checkpoints (default: runs/table4_translation_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the table and the picture."""
 
     def __post_init__(self):
-        least = dict.fromkeys(("batch", "replicas", "steps", "evaluate_every", "seeds", "beam"), 1)
-        for name, number in (least | {"layers": 2}).items():
-            if getattr(self, name) < number:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {number}, got {getattr(self, name)}")
+        super().__post_init__()
         if not self.lengths or list(self.lengths) != sorted({*self.lengths}):
             raise ValueError(f"--lengths must increase, got {self.lengths}")
         if len(self.adam_rates) != len(self.powersign_rates) or not self.adam_rates:
@@ -152,27 +143,9 @@ class Arguments:
             )
 
     @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"table4_translation_{self.scale}"
-
-    @property
-    def folder(self) -> Path:
-        """Of the records."""
-        return self.out or Path("runs") / self.name
-
-    @property
     def rates(self) -> dict[str, tuple[float, ...]]:
         """What each optimizer tries."""
         return dict(zip(OPTIMIZERS, (self.adam_rates, self.powersign_rates), strict=True))
-
-    def settings(self) -> dict[str, object]:
-        """Return what decides the results."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in LEFT_OUT}
-
-    def training(self) -> dict[str, object]:
-        """Return what decides how a training ends, but for its optimizer, rate and seed."""
-        return {k: v for k, v in self.settings().items() if k not in CHOSEN}
 
 
 PRESETS = {
@@ -222,8 +195,7 @@ def read(arguments: Arguments) -> Corpus:
     if arguments.data == "wmt14":
         return load_wmt14(arguments.data_dir)
     if arguments.data == "multi30k":
-        beside = Path(__file__).parents[2] / "shared" / "data" / "multi30k"
-        return load_multi30k(arguments.data_dir or beside)
+        return load_multi30k(arguments.data_dir or SHARED / "data" / "multi30k")
     return generated()
 
 
@@ -254,7 +226,8 @@ def tune(arguments: Arguments, trainer: Trainer) -> list[dict]:
                 for rate in few
             ]
         )
-        rates = {name: next_rates(tuning, name, beyond) for name in OPTIMIZERS}
+        tried = {name: [t["rate"] for t in tuning if t["optimizer"] == name] for name in rates}
+        rates = {name: next_rates(tried[name], best_rate(tuning, name), beyond) for name in rates}
     return tuning
 
 
@@ -304,17 +277,20 @@ def run(arguments: Arguments, console: Console) -> None:
         "test_pairs": len(text.test_sources),
         "epochs": arguments.steps * arguments.replicas / epoch_steps(text.train, arguments.batch),
     }
-    titles = (
+    title = (
         f"{arguments.data}: {facts['train_pairs']:,} pairs, {arguments.layers} + "
         f"{arguments.layers} layers of {arguments.units} units, {facts['parameters']:,} "
         f"parameters, {arguments.steps:,} steps of {arguments.replicas} x {arguments.batch} pairs "
-        f"({facts['epochs']:.1f} epochs); mean ± standard error over n seeds",
-        "The rates that were tried, after as many steps with one seed",
+        f"({facts['epochs']:.1f} epochs)"
     )
-    tables, doubts = (make_table(rows), tuning_table(tuning)), verdict(rows)
-    console.print(titles[0], tables[0], doubts, titles[1], tables[1])
+    doubts, best = verdict(rows), best_of(runs)
+    tables = {
+        "With fresh seeds, mean ± standard error (se)": make_table(rows),
+        "The rates that were tried, after as many steps with one seed": tuning_table(tuning),
+        f"The first test sentences, by the model with the lowest validation loss of all "
+        f"({best['optimizer']}, seed {best['seed']}, BLEU {best['bleu']:.2f})": samples(text, best),
+    }
     content = {
-        "arguments": arguments.settings(),
         **facts,
         "seconds": records.seconds,
         "optimizers": rows,
@@ -323,10 +299,8 @@ def run(arguments: Arguments, console: Console) -> None:
         "tuning": tuning,
         "runs": runs,
     }
-    sections = [f"{a}\n\n{markdown(b)}" for a, b in zip(titles, tables, strict=True)]
-    whole = "\n".join([sections[0], f"{doubts}\n", sections[1], samples(text, runs)])
-    write_results(arguments.results, arguments.name, content, whole)
-    draw(tuning, runs, arguments.results / f"{arguments.name}.png")
+    arguments.publish(console, title, tables, [doubts], content)
+    draw(tuning, runs, arguments.picture)
 
 
 def check(arguments: Arguments, console: Console) -> dict[str, dict[str, float]]:

@@ -47,35 +47,32 @@ Writes:   experiments/results/table5_ptb_SCALE.json, .md and .png
 """
 
 import dataclasses
-import functools
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from data.ptb import Corpus, batchify, load_ptb
+from data.ptb import Corpus, load_ptb
 from harness import rival_tables
 from harness.command_line import main
+from harness.one_step import Sizes, one_step
 from harness.paper import TABLE_5
-from harness.rival_tables import Display, claims, edge_note, interval_text
-from harness.statistics import Interval
-from harness.tables import markdown
-from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare
-from models.ptb_lstm import Params, State, WordLSTM
-from rich import box
+from harness.rival_tables import Display, edge_note
+from harness.statistics import claims
+from harness.study import SHARED, Study
+from harness.tables import interval_text, text_table
+from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare, make_loop
+from models.ptb_lstm import WordLSTM
+from ptb.task import BLOCK, generated, language_task
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import nos_optax
-from nos_optax.compare.records import Records, write_results
-from nos_optax.grammar import encode, program_streams
-from nos_optax.population import Task, TrainingGrid
-from nos_optax.population.training import Candidate, new_child, step
+from nos_optax.compare.records import Records
+from nos_optax.compare.statistics import Difference
+from nos_optax.population import Task
 from nos_optax.search import select_devices
 
 RULES = {"Adam": "adam", "SGD": "sgd", "PowerSign": "powersign", "AddSign": "addsign"}
@@ -83,26 +80,20 @@ RIVALS = {
     name: Rival(name, str(nos_optax.rules[rule].rule), "cosine") for name, rule in RULES.items()
 }
 BASELINES = ("Adam", "SGD")  # the paper's optimizers are worse than the one, better than the other
-MAX_GRAD_NORM = 5.0
-BLOCK = 5  # words of a row whose scores of all words are in memory at once
-CACHED = 2**20  # numbers: as many scores stay in a core's cache, so need no blocks
-ROWS = 20  # parts of the validation and the test text
-NOT_MEASURED = ("data_dir", "out", "results", "check", "capacity")  # they decide no result
-# What may grow without another training of what is in the records.
-CHOSEN = ("rivals", "adam_rates", "sgd_rates", "sign_rates", "adaptive", "weight_decays", "seeds")
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Study):
     """Compare optimizers on a language model of Penn Treebank."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to train; auto takes the best device that is present."""
+    experiment = "table5_ptb"
+    at_least = (("seeds", 2),)
+    not_empty = ("adam_rates", "sgd_rates", "sign_rates", "weight_decays")
+    may_grow = (*not_empty, "rivals", "adaptive", "seeds")
+
     text: Literal["ptb", "generated"] = "ptb"
     """Penn Treebank, or a random text that needs no data."""
-    data_dir: Path = Path(__file__).parents[2] / "shared" / "data" / "ptb"
+    data_dir: Path = SHARED / "data" / "ptb"
     """Folder of ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
     vocabulary: int = 10_000
     """Words to tell apart; the rarer ones become <unk>."""
@@ -148,23 +139,13 @@ class Arguments:
     a decade away, until the best one lies inside."""
     seeds: int = 5
     """Fresh seeds for what is reported; at least 2."""
-    capacity: int = 10
-    """Trainings at a time; all their weights are kept."""
     check: bool = False
     """Only take one step of one training, and report its size, memory and time; no data is read."""
-    out: Path | None = None
-    """Folder of the records (default: runs/table5_ptb_SCALE)."""
-    results: Path = Path(__file__).parent / "results"
-    """Folder of the table and the picture."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.bptt < 1 or self.bptt % BLOCK:
             raise ValueError(f"--bptt must be a multiple of {BLOCK}, got {self.bptt}")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds must be at least 2, got {self.seeds}")
-        for name in ("adam_rates", "sgd_rates", "sign_rates", "weight_decays"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} is empty: give at least one number")
         if not 0 <= self.state_reset < 1:
             raise ValueError(f"--state-reset must be from 0 to less than 1, got {self.state_reset}")
         unknown = [name for name in self.rivals if name not in RIVALS]
@@ -173,19 +154,6 @@ class Arguments:
                 f"--rivals must be {BASELINES[0]} and others of {' '.join(RIVALS)}; "
                 f"got {' '.join(self.rivals)}"
             )
-
-    @property
-    def name(self) -> str:
-        """Of all that is written."""
-        return f"table5_ptb_{self.scale}"
-
-    def measured(self) -> dict[str, object]:
-        """Return what decides the results."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_MEASURED}
-
-    def training(self) -> dict[str, object]:
-        """Return what decides how a training ends, but for its rival, rate, decay and seed."""
-        return {k: v for k, v in self.measured().items() if k not in CHOSEN}
 
     def settings(self) -> dict[str, Settings]:
         """Return what is tried of each rival."""
@@ -210,8 +178,6 @@ PRESETS = {
         embedding_dropout=0.2,
         state_dropout=0.1,
         output_dropout=0.2,
-        seeds=5,
-        capacity=20,
     ),
     "paper": Arguments(),
     "smoke": Arguments(
@@ -229,12 +195,8 @@ PRESETS = {
         sign_rates=(1e-1, 3e-1),
         adaptive=False,
         seeds=2,
-        capacity=20,
     ),
 }
-
-
-# The text.
 
 
 def read(arguments: Arguments) -> Corpus:
@@ -250,72 +212,6 @@ def read(arguments: Arguments) -> Corpus:
     )
 
 
-def generated(vocabulary: int, train_words: int | None, evaluation_words: int | None) -> Corpus:
-    """Return a text in which three words, all equally likely, can follow each word."""
-    rng = np.random.default_rng(0)
-    followers = rng.integers(vocabulary, size=(vocabulary, 3))
-
-    def stream(length: int) -> np.ndarray:
-        words = [0]
-        for choice in rng.integers(3, size=length - 1):
-            words.append(followers[words[-1], choice])
-        return np.array(words, np.int32)
-
-    few = evaluation_words or 1000
-    words = tuple(map(str, range(vocabulary)))
-    return Corpus(stream(train_words or 10_000), stream(few), stream(few), words)
-
-
-def minibatches(ids: np.ndarray, batch: int, bptt: int) -> tuple[np.ndarray, ...]:
-    """Lay out a text so that `batch` rows in succession are a minibatch, and go on in the next.
-
-    Returns:
-        Inputs and targets `int32[S batch, bptt]`, and `bool[S batch]`: the text begins here.
-    """
-    inputs, targets = batchify(ids, batch, bptt)
-    first = np.arange(len(inputs) * batch) < batch
-    return inputs.reshape(-1, bptt), targets.reshape(-1, bptt), first
-
-
-def long_rows(ids: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Cut a text into a few long rows, of whole blocks: targets beyond a row's end are -1."""
-    (inputs,), (targets,) = batchify(ids, ROWS, (len(ids) - 1) // ROWS)
-    padding = (0, 0), (0, -inputs.shape[1] % BLOCK)
-    targets = np.pad(targets, padding, constant_values=-1)
-    return np.pad(inputs, padding), targets, np.ones(ROWS, bool)
-
-
-# The task.
-
-
-def score(
-    model: WordLSTM,
-    params: Params,
-    carry: State,
-    inputs: jax.Array,
-    targets: jax.Array,
-    key: jax.Array | None = None,
-) -> tuple[jax.Array, State]:
-    """Return the model's `log_likelihoods`, block by block where `[B, T, V]` would be large.
-
-    The gradient computes a block's probabilities of all words again. The key is the same in all
-    blocks, and so are the masks.
-    """
-    if targets.size * model.vocabulary <= CACHED:
-        return model.log_likelihoods(params, carry, inputs, targets, key)
-
-    def block(carry, words):
-        scores, carry = model.log_likelihoods(params, carry, *words, key)
-        return carry, scores
-
-    def cut(x: jax.Array) -> jax.Array:
-        return x.reshape(len(x), -1, BLOCK).swapaxes(0, 1)
-
-    step = jax.checkpoint(block, prevent_cse=False)
-    carry, scores = jax.lax.scan(step, carry, (cut(inputs), cut(targets)))
-    return scores.swapaxes(0, 1).reshape(inputs.shape), carry
-
-
 def make_task(arguments: Arguments, corpus: Corpus) -> Task:
     """Return the task of the network that was asked for."""
     a = arguments
@@ -329,43 +225,6 @@ def make_task(arguments: Arguments, corpus: Corpus) -> Task:
         a.init_scale,
     )
     return language_task(model, corpus, a.batch, a.bptt, a.state_reset)
-
-
-def language_task(
-    model: WordLSTM, corpus: Corpus, batch: int, bptt: int, state_reset: float
-) -> Task:
-    """Return the task: predict the next word; the score is its mean log-likelihood in nats."""
-
-    def init(key):
-        return model.init(key), model.zero_carry(batch)
-
-    def loss(params, carry, rows, key):
-        inputs, targets, first = rows
-        reset_key, dropout_key = jax.random.split(key)
-        anew = first | jax.random.bernoulli(reset_key, state_reset, first.shape)
-        carry = jax.tree.map(lambda x: jnp.where(anew[:, None], 0.0, x), carry)
-        scores, carry = score(model, params, carry, inputs, targets, dropout_key)
-        return -scores.sum(axis=1).mean(), carry
-
-    def metric(params, carry, rows):
-        inputs, targets, _ = rows
-        scores, _ = score(model, params, model.zero_carry(len(inputs)), inputs, targets)
-        return jnp.mean(scores, axis=1, where=targets >= 0)
-
-    return Task(
-        "words",
-        init,
-        loss,
-        metric,
-        train=minibatches(corpus.train, batch, bptt),
-        validation=long_rows(corpus.validation),
-        test=long_rows(corpus.test),
-        chance=-math.log(model.vocabulary),
-        perfect=0.0,
-        shuffle=False,
-        max_grad_norm=MAX_GRAD_NORM,
-        evaluation_batch=ROWS,
-    )
 
 
 # What is shown.
@@ -390,7 +249,7 @@ def display_in_picture(vocabulary: int) -> Display:
     )
 
 
-Differences = dict[str, dict[str, Interval | None]]  # by baseline and rival
+Differences = dict[str, dict[str, Difference | None]]  # by baseline and rival
 
 
 def log_differences(outcomes: Sequence[Outcome], vocabulary: int) -> Differences:
@@ -409,24 +268,23 @@ def log_differences(outcomes: Sequence[Outcome], vocabulary: int) -> Differences
 
 def differences_table(differences: Differences) -> Table:
     """Return the table of the differences, and beside each the one of the paper."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("rival")
+    columns = ["rival"]
     for baseline in differences:
-        table.add_column(f"log final test - {baseline} [95 %]", justify="right")
-        table.add_column("the paper's", justify="right")
+        columns += [f"log final test - {baseline} [95 %]", "the paper's"]
+    rows = []
     for name in differences[BASELINES[0]]:
-        cells = []
+        row = [name]
         for baseline, column in differences.items():
             paper = math.log(TABLE_5[name].test / TABLE_5[baseline].test)
-            cells += [interval_text(column[name], LOG.digits)]
-            cells += ["" if name == baseline else f"{paper:+.{LOG.digits}f}"]
-        table.add_row(name, *cells)
-    return table
+            row += [interval_text(column[name], LOG.digits)]
+            row += ["" if name == baseline else f"{paper:+.{LOG.digits}f}"]
+        rows.append(row)
+    return text_table(columns, rows)
 
 
-def verdict(differences: Differences, seeds: int) -> str:
+def verdict(differences: Differences) -> str:
     """Say what of the paper's order was found, each pair once."""
-    pairs: dict[str, Interval] = {}
+    pairs: dict[str, Difference] = {}
     for baseline, column in differences.items():
         for name, interval in column.items():
             if interval and not (baseline == "SGD" and name == "Adam"):
@@ -434,7 +292,7 @@ def verdict(differences: Differences, seeds: int) -> str:
     if not pairs:
         return "Adam alone: nothing to compare."
     return (
-        f"Log perplexity of the test text, {claims(pairs, seeds, lower=True)} The intervals of 95 "
+        f"Log perplexity of the test text, {claims(pairs, lower=True)} The intervals of 95 "
         "% are not corrected for their number and do not cover the choice of the rate. The paper: "
         "PowerSign and AddSign better than SGD, worse than Adam."
     )
@@ -446,20 +304,14 @@ def train(arguments: Arguments, console: Console) -> tuple[list[Outcome], dict[s
     corpus = read(arguments)
     task = make_task(arguments, corpus)
     rivals = [RIVALS[name] for name in arguments.rivals]
-    grid = TrainingGrid(
-        task,
-        arguments.batch,
-        arguments.capacity,
-        iterations=max(len(encode(rival.rule).array) for rival in rivals),
-        devices=devices,
-    )
-    epochs = max(1, round(arguments.steps / grid.epoch_steps))
-    folder = arguments.out or Path("runs") / arguments.name
+    passes = task.num_examples(task.train) // arguments.batch
+    epochs = max(1, round(arguments.steps / passes))
+    loop = make_loop(task, arguments.batch, epochs, rivals, devices)
     common = arguments.training() | {"platform": devices[0].platform}
-    records = Records(folder / "records.jsonl", common)
+    records = Records(arguments.folder / "records.jsonl", common)
     with Progress(console=console) as progress:
         seeds = range(1, arguments.seeds + 1)
-        outcomes = compare(grid, rivals, arguments.settings(), epochs, seeds, records, progress)
+        outcomes = compare(loop, rivals, arguments.settings(), epochs, seeds, records, progress)
     return outcomes, {
         "parameters": task.num_params,
         "vocabulary": len(corpus.words),
@@ -467,7 +319,7 @@ def train(arguments: Arguments, console: Console) -> tuple[list[Outcome], dict[s
         "validation_words": len(corpus.validation),
         "test_words": len(corpus.test),
         "epochs": epochs,
-        "steps": epochs * grid.epoch_steps,
+        "steps": loop.loop.max_steps,
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "seconds": records.seconds,
     }
@@ -487,54 +339,15 @@ def setting(arguments: Arguments, facts: Mapping[str, Any]) -> str:
     )
 
 
-def check(arguments: Arguments, console: Console) -> dict[str, float]:
-    """Compile one step of one training, without data, and take it; print and return its sizes.
-
-    Returns:
-        Number of parameters, bytes of a training's arrays, bytes that a step needs at its peak
-        beside them, seconds of compiling and of the step, and the loss per word before and after.
-    """
+def check(arguments: Arguments, console: Console) -> Sizes:
+    """Take a step of one training, without data; print and return its sizes."""
     (device, *_) = select_devices(arguments.accelerator)
     words = arguments.batch * arguments.bptt + 1
     vocabulary = tuple(map(str, range(arguments.vocabulary)))
     text = np.arange(words, dtype=np.int32) % arguments.vocabulary
     task = make_task(arguments, Corpus(text, text, text, vocabulary))
-    program = jnp.asarray(encode(RIVALS["Adam"].rule).array)
-    key = jax.random.key(0)
-    candidate = Candidate(program, program_streams(program), jnp.float32(1e-3))
-
-    def one_step(child):
-        return step(task, child, candidate, task.train, jnp.int32(2), key, key)
-
-    with jax.default_device(device):
-        child = jax.jit(functools.partial(new_child, task))(key)
-        start = time.perf_counter()
-        compiled = jax.jit(one_step, donate_argnums=0).lower(child).compile()
-        compile_seconds = time.perf_counter() - start
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(child))
-        child, before = compiled(child)
-        start = time.perf_counter()
-        child, after = jax.block_until_ready(compiled(child))
-        step_seconds = time.perf_counter() - start
-    memory: Any = compiled.memory_analysis()
-    sizes = {
-        "parameters": task.num_params,
-        "training_bytes": size,
-        "step_bytes": memory.temp_size_in_bytes,
-        "compile_seconds": compile_seconds,
-        "step_seconds": step_seconds,
-        "loss_before": float(before) / arguments.bptt,
-        "loss_after": float(after) / arguments.bptt,
-    }
-    console.print(
-        f"{arguments.units} units, {arguments.batch} x {arguments.bptt} words on "
-        f"{device.device_kind}: {sizes['parameters']:,} parameters; {size / 2**20:,.0f} MiB for "
-        f"each of the {arguments.capacity} trainings at a time; "
-        f"{sizes['step_bytes'] / 2**20:,.0f} MiB more for a step; compiled in "
-        f"{compile_seconds:.0f} s, {step_seconds:.2g} s a step; the loss per word on the same "
-        f"minibatch goes from {sizes['loss_before']:.3f} to {sizes['loss_after']:.3f}"
-    )
-    return sizes
+    where = f"{arguments.units} units, {arguments.batch} x {arguments.bptt} words"
+    return one_step(task, RIVALS["Adam"].rule, 1e-3, device, where, console)
 
 
 def run(arguments: Arguments, console: Console) -> None:
@@ -554,25 +367,14 @@ def run(arguments: Arguments, console: Console) -> None:
         ),
         "Logarithm of the perplexity": differences_table(differences),
     }
-    notes = [verdict(differences, arguments.seeds), edge_note(results)]
-
-    title = setting(arguments, facts)
-    console.print(title)
-    for name, table in tables.items():
-        console.print(name, table)
-    console.print("\n".join(notes))
-    console.print(f"{facts['seconds']:.0f} s")
     content = {
-        "arguments": arguments.measured(),
         **facts,
         "log_differences": differences,
         "rivals": rival_tables.content(results, outcomes),
     }
-    sections = [f"{name}:\n\n{markdown(table)}" for name, table in tables.items()]
-    text = "\n".join([f"{title}\n", *sections, *[f"{note}\n" for note in notes]])
-    write_results(arguments.results, arguments.name, content, text)
-    picture = arguments.results / f"{arguments.name}.png"
-    rival_tables.draw(outcomes, display_in_picture(vocabulary), picture)
+    notes = [verdict(differences), edge_note(results)]
+    arguments.publish(console, setting(arguments, facts), tables, notes, content)
+    rival_tables.draw(outcomes, display_in_picture(vocabulary), arguments.picture)
 
 
 if __name__ == "__main__":

@@ -36,31 +36,22 @@ Writes:   experiments/results/table6_all_rules[_child]_SCALE.json, .md and .png
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from harness import image_rivals
 from harness.command_line import main
-from harness.image_rivals import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    ImageConfig,
-    check,
-    report,
-    train,
-)
-from harness.rival_tables import PARTS, Result, edge_note, measure, results_table, verdict
+from harness.image_rivals import PAPER, SMALL, SMOKE, ImageConfig, More
+from harness.rival_tables import PARTS, Result
+from harness.statistics import between_halves, rank_correlation
+from harness.tables import text_table
 from harness.tuning import Rival
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from nos_optax import rules
 
-NAME = "table6_all_rules"
 TABLE_6 = {name: row for name, row in rules.items() if row.accuracy}
 BASELINE = "momentum"
 SPANNING = 12  # rules, unless all are asked for
@@ -91,6 +82,9 @@ def spanning(count: int) -> list[str]:
 class Arguments(ImageConfig):
     """Train the rules of table 6, each with its best rate, and compare their order with it."""
 
+    experiment = "table6_all_rules"
+    may_grow = (*ImageConfig.may_grow, "all")
+
     all: bool = True
     """All rows of the table; else 12 that span its accuracies."""
 
@@ -100,24 +94,18 @@ class Arguments(ImageConfig):
         return [Rival(name, str(TABLE_6[name].rule)) for name in names]
 
 
-def preset(config: ImageConfig, **changes) -> Arguments:
-    """Return another experiment's setting for this one: the same of all rules, no weight decay."""
-    same = {"found_rates": None, "weight_decays": (0.0,), "found_weight_decays": (0.0,)}
-    fields: dict[str, Any] = dataclasses.asdict(config) | same | changes
-    return Arguments(**fields)
-
-
-SHORT = preset(SMALL, train_examples=5000, epochs=8, all=False)
+# Of all rules the same, and no weight decay.
+SAME = {"found_rates": None, "weight_decays": (0.0,), "found_weight_decays": (0.0,)}
+LONG, SMOKE_12 = Arguments.like(PAPER, **SAME), Arguments.like(SMOKE, **SAME, all=False)
+SHORT = Arguments.like(SMALL, **SAME, train_examples=5000, epochs=8, all=False)
 PRESETS = {
     ("small", "wrn"): SHORT,
-    ("paper", "wrn"): preset(PAPER),
-    ("smoke", "wrn"): preset(SMOKE, all=False),
+    ("paper", "wrn"): LONG,
+    ("smoke", "wrn"): SMOKE_12,
     # The search trains its child for 5 epochs with minibatches of 100.
-    ("paper", "child"): preset(
-        PAPER, model="child", shift=0, batch_size=100, epochs=5, capacity=140
-    ),
+    ("paper", "child"): dataclasses.replace(LONG, model="child", shift=0, batch_size=100, epochs=5),
     ("small", "child"): dataclasses.replace(SHORT, model="child"),
-    ("smoke", "child"): preset(SMOKE, model="child", all=False),
+    ("smoke", "child"): dataclasses.replace(SMOKE_12, model="child"),
 }
 
 
@@ -128,19 +116,6 @@ class Agreement(NamedTuple):
     low: float
     high: float
     between_our_halves: float  # of the seeds; mean over all ways to halve them
-
-
-def correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return Spearman's correlation along the last axis; 0 where all of one are equal.
-
-    Args:
-        x: `[..., rules]`.
-        y: likewise.
-    """
-    x, y = (stats.rankdata(values, axis=-1) for values in (x, y))
-    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
-    size = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.divide((x * y).sum(-1), size, out=np.zeros_like(size), where=size > 0)
 
 
 def bootstrap(
@@ -155,25 +130,8 @@ def bootstrap(
     """
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(ours), size=(replicates, len(ours)))
-    low, high = np.quantile(correlation(ours[chosen], paper[chosen]), (0.025, 0.975))
+    low, high = np.quantile(rank_correlation(ours[chosen], paper[chosen]), (0.025, 0.975))
     return float(low), float(high)
-
-
-def between_halves(ours: np.ndarray) -> float:
-    """Return the rank correlation of the means of two halves of the seeds.
-
-    Args:
-        ours: `[rules, seeds]`.
-
-    Returns:
-        The mean over all ways to choose half of the seeds, rounded down; the others are the rest.
-    """
-    seeds = range(ours.shape[1])
-    found = []
-    for half in itertools.combinations(seeds, len(seeds) // 2):
-        rest = [seed for seed in seeds if seed not in half]
-        found.append(correlation(ours[:, list(half)].mean(1), ours[:, rest].mean(1)))
-    return float(np.mean(found))
 
 
 def agreements(results: Sequence[Result]) -> dict[str, Agreement]:
@@ -183,7 +141,7 @@ def agreements(results: Sequence[Result]) -> dict[str, Agreement]:
         ours = np.array([result.values[part] for result in results])
         paper = np.array([figure(result.name, part) for result in results])
         compared[part] = Agreement(
-            float(correlation(ours.mean(1), paper)),
+            float(rank_correlation(ours.mean(1), paper)),
             *bootstrap(ours.mean(1), paper),
             between_halves(ours),
         )
@@ -192,17 +150,16 @@ def agreements(results: Sequence[Result]) -> dict[str, Agreement]:
 
 def agreements_table(compared: Mapping[str, Agreement]) -> Table:
     """Return the table of the rank correlations."""
-    table = Table(box=box.SIMPLE)
-    for column in (
-        "column of table 6",
-        "with the paper's [95 %]",
-        "between two halves of our seeds",
-    ):
-        table.add_column(column)
-    for part, row in compared.items():
-        with_paper = f"{row.with_paper:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        table.add_row(part.replace("_", " "), with_paper, f"{row.between_our_halves:.2f}")
-    return table
+    columns = "column of table 6", "with the paper's [95 %]", "between two halves of our seeds"
+    rows = [
+        (
+            part.replace("_", " "),
+            f"{row.with_paper:.2f} [{row.low:.2f}, {row.high:.2f}]",
+            f"{row.between_our_halves:.2f}",
+        )
+        for part, row in compared.items()
+    ]
+    return text_table(columns, rows)
 
 
 def order(agreement: Agreement) -> str:
@@ -239,34 +196,25 @@ def drawn(names: Sequence[str]) -> list[str]:
     return list(names) if len(names) <= MOST_DRAWN else spanning(MOST_DRAWN)
 
 
+def more(results: Sequence[Result]) -> More:
+    """Return what is said of the order of the rules."""
+    compared = agreements(results)
+    return More(
+        "Rank correlation of the rules' accuracies",
+        agreements_table(compared),
+        order(compared["final_test"]),
+        {"rank_correlations": {part: row._asdict() for part, row in compared.items()}},
+        functools.partial(draw_orders, results=results),
+    )
+
+
 def run(config: Arguments, console: Console) -> None:
     """Train all rivals, print the tables and write the results."""
-    if config.check:
-        check(config, console)
-        return
     rivals = config.rivals()
-    trained = train(config, NAME, rivals, console)
-    results = measure(trained.outcomes, BASELINE, trained.display)
-    compared = agreements(results)
-    paper = {
-        rival.name: f"{figure(rival.name, 'best_test')} / {figure(rival.name, 'final_test')}"
-        for rival in rivals
-    }
-    tables = {
-        "Rules of table 6": results_table(
-            results, BASELINE, trained.display, paper, "paper: best / final test"
-        ),
-        "Rank correlation of the rules' accuracies": agreements_table(compared),
-    }
-    notes = [
-        verdict(results, BASELINE, trained.display),
-        order(compared["final_test"]),
-        edge_note(results),
-    ]
-    panel = functools.partial(draw_orders, results=results)
-    more = {"rank_correlations": {part: row._asdict() for part, row in compared.items()}}
-    shown = drawn([rival.name for rival in rivals])
-    report(config, NAME, trained, results, tables, notes, shown, console, panel, more)
+    names = [rival.name for rival in rivals]
+    paper = {n: f"{figure(n, 'best_test')} / {figure(n, 'final_test')}" for n in names}
+    shown = drawn(names)
+    image_rivals.run(config, rivals, BASELINE, paper, "Rules of table 6", shown, more, console)
 
 
 if __name__ == "__main__":

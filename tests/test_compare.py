@@ -86,9 +86,9 @@ def own(tmp_path_factory):
     """The module of a user, importable here."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_line.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield __import__("my_line")
-    sys.path.remove(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield __import__("my_line")
 
 
 @pytest.fixture(scope="module")

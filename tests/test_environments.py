@@ -1,8 +1,6 @@
 """Environments: few-bit arithmetic and exchange, against NumPy and the plain task."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -10,23 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_bits import compressed_exchange, fake_quantize, low_precision
+from few_bits.activations import round_activations
 
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import (
+    PartLoop,
     PopulationTrainer,
     Protocol,
     Task,
-    TrainingGrid,
+    TaskLoop,
     image_task,
     load_digits,
     paper_child,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from few_bits import compressed_exchange, fake_quantize, low_precision
-from few_bits.activations import round_activations
 
 KEY = jax.random.key(7)
 
@@ -465,16 +461,17 @@ def test_rewards_in_an_environment(environment):
 
 
 @pytest.mark.slow
-def test_a_grid_of_trainings_in_an_environment():
-    task = low_precision(make_task(), 24)
+def test_trainings_in_parts_in_an_environment():
     scores = []
-    for one in (task, make_task()):
-        grid = TrainingGrid(one, batch_size=20, capacity=2, devices=jax.local_devices()[:1])
-        children = grid.start(programs("g", "adam"), seeds=[1, 2])
-        rates = np.full((2, grid.epoch_steps), 0.1)
-        for epoch in range(3):
-            children, result = grid.advance(children, rates, epoch, 3 * grid.epoch_steps)
-        scores.append(result.validation)
+    for one in (low_precision(make_task(), 24), make_task()):
+        steps = 3 * (one.num_examples(one.train) // 20)
+        inner = TaskLoop(one, 20, steps, 1, jax.local_devices()[:1], scores=True)
+        loop, rates = PartLoop(inner), np.full((1, steps), 0.1)
+        found = [
+            loop.advance(loop.start([seed]), programs(rule)[:, :1], rates, [seed], 0, steps)[1]
+            for seed, rule in ((1, "g"), (2, "adam"))
+        ]
+        scores.append(np.concatenate([part.validation for part in found]))
     np.testing.assert_allclose(*scores, rtol=1e-2)
     assert (scores[0] > -0.8).all()
 

@@ -12,15 +12,14 @@ import pytest
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DATA = Path(__file__).parents[2] / "shared" / "data"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import adam_ceiling  # noqa: E402
-import discover  # noqa: E402
-from held_out import HELD_OUT  # noqa: E402
+import adam_ceiling
+import discover
+from held_out import HELD_OUT
 
-from nos_optax.population.reference import Reference  # noqa: E402
-from nos_optax.population.suite import KNOWN, SuiteTrainer, load_suite  # noqa: E402
-from nos_optax.population.task_check import check_direction, check_task  # noqa: E402
+from nos_optax.population.reference import Reference
+from nos_optax.population.suite import KNOWN, SuiteTrainer, load_suite
+from nos_optax.population.task_check import check_direction, check_task
 
 FOLDERS = {"cifar10": "tensorflow_datasets", "ptb": "ptb", "multi30k": "multi30k"}
 

@@ -3,23 +3,19 @@
 import dataclasses
 import json
 import math
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
-
-from nos_optax.population import DatasetError, TrainingGrid
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import table5_ptb as table5
 from data.ptb import Corpus
 from harness.tuning import Outcome, Rival, Training
 from models.ptb_lstm import State, WordLSTM
+from ptb import task as text_task
+from rich.console import Console
+
+from nos_optax.population import DatasetError, PartLoop
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -33,7 +29,7 @@ CORPUS = Corpus(TEXT, TEXT[:150], TEXT[:90], tuple("abcdefg"))
 
 @pytest.fixture(scope="module")
 def task():
-    return table5.language_task(MODEL, CORPUS, BATCH, BPTT, state_reset=0.0)
+    return text_task.language_task(MODEL, CORPUS, BATCH, BPTT, state_reset=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def params():
 
 @pytest.fixture
 def in_blocks(monkeypatch):
-    monkeypatch.setattr(table5, "CACHED", 0)
+    monkeypatch.setattr(text_task, "CACHED", 0)
 
 
 def assert_close(actual, expected, rtol=2e-5):
@@ -67,12 +63,12 @@ def test_rows_of_a_minibatch_go_on_in_the_next(task):
 
 @pytest.mark.parametrize("length", [150, 101, 91])
 def test_long_rows_hold_the_whole_text(length):
-    inputs, targets, _ = table5.long_rows(TEXT[:length])
-    assert inputs.shape[0] == table5.ROWS and inputs.shape[1] % table5.BLOCK == 0
+    inputs, targets, _ = text_task.long_rows(TEXT[:length])
+    assert inputs.shape[0] == text_task.ROWS and inputs.shape[1] % text_task.BLOCK == 0
     real = targets >= 0
     assert (real == real[0]).all(), "or a mean over rows is not a mean over words"
     words = real.sum()
-    assert length - 1 - table5.ROWS < words <= length - 1
+    assert length - 1 - text_task.ROWS < words <= length - 1
     np.testing.assert_array_equal(targets[real], TEXT[1 : words + 1])
     np.testing.assert_array_equal(inputs[real], TEXT[:words])
 
@@ -91,14 +87,14 @@ def test_blocks_change_nothing(params, in_blocks):
 
         return jax.jit(jax.value_and_grad(function, has_aux=True))(params)
 
-    blocks = total(lambda p: table5.score(MODEL, p, carry, inputs, targets, key))
+    blocks = total(lambda p: text_task.score(MODEL, p, carry, inputs, targets, key))
     whole = total(lambda p: MODEL.log_likelihoods(p, carry, inputs, targets, key))
     assert_close(blocks, whole)
 
 
 def test_the_state_goes_on_until_the_text_begins_anew(params):
     still = dataclasses.replace(MODEL, **WITHOUT_DROPOUT)
-    task = table5.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.0)
+    task = text_task.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.0)
     loss, key = jax.jit(task.loss), jax.random.key(0)
     state, losses = still.zero_carry(BATCH), []
     for i in range(3):
@@ -119,7 +115,7 @@ def test_rows_are_reset_at_random(params):
     still = dataclasses.replace(MODEL, **WITHOUT_DROPOUT)
     rows = BATCH * 200
     inputs, targets = (jnp.full((rows, BPTT), word) for word in (1, 2))
-    task = table5.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.3)
+    task = text_task.language_task(still, CORPUS, BATCH, BPTT, state_reset=0.3)
     elsewhere = State(*jnp.full((2, rows, 5), 0.5))
     batch = inputs, targets, jnp.zeros(rows, bool)
     _, after = jax.jit(task.loss)(params, elsewhere, batch, jax.random.key(0))
@@ -154,7 +150,7 @@ def test_the_metric_is_the_mean_over_the_words(task, params, part, in_blocks):
 def test_gradients_are_clipped_and_guessing_is_chance(task):
     assert task.max_grad_norm == 5.0
     blind = jax.tree.map(jnp.zeros_like, MODEL.init(jax.random.key(0)))
-    assert_close(jax.jit(task.metric)(blind, (), task.test), np.full(table5.ROWS, task.chance))
+    assert_close(jax.jit(task.metric)(blind, (), task.test), np.full(text_task.ROWS, task.chance))
     assert task.chance == pytest.approx(-math.log(7))
 
 
@@ -175,7 +171,7 @@ def test_differences_are_of_logarithms_seed_by_seed():
     differences = table5.log_differences(outcomes, vocabulary=1000)
     assert list(differences) == ["Adam"], "only baselines that were trained"
     assert differences["Adam"]["Adam"] is None
-    assert differences["Adam"]["PowerSign"] == pytest.approx([math.log(1.1)] * 3)
+    assert differences["Adam"]["PowerSign"][:3] == pytest.approx([math.log(1.1)] * 3)
     # The paper's: log(64.8 / 63.3).
     cells = [list(column.cells) for column in table5.differences_table(differences).columns]
     assert cells[2] == ["", "+0.023"]
@@ -188,7 +184,7 @@ def test_the_verdict_has_each_pair_of_the_claim_once():
         outcome("PowerSign", [110, 112, 111]),
         outcome("AddSign", [119, 124, 120]),
     ]
-    text = table5.verdict(table5.log_differences(outcomes, 1000), seeds=3)
+    text = table5.verdict(table5.log_differences(outcomes, 1000))
     assert "5 paired t-tests" in text and "better: PowerSign than SGD;" in text
     assert "worse: SGD than Adam, PowerSign than Adam, AddSign than Adam;" in text
     assert "undecided: 1." in text and "Adam than SGD" not in text
@@ -196,7 +192,7 @@ def test_the_verdict_has_each_pair_of_the_claim_once():
 
 def test_a_diverged_run_is_a_blind_guess():
     outcomes = [outcome("Adam", [100, 100]), outcome("SGD", [100, None])]
-    mean, _, _ = table5.log_differences(outcomes, vocabulary=1000)["Adam"]["SGD"]
+    mean, *_ = table5.log_differences(outcomes, vocabulary=1000)["Adam"]["SGD"]
     assert mean == pytest.approx(math.log(10) / 2)
     scores = -np.log([250, 5000])
     assert table5.display(1000).of(scores) == pytest.approx([250, 5000])
@@ -244,7 +240,7 @@ def test_it_runs_and_learns(smoke, written):
 
 
 def test_nothing_is_trained_twice(smoke, written, monkeypatch):
-    monkeypatch.setattr(TrainingGrid, "advance", None)
+    monkeypatch.setattr(PartLoop, "advance", None)
     assert results_of(smoke)["rivals"] == written["rivals"]
 
 
@@ -289,13 +285,13 @@ def test_the_paper_s_settings():
     )
     assert loss.shape == () and [x.shape for x in jax.tree.leaves(state)] == [(64, 650)] * 2
     scores = jax.eval_shape(task.metric, *jax.eval_shape(task.init, jax.random.key(0)), task.test)
-    assert scores.shape == (table5.ROWS,)
+    assert scores.shape == (text_task.ROWS,)
 
 
 def test_a_step_of_the_paper_s_size():
     sizes = table5.check(table5.PRESETS["paper"], QUIET)
-    assert sizes["training_bytes"] > 4 * 4 * 9_892_600  # weights and three averages
+    assert sizes.training_bytes > 4 * 4 * 9_892_600  # weights and three averages
     # All scores of a minibatch, of which a gradient needs several, are 85 MiB.
-    assert sizes["step_bytes"] < 256 * 2**20
-    assert sizes["loss_before"] == pytest.approx(math.log(10_000), abs=0.1)
-    assert sizes["loss_after"] < sizes["loss_before"]
+    assert sizes.step_bytes < 256 * 2**20
+    assert sizes.loss_before == pytest.approx(math.log(10_000), abs=0.1)
+    assert sizes.loss_after < sizes.loss_before

@@ -2,21 +2,15 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
+import figure5.trajectories as trajectories
 import jax
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import rosenbrock
-import rosenbrock_trajectories as trajectories
 import schedules
-from rosenbrock_measures import (
+from figure5.measures import (
     Sweep,
     best_by_rate,
     best_of_first,
@@ -26,8 +20,9 @@ from rosenbrock_measures import (
     summarise,
     sweep,
 )
-from rosenbrock_tables import sweep_table, verdict, width
-from rosenbrock_trajectories import NOT_THE_PAPERS, OPTIMIZERS, SUBJECT, TUNED
+from figure5.tables import sweep_table, verdict, width
+from figure5.trajectories import NOT_THE_PAPERS, OPTIMIZERS, SUBJECT, TUNED
+from rich.console import Console
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -264,7 +259,7 @@ def test_starts_are_drawn_once():
     [
         (rosenbrock.Arguments, {"starts": 1}, "--starts must be at least 2, got 1"),
         (rosenbrock.Arguments, {"steps": 0}, "--steps must be at least 1, got 0"),
-        (rosenbrock.Arguments, {"rates": ()}, "at least one number each"),
+        (rosenbrock.Arguments, {"rates": ()}, "--rates is empty"),
         (rosenbrock.Arguments, {"decades": (-4, -2)}, r"at least 3 apart.*got \(-4, -2\)"),
         (schedules.Arguments, {"steps": 1}, "--steps must be at least 2, got 1"),
     ],
@@ -294,7 +289,7 @@ def test_smoke_of_rosenbrock(tmp_path):
     assert {len(one["rates"]) for one in content["many_rates"].values()} == {7}
     assert {row["grids"] for row in content["grids"].values()} == {1}
     for rows in content["random_starts"].values():
-        assert rows["PowerSign"]["powersign_less_this"] == [0, 0, 0]
+        assert rows["PowerSign"]["powersign_less_this"] == [0, 0, 0, 1]
     text = (tmp_path / "rosenbrock_smoke.md").read_text()
     assert "| PowerSign |" in text and "ahead of Adam, RMSProp and SGD, close to Momentum" in text
     assert (tmp_path / "rosenbrock_smoke.png").read_bytes().startswith(b"\x89PNG")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import suite_rules
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
-
-import suite_rules  # noqa: E402
 
 
 def rewards(*means, spread=0.1, seeds=8):
@@ -55,6 +53,13 @@ def test_signal_is_what_rules_differ_by_over_what_seeds_do():
 def test_what_says_nothing_is_refused(option, message):
     with pytest.raises(ValueError, match=message):
         suite_rules.Arguments(**option)
+
+
+def test_the_records_on_file_are_the_default_commands():
+    small = suite_rules.PRESETS["small"]
+    first, *_ = (small.results / f"{small.name}.jsonl").read_text().splitlines()
+    kept = json.loads(first)["config"]
+    assert json.loads(json.dumps(small.training())) | {"jax": kept["jax"]} == kept
 
 
 @pytest.mark.slow

@@ -3,49 +3,44 @@
 import dataclasses
 import functools
 import json
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_data
-from matplotlib.figure import Figure
-from rich.console import Console
-from scipy import stats
-
-from nos_optax import rules
-from nos_optax.grammar import encode, program_streams
-from nos_optax.population import TrainingGrid, load_digits
-from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
-from nos_optax.population.data import Dataset, DatasetError
-from nos_optax.population.training import Candidate, new_child, step
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 import table1_constant_rate as table1
 import table2_decayed_rate as table2
 import table6_all_rules as table6
-from harness import image_rivals, vision
+import test_data
+from harness import image_rivals, one_step, vision
 from harness.image_rivals import PAPER, SMALL, SMOKE
 from harness.paper import TABLE_1, TABLE_2
 from harness.rival_tables import (
     Display,
     accuracy,
-    claims,
     draw,
     draw_differences,
     edge_note,
     measure,
-    rates_text,
     results_table,
     tuned,
     verdict,
 )
-from harness.tables import markdown
+from harness.statistics import between_halves, claims, rank_correlation
+from harness.tables import markdown, rates_text
 from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, Training
+from matplotlib.figure import Figure
+from rich.console import Console
+from scipy import stats
+
+from nos_optax import rules
+from nos_optax.compare.statistics import Difference
+from nos_optax.grammar import encode, program_streams
+from nos_optax.population import PartLoop, load_digits
+from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
+from nos_optax.population.data import Dataset, DatasetError
+from nos_optax.population.training import Candidate, new_child, step
 
 pytestmark = pytest.mark.slow  # experiments take seconds to compile
 
@@ -173,7 +168,7 @@ def test_loss_by_hand():
     scores = (x - x.mean(0)) / x.std(0) * norm["scale"] + norm["bias"]
     scores = scores @ dense["kernel"] + dense["bias"]
     entropies = np.log(np.exp(scores).sum(1)) - scores[np.arange(20), labels]
-    assert value == pytest.approx(entropies.mean(), rel=1e-5), "weight decay is the grid's"
+    assert value == pytest.approx(entropies.mean(), rel=1e-5), "weight decay is the loop's"
     np.testing.assert_allclose(new["BatchNorm_0"]["mean"], 0.1 * x.mean(0), atol=1e-6)
 
     average = (x - new["BatchNorm_0"]["mean"]) / np.sqrt(new["BatchNorm_0"]["var"])
@@ -237,7 +232,7 @@ def test_numbers_of_rivals_by_hand():
     assert base.values["best_validation"] == pytest.approx([50, 60])
     assert base.values["best_test"] == pytest.approx([45, 50]), "after the best validation"
     assert base.difference is None
-    mean, low, high = better.difference
+    mean, low, high, _ = better.difference
     half = stats.t.ppf(0.975, 1) * stats.sem([30, 32])
     assert (mean, high - mean, mean - low) == pytest.approx((31, half, half))
     assert gone.diverged == 2 and gone.values["final_test"] == pytest.approx([10, 10])
@@ -268,23 +263,23 @@ def test_what_differs_between_rivals_has_a_column():
 
 
 def test_a_claim_survives_the_number_of_comparisons():
-    # Of three values: p = 0.0097 and 0.032 (t = 10.1 and 5.5).
-    clear, unclear = (-1.0, -1.426, -0.574), (1.0, 0.218, 1.782)
-    assert claims({"a": clear, "b": unclear}, 3) == (
+    clear, unclear = (-1.0, -1.426, -0.574, 0.0097), (1.0, 0.218, 1.782, 0.032)
+    changes = {"a": Difference(*clear), "b": Difference(*unclear)}
+    assert claims(changes) == (
         "2 paired t-tests by Holm's procedure at 5 %: better: b; worse: a; undecided: 0."
     )
-    many = {"a": clear, "b": unclear, "c": (0.0, -1.0, 1.0)}
-    assert "better: none; worse: a; undecided: 2." in claims(many, 3)
-    assert "better: a; worse: none; undecided: 2." in claims(many, 3, lower=True)
-    many |= {name: (0.0, -1.0, 1.0) for name in "def"}
-    assert "better: none; worse: none; undecided: 6." in claims(many, 3)
+    nothing = Difference(0.0, -1.0, 1.0, 1.0)
+    many = {**changes, "c": nothing}
+    assert "better: none; worse: a; undecided: 2." in claims(many)
+    assert "better: a; worse: none; undecided: 2." in claims(many, lower=True)
+    many |= {name: nothing for name in "def"}
+    assert "better: none; worse: none; undecided: 6." in claims(many)
 
 
 def test_rates_at_an_edge_are_named():
     results = measure(OUTCOMES, "base", accuracy(10))
-    assert edge_note(results, (0.01, 0.1, 1.0)).endswith("greatest rate: none.")
-    assert edge_note(results, (0.01, 0.1)).endswith("greatest rate: base, better, gone.")
     inside = [result._replace(tried=[0.01, 0.1, 1.0]) for result in results[1:]]
+    assert edge_note(inside).endswith("greatest rate: none.")
     assert edge_note([results[0], *inside]).endswith("greatest rate: base."), "of each its own"
 
 
@@ -342,7 +337,7 @@ def test_the_picture_has_the_difference_of_every_rival():
     ((points, _, (bars,)),) = axes.containers
     assert points.get_xdata() == pytest.approx([31, -36])
     ends = [segment[:, 0] for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [result.difference[1:] for result in results[1:]])
+    np.testing.assert_allclose(ends, [result.difference[1:3] for result in results[1:]])
 
 
 # Table 6's order.
@@ -352,8 +347,8 @@ def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 6, (2, 30, 12))  # with ties
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
-    np.testing.assert_allclose(table6.correlation(x, y), expected, atol=1e-12)
-    assert table6.correlation(np.ones(5), np.arange(5)) == 0
+    np.testing.assert_allclose(rank_correlation(x, y), expected, atol=1e-12)
+    assert rank_correlation(np.ones(5), np.arange(5)) == 0
 
 
 def test_bootstrap_tells_an_order_from_none():
@@ -390,9 +385,9 @@ def test_the_interval_is_around_the_correlation_of_the_means():
 def test_the_correlation_of_halves_by_hand():
     ours = np.array([[1, 2, 3], [2, 3, 1], [3, 1, 2]])  # rules by seeds
     # One seed against the mean of two others: [1, 2, 3] and [2.5, 2, 1.5], and so on.
-    assert table6.between_halves(ours) == pytest.approx(-1)
+    assert between_halves(ours) == pytest.approx(-1)
     four = np.array([[1, 1, 5, 5], [2, 2, 6, 6], [3, 3, 7, 7]])
-    assert table6.between_halves(four) == pytest.approx(1)
+    assert between_halves(four) == pytest.approx(1)
 
 
 def test_twelve_rules_span_the_papers_accuracies():
@@ -480,7 +475,7 @@ def test_the_papers_rules_are_compared_with_every_common_one():
     assert list(found) == ["AddSign-ld (cosine)", "PowerSign (cosine)", table2.MEAN]
     assert found["AddSign-ld (cosine)"]["SGD (cosine)"][0] == pytest.approx(15)
     # Means of both, seed by seed: 50 and 70.
-    mean, low, high = found[table2.MEAN]["SGD (cosine)"]
+    mean, low, high, _ = found[table2.MEAN]["SGD (cosine)"]
     half = stats.t.ppf(0.975, 1) * stats.sem([0, 10])
     assert (mean, high - mean, mean - low) == pytest.approx((5, half, half))
 
@@ -512,7 +507,7 @@ def test_what_the_paper_tries_of_each():
 
 
 def test_records_are_of_all_that_decides_a_training():
-    more = dataclasses.replace(SMALL, seeds=5, rates=(1.0,), adaptive=False, capacity=2)
+    more = dataclasses.replace(SMALL, seeds=5, rates=(1.0,), adaptive=False, lanes=2)
     assert more.training() == SMALL.training()
     changes = {"epochs": 3, "depth": 16, "shift": 1, "batch_size": 10, "test_examples": 100}
     for name, value in changes.items():
@@ -531,7 +526,7 @@ def runs(tmp_path_factory):
 
     @functools.cache
     def run(experiment, model="wrn"):
-        folder = tmp_path_factory.mktemp(experiment.NAME)
+        folder = tmp_path_factory.mktemp(experiment.Arguments.experiment)
         config = presets[experiment, model]
         config = dataclasses.replace(config, out=folder / "runs", results=folder)
         experiment.run(config, QUIET)
@@ -554,7 +549,7 @@ PAPERS_FIGURES = {
 )
 def test_smoke(runs, experiment, model):
     config = runs(experiment, model)
-    path = config.results / f"{config.name(experiment.NAME)}.json"
+    path = config.results / f"{config.name}.json"
 
     def refuse(name):
         raise ValueError(f"{name} is not JSON")
@@ -586,8 +581,8 @@ def test_smoke(runs, experiment, model):
 
 def test_what_is_recorded_is_not_trained_again(runs, monkeypatch):
     config = runs(table6, "child")
-    monkeypatch.setattr(TrainingGrid, "advance", None)
-    path = config.results / f"{config.name(table6.NAME)}.md"
+    monkeypatch.setattr(PartLoop, "advance", None)
+    path = config.results / f"{config.name}.md"
     before = path.read_text()
     path.unlink()
     table6.run(config, QUIET)
@@ -644,9 +639,10 @@ def test_a_step_at_the_papers_scale_has_its_shapes():
 
 def test_check_reports_sizes():
     sizes = image_rivals.check(table6.PRESETS["smoke", "child"], QUIET)
-    assert sizes["training_bytes"] > 4 * 4 * sizes["parameters"]  # weights and three averages
-    assert sizes["step_bytes"] > 4 * SMOKE.batch_size * 64
-    assert 1 < sizes["loss"] < 5 and sizes["step_seconds"] > 0
+    assert sizes.training_bytes > 4 * 4 * sizes.parameters  # weights and three averages
+    assert sizes.step_bytes > 4 * SMOKE.batch_size * 64
+    assert 1 < sizes.loss_before < 5 and sizes.step_seconds > 0
+    assert sizes.loss_after != sizes.loss_before
 
 
 @pytest.mark.parametrize(
@@ -661,7 +657,7 @@ def test_check_fails_where_the_step_does(monkeypatch, broken, message):
         after, loss = step(task, child, *arguments)
         return broken(child, after), loss
 
-    monkeypatch.setattr(image_rivals, "step", broken_step)
+    monkeypatch.setattr(one_step, "step", broken_step)
     with pytest.raises(RuntimeError, match=message):
         image_rivals.check(table6.PRESETS["smoke", "child"], QUIET)
 
@@ -670,7 +666,7 @@ def test_check_fails_where_the_step_does(monkeypatch, broken, message):
 def test_check_at_the_papers_scale():
     """But for the minibatch, of which two images need little memory."""
     sizes = image_rivals.check(dataclasses.replace(PAPER, batch_size=2), QUIET)
-    assert sizes["parameters"] == 8_949_210
-    assert 2**27 < sizes["training_bytes"] < 2**28
-    assert 2**27 < sizes["step_bytes"] < 2**32
-    assert 2 < sizes["loss"] < 10
+    assert sizes.parameters == 8_949_210
+    assert 2**27 < sizes.training_bytes < 2**28
+    assert 2**27 < sizes.step_bytes < 2**32
+    assert 2 < sizes.loss_before < 10

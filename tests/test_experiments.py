@@ -6,22 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare_strategies as compare
+import hurdles
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
 from scipy import stats
+from strategies import measures as strategy_measures
 
 from nos_optax.grammar import SearchSpace
 from nos_optax.search.history import Candidate
 from nos_optax.search.probes import Probes
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-sys.path.insert(0, str(FOLDER))
-
-import compare_strategies as compare  # noqa: E402
-import hurdles  # noqa: E402
-import strategy_measures  # noqa: E402
 
 # What is measured of a search.
 
@@ -115,9 +113,9 @@ def test_summary_sets_the_seeds_beside_each_other():
     )
     ppo = summary["ppo"]
     assert ppo["quarters"][3] == pytest.approx((0.6, 0.1))
-    assert ppo["minus_random"]["last_quarter"] == pytest.approx((0.3, 0.3, 0.3))
-    assert ppo["minus_random"]["best"] == pytest.approx((0.1, 0.1, 0.1))
-    assert summary["random"]["minus_random"]["mean"] == pytest.approx((0, 0, 0))
+    assert ppo["minus_random"]["last_quarter"][:3] == pytest.approx((0.3, 0.3, 0.3))
+    assert ppo["minus_random"]["best"][:3] == pytest.approx((0.1, 0.1, 0.1))
+    assert summary["random"]["minus_random"]["mean"][:3] == pytest.approx((0, 0, 0))
     assert ppo["samples_to_reach"][0] == (None, 0)
 
 

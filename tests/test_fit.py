@@ -3,21 +3,16 @@
 import io
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
-from rich.progress import Progress
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 from harness import checkpoints
 from harness.fit import DIVERGED, FINISHED, fit
+from rich.console import Console
+from rich.progress import Progress
 
 # Its state has what Orbax would change: named tuples, an empty one, integers.
 TX = optax.MultiSteps(optax.chain(optax.clip(1.0), optax.adam(0.1)), 2)

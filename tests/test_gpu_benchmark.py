@@ -14,21 +14,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pack_cifar10
 import pytest
+import run
+import sections as image_sections
+import suite_sections
 import test_data
+from child_step import by_xla, compile_gradient, on_paper
+from peaks import PRECISIONS
 
 from nos_optax.population import ConvNet
 from nos_optax.population.cifar10 import load_cifar10, prepare_cifar10
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "gpu"
-sys.path.insert(0, str(FOLDER))
-
-import pack_cifar10  # noqa: E402
-import run  # noqa: E402
-import sections as image_sections  # noqa: E402
-import suite_sections  # noqa: E402
-from child_step import by_xla, compile_gradient, on_paper  # noqa: E402
-from peaks import PRECISIONS  # noqa: E402
 
 MAY_BE_ZERO_OR_NEGATIVE = {"share", "share_range", "rank_correlation", "mean_difference", "trained"}
 

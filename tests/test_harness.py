@@ -12,36 +12,26 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness import command_line
+from harness.statistics import decided, epochs_to_reach, mean_and_error, peak, t_interval
+from harness.study import Study
+from harness.tables import markdown, mean_text, text_table
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from nos_optax.search import AcceleratorError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from harness import command_line
-from harness.statistics import (
-    difference,
-    epochs_to_reach,
-    interval_if_finite,
-    mean_and_error,
-    p_value,
-    peak,
-    t_interval,
-)
-from harness.tables import markdown
-
 from nos_optax.compare.records import Records, write_results
-from nos_optax.compare.statistics import holm
+from nos_optax.compare.statistics import difference, holm
+from nos_optax.search import AcceleratorError
 
 # Statistics.
 
 
 def test_t_interval_by_hand():
     # mean 2, standard error 1/sqrt(3), t(2, 0.975) = 4.3027
-    mean, low, high = t_interval([1.0, 2.0, 3.0])
-    assert mean == 2
+    mean, low, high, p = t_interval([1.0, 2.0, 3.0])
+    assert mean == 2 and p == pytest.approx(stats.ttest_1samp([1, 2, 3], 0).pvalue)
     assert [low, high] == pytest.approx([2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], rel=1e-5)
     assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 3**-0.5))
 
@@ -51,7 +41,7 @@ def test_differences_are_paired():
     baseline = rng.normal(size=6)
     values = baseline + 0.3 + 0.01 * rng.normal(size=6)
     interval = stats.ttest_rel(values, baseline).confidence_interval(0.95)
-    mean, low, high = difference(values.tolist(), baseline.tolist())
+    mean, low, high, _ = difference(values.tolist(), baseline.tolist())
     assert (low, high) == pytest.approx((interval.low, interval.high))
     assert mean == pytest.approx(np.mean(values) - np.mean(baseline))
     assert high - low < 0.1  # though each of them varies by 1
@@ -59,7 +49,7 @@ def test_differences_are_paired():
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
     samples = np.random.default_rng(1).normal(2, 3, size=(2000, 5))
-    ends = np.array([t_interval(row)[1:] for row in samples])
+    ends = np.array([t_interval(row)[1:3] for row in samples])
     covered = np.mean((ends[:, 0] < 2) & (2 < ends[:, 1]))
     assert covered == pytest.approx(0.95, abs=0.02)
 
@@ -71,22 +61,18 @@ def test_statistics_of_single_precision_are_of_double():
 
 def test_too_few_values_have_no_error():
     with pytest.raises(ValueError, match="at least 2 values, got 1"):
+        mean_and_error([0.5])
+    with pytest.raises(ValueError, match="at least 2; got 1 and 1"):
         t_interval([0.5])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="same seeds of both"):
         difference([1.0, 2.0], [1.0])
 
 
-@pytest.mark.parametrize("count", [2, 3, 20])
-def test_the_p_value_of_an_interval_is_the_paired_t_tests(count):
-    values, baseline = np.random.default_rng(count).normal(size=(2, count))
-    expected = stats.ttest_rel(values, baseline).pvalue
-    assert p_value(difference(values, baseline), count) == pytest.approx(expected)
-    assert p_value(difference(baseline, values), count) == pytest.approx(expected)
-
-
-def test_values_without_spread_are_0_or_not():
-    assert p_value(t_interval([0.0, 0.0]), 2) == 1
-    assert p_value(t_interval([0.5, 0.5]), 2) == 0
+def test_what_is_decided_survives_the_number_of_comparisons():
+    one = {"a": difference([1.0, 2.0, 1.5, 1.0], [0.0] * 4)}
+    assert decided(one) == {"a": "better"} and decided(one, lower=True) == {"a": "worse"}
+    none = {str(i): difference([-1.0, 1.0, -1.0, 1.0], [0.0] * 4) for i in range(40)}
+    assert set(decided(none | one).values()) == {"undecided"}
 
 
 def test_holm_by_hand():
@@ -136,11 +122,6 @@ def test_the_peak_of_a_parabola_in_the_logarithm():
     assert peak({0.5: 0.1, 0.05: 0.3, 0.005: 0.3}) in (0.05, 0.005)
 
 
-def test_an_interval_needs_finite_values():
-    assert interval_if_finite([1.0, 2.0]) == t_interval([1.0, 2.0])
-    assert interval_if_finite([1.0, np.inf]) is None and interval_if_finite([1.0]) is None
-
-
 # Tables.
 
 
@@ -150,6 +131,11 @@ def test_markdown():
     table.add_row("2", "log|x|")
     expected = "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | log\\|x\\| |\n"
     assert markdown(table) == expected
+
+
+def test_means_have_their_standard_error_unless_they_have_none():
+    assert mean_text([1.0, 2.0, 3.0], 2) == "2.00 ± 0.58"
+    assert mean_text([1.0], 1) == "1.0" and mean_text([1.0, np.inf], 1) == "1.0, inf"
 
 
 # Records.
@@ -307,10 +293,10 @@ class Config:
 PRESETS = {"paper": Config(), "small": Config("small", epochs=3, seeds=3)}
 
 
-def call(monkeypatch, run, *arguments, **options):
+def call(monkeypatch, run, *arguments, presets=PRESETS, **options):
     monkeypatch.setattr(sys, "argv", ["experiment.py", *arguments])
     monkeypatch.setattr(command_line, "enable_compilation_cache", lambda: None)
-    command_line.main(run, PRESETS, **options)
+    command_line.main(run, presets, **options)
 
 
 @pytest.mark.parametrize(
@@ -360,12 +346,64 @@ def test_a_programmers_mistake_keeps_its_traceback(monkeypatch):
         call(monkeypatch, lambda config, console: 1 / 0)
 
 
-def test_an_interrupt_may_say_how_to_go_on(monkeypatch):
+def test_what_keeps_records_says_that_it_goes_on(monkeypatch):
     def run(config, console):
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit, match="go on"):
-        call(monkeypatch, run, interrupted="go on")
+    for folder, said in ((None, "interrupted"), (Path("x"), "the same command goes on from here")):
+        kind = dataclasses.make_dataclass("Kept", [("scale", str, "small")], frozen=True)
+        if folder:
+            kind = dataclasses.make_dataclass(
+                "Kept", [("out", Path, folder)], bases=(kind,), frozen=True
+            )
+        with pytest.raises(SystemExit) as exit_info:
+            call(monkeypatch, run, presets={"small": kind()})
+        assert str(exit_info.value.code).endswith(said)
+
+
+# The study.
+
+
+@dataclasses.dataclass(frozen=True)
+class Little(Study):
+    """A study of nothing."""
+
+    experiment = "little"
+    at_least = (("seeds", 2),)
+    not_empty = ("rates",)
+    may_grow = ("seeds",)
+
+    seeds: int = 2
+    rates: tuple[float, ...] = (0.1,)
+
+
+def test_a_study_names_its_files_and_what_decides(tmp_path):
+    study = Little(out=tmp_path / "x", accelerator="cpu")
+    assert (study.name, study.folder) == ("little_paper", tmp_path / "x")
+    assert Little(scale="smoke").folder == Path("runs/little_smoke")
+    assert study.measured() == {"scale": "paper", "seeds": 2, "rates": (0.1,)}
+    assert study.training() == Little(seeds=3).training() != Little(rates=(1.0,)).training()
+    assert Little.like(study, seeds=5) == dataclasses.replace(study, seeds=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"seeds": 1}, "--seeds must be at least 2, got 1"), ({"rates": ()}, "--rates is empty")],
+)
+def test_a_study_refuses_what_says_nothing(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Little(**changes)
+
+
+def test_what_is_published_is_printed_and_written(tmp_path, capsys):
+    study, table = Little(results=tmp_path / "new"), text_table(("a", "b"), [("1", "2")])
+    study.publish(Console(width=80), "[title]", {"Head": table}, ["A note."], {"seconds": 3.2})
+    printed = capsys.readouterr().out
+    assert "[title]" in printed and "Head" in printed and "3 s" in printed
+    text = (tmp_path / "new" / "little_paper.md").read_text()
+    assert text == "[title]\n\nHead:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note.\n"
+    written = json.loads((tmp_path / "new" / "little_paper.json").read_text())
+    assert written["arguments"] == {"scale": "paper", "seeds": 2, "rates": [0.1]}
 
 
 def test_a_preset_that_there_is_not(monkeypatch):

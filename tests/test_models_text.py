@@ -3,8 +3,6 @@
 import functools
 import itertools
 import math
-import sys
-from pathlib import Path
 
 import jax
 import jax.flatten_util
@@ -12,9 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 from data import BOS, EOS, PAD
 from models.gnmt import GNMT, beam_search, greedy_decode
 from models.ptb_lstm import State, WordLSTM

@@ -1,16 +1,11 @@
 """The image networks: parameters counted by hand, gradients everywhere, convolutions as patches."""
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 from models.convolution import LAYOUT, patches_convolution
 from models.nasnet import NASNetA, _drop_path
 from models.wide_resnet import WideResNet

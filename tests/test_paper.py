@@ -4,15 +4,10 @@ The tables below were read off the paper's text row by row, and not copied from 
 check. Bello, Zoph, Vasudevan and Le, "Neural Optimizer Search with Reinforcement Learning", 2017.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
+from harness import paper
 
 from nos_optax import parse, rules
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-from harness import paper
 
 # Table 6: formula, final validation, final test, best validation, best test. The epsilon of the
 # fifth row is the noise; that of the row with a division is the one that "/" adds.

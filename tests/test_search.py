@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from nos_optax.search import Probes, SearchConfig, command, read_candidates, run
 from nos_optax.search.history import Candidate
 from nos_optax.search.results import Result, best_candidates, results_table
 from nos_optax.search.run_folder import RunFolder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 TINY = SearchConfig(
     protocol="paper",

@@ -1,4 +1,4 @@
-"""A task of one's own, in a search's protocol and in a grid of trainings."""
+"""A task of one's own, in a search's protocol."""
 
 import dataclasses
 import json
@@ -6,11 +6,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from nos_optax.grammar import encode, scale_by_rule
-from nos_optax.population import STATUSES, PopulationTrainer, Protocol, Task, TrainingGrid
+from nos_optax.grammar import encode
+from nos_optax.population import STATUSES, PopulationTrainer, Protocol, Task
 from nos_optax.search import SearchConfig, TaskConfig, run_search
 from nos_optax.search.loading import load_task
 
@@ -39,86 +38,6 @@ def make_task(**options) -> Task:
     return Task("line", init, loss, metric, **(parts | options))
 
 
-def reference(task: Task, rule: str, rates, seed: int, order, total_steps: int):
-    """Train one child by the static evaluator on the flat parameters; return its scores."""
-    init_key, rule_key, loss_key = jax.random.split(jax.random.key(seed), 3)
-    params, state = task.init_flat(init_key)
-    tx = scale_by_rule(rule, total_steps=total_steps, key=rule_key)
-    opt_state, losses = tx.init(params), []
-    for i, rows in enumerate(order):
-        batch = jax.tree.map(lambda x, rows=rows: x[rows], task.train)
-        key = jax.random.fold_in(loss_key, i)
-        (loss, state), g = jax.value_and_grad(
-            lambda p, s, b, k: task.loss(task.unflatten(p), s, b, k), has_aux=True
-        )(params, state, batch, key)
-        if task.max_grad_norm is not None:
-            g, _ = optax.clip_by_global_norm(task.max_grad_norm).update(g, optax.EmptyState())
-        update, opt_state = tx.update(g, opt_state, params)
-        params, losses = params - rates[i] * update, [*losses, loss]
-    score = lambda batch: np.mean(task.metric(task.unflatten(params), state, batch))  # noqa: E731
-    return np.mean(losses), score(task.validation), score(task.test)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lanes", "options"), [(1, {"max_grad_norm": 0.1, "shuffle": False}), (2, {})]
-)
-def test_a_grid_equals_single_trainings(lanes, options):
-    task = make_task(**options)
-    grid = TrainingGrid(task, batch_size=8, capacity=5, lanes=lanes)
-    seeds = [3, 4, 3, 5]
-    children = grid.start([encode(rule).array for rule in RULES], seeds)
-    steps = 2 * grid.epoch_steps
-    rates = np.linspace(0.1, 0.01, steps) * np.array([1, 0.3, 0.5, 1])[:, None]
-    for epoch in range(2):
-        part = rates[:, epoch * grid.epoch_steps :][:, : grid.epoch_steps]
-        children, result = grid.advance(children, part, epoch, steps)
-    for i, (rule, seed) in enumerate(zip(RULES, seeds, strict=True)):
-        order = np.concatenate([grid._order(seed, epoch) for epoch in range(2)])
-        assert task.shuffle or (order[:2].ravel() == np.arange(16)).all()
-        loss, validation, test = reference(task, rule, rates[i], seed, order, steps)
-        np.testing.assert_allclose(result.validation[i], validation, rtol=1e-4)
-        np.testing.assert_allclose(result.test[i], test, rtol=1e-4)
-        assert np.isfinite(result.loss[i]) and result.loss[i] <= loss * 1.0001
-
-
-def test_a_diverged_child_does_not_disturb_its_neighbours():
-    grid = TrainingGrid(make_task(), batch_size=20, capacity=2)
-    alone = grid.start([encode("g").array], [1])
-    pair = grid.start([encode("g").array] * 2, [1, 1])
-    for epoch in range(3):
-        good, bad = np.full((1, 3), 0.1), np.full((1, 3), 1e30)
-        alone, expected = grid.advance(alone, good, epoch, 9)
-        pair, result = grid.advance(pair, np.concatenate([bad, good]), epoch, 9)
-    assert np.isnan(result.validation[0]) and np.isnan(result.loss[0])
-    assert result.validation[1] == expected.validation[0]
-
-
-def test_a_grid_is_compiled_once():
-    traces = 0
-    task = make_task()
-
-    def counted(*args):
-        nonlocal traces
-        traces += 1
-        return task.loss(*args)
-
-    grid = TrainingGrid(dataclasses.replace(task, loss=counted), batch_size=20, capacity=3)
-    traces = 0  # the look at the task is over
-    for count, rule in enumerate(RULES[:3], 1):
-        children = grid.start([encode(rule).array] * count, range(count))
-        for epoch in range(2):
-            children, _ = grid.advance(children, np.full((count, 3), 0.1), epoch, 6)
-    assert traces == 1
-
-
-def test_without_a_test_set_its_score_is_nan():
-    grid = TrainingGrid(make_task(test=None), batch_size=20, capacity=1)
-    children = grid.start([encode("g").array], [0])
-    _, epoch = grid.advance(children, np.full((1, 3), 0.1), 0, 3)
-    assert np.isnan(epoch.test[0]) and np.isfinite(epoch.validation[0])
-
-
 def test_a_task_of_ones_own_is_searched_with_the_protocol():
     task = make_task(baseline=-2.0, baseline_error=0.05, perfect=0.0)
     trainer = PopulationTrainer(task, Protocol((1e-2, 1e-1), batch_size=10, epochs=4), iterations=2)
@@ -145,20 +64,6 @@ def test_few_validation_examples_do_not_condemn_every_child():
 def test_bad_data_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         make_task(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"batch_size": 61}, "60 training examples, got 61"), ({"lanes": 0}, "at least 1")],
-)
-def test_bad_grids_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        TrainingGrid(make_task(), **({"batch_size": 10, "capacity": 1} | options))
-    grid = TrainingGrid(make_task(), batch_size=10, capacity=1)
-    with pytest.raises(ValueError, match="1 programs and 0 seeds"):
-        grid.start([encode("g").array], [])
-    with pytest.raises(ValueError, match="from 1 to 1 programs"):
-        grid.start([encode("g").array] * 2, [0, 1])
 
 
 OWN = """

@@ -1,20 +1,19 @@
 """A user's mistake in a task is one clear message, before anything is compiled."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_bits import compressed_exchange, low_precision
 from test_task import make_task
 
 from nos_optax.grammar import encode
 from nos_optax.population import (
     PopulationTrainer,
     Protocol,
-    TrainingGrid,
+    TaskLoop,
 )
 from nos_optax.population.task_check import (
     check_direction,
@@ -23,10 +22,6 @@ from nos_optax.population.task_check import (
     task_digest,
 )
 from nos_optax.search import LocalEngine, SearchConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-from few_bits import compressed_exchange, low_precision
 
 TASK = make_task()
 X, Y = TASK.train
@@ -172,7 +167,7 @@ def test_both_trainers_look_at_the_task():
     with pytest.raises(ValueError, match="metric returned"):
         PopulationTrainer(task, Protocol(batch_size=8))
     with pytest.raises(ValueError, match="metric returned"):
-        TrainingGrid(task, batch_size=8, capacity=1)
+        TaskLoop(task, 8, max_steps=1, iterations=1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "int64", "bool"])

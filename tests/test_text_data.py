@@ -2,15 +2,11 @@
 
 import gzip
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
 from data import BOS, EOS, PAD
 from data.ptb import batchify, load_ptb
 from data.subwords import Padded, batches, bucket_pairs, pad_sources, to_text, train_subwords

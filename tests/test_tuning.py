@@ -1,18 +1,9 @@
 """The tuning of rivals: equal budgets, fresh seeds, nothing trained twice, killed and resumed."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.progress import Progress
-
-from nos_optax.grammar import encode
-from nos_optax.population import Task, TrainingGrid
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from harness import tuning
 from harness.tuning import (
     HALF_DECADES,
@@ -24,15 +15,17 @@ from harness.tuning import (
     compare,
     next_rates,
 )
+from rich.progress import Progress
 
 from nos_optax.compare.records import Records
+from nos_optax.population import PartLoop, Task, TaskLoop
 
 RIVALS = (Rival("SGD", "g"), Rival("SGD, linear", "g", "linear"), Rival("bad", "exp(1 / (g - g))"))
 RATES = (0.01, 0.1, 1e20)
 SEEDS = (1, 2)
 
 
-def make_grid(devices=None, lanes=1):
+def make_loop(devices=None, lanes=1):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 3)).astype(np.float32)
     y = x @ np.array([1.0, -2.0, 0.5], np.float32)
@@ -44,23 +37,24 @@ def make_grid(devices=None, lanes=1):
         train=(x[:20], y[:20]),
         validation=(x[20:], y[20:]),
     )
-    return TrainingGrid(task, 5, capacity=4, iterations=3, lanes=lanes, devices=devices)
+    loop = TaskLoop(task, 5, 12, 3, devices, lanes, scores=True)
+    return PartLoop(loop)
 
 
 @pytest.fixture(scope="module")
-def grid():
-    return make_grid()
+def loop():
+    return make_loop()
 
 
-def run(grid, folder):
+def run(loop, folder):
     with Progress(disable=True) as progress:
         records = Records(folder / "records.jsonl", {"of": "the test"})
-        return compare(grid, RIVALS, RATES, 3, SEEDS, records, progress)
+        return compare(loop, RIVALS, RATES, 3, SEEDS, records, progress)
 
 
 @pytest.fixture(scope="module")
-def outcomes(grid, tmp_path_factory):
-    return run(grid, tmp_path_factory.mktemp("unbroken"))
+def outcomes(loop, tmp_path_factory):
+    return run(loop, tmp_path_factory.mktemp("unbroken"))
 
 
 @pytest.mark.slow
@@ -86,18 +80,18 @@ def test_schedules_reach_the_children(outcomes):
 
 
 @pytest.mark.slow
-def test_nothing_is_trained_twice(grid, outcomes, tmp_path, monkeypatch):
-    first = run(grid, tmp_path)
-    monkeypatch.setattr(TrainingGrid, "advance", None)
-    again = run(grid, tmp_path)
+def test_nothing_is_trained_twice(loop, outcomes, tmp_path, monkeypatch):
+    first = run(loop, tmp_path)
+    monkeypatch.setattr(PartLoop, "advance", None)
+    again = run(loop, tmp_path)
     assert str(first) == str(again) == str(outcomes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 8])
-def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch, killed_at):
+def test_killed_and_resumed_it_is_the_same(loop, outcomes, tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)  # after every epoch
-    advance, calls = TrainingGrid.advance, 0
+    advance, calls = PartLoop.advance, 0
 
     def dying(self, *args):
         nonlocal calls
@@ -107,34 +101,32 @@ def test_killed_and_resumed_it_is_the_same(grid, outcomes, tmp_path, monkeypatch
         return advance(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingGrid, "advance", dying)
+        patch.setattr(PartLoop, "advance", dying)
         with pytest.raises(KeyboardInterrupt):
-            run(grid, tmp_path)
+            run(loop, tmp_path)
     left = []
     with monkeypatch.context() as patch:
-        patch.setattr(
-            TrainingGrid, "advance", lambda self, *a: left.append(a[2]) or advance(self, *a)
-        )
-        assert str(run(grid, tmp_path)) == str(outcomes)
-    assert left[0] == killed_at % 3, "it goes on with the epoch in which it was killed"
-    assert len(left) + killed_at == 15
+        patch.setattr(PartLoop, "advance", lambda self, *a: left.append(a[4]) or advance(self, *a))
+        assert str(run(loop, tmp_path)) == str(outcomes)
+    assert left[0] == 4 * (killed_at % 3), "it goes on with the epoch in which it was killed"
+    assert len(left) + killed_at == 24
 
 
 @pytest.mark.slow
 def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)
-    advance = TrainingGrid.advance
+    advance = PartLoop.advance
 
-    def dying(self, children, rates, epoch, total_steps):
-        if epoch == 2:
+    def dying(self, children, programs, rates, seeds, first, *rest):
+        if first == 8:
             raise KeyboardInterrupt
-        return advance(self, children, rates, epoch, total_steps)
+        return advance(self, children, programs, rates, seeds, first, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingGrid, "advance", dying)
+        patch.setattr(PartLoop, "advance", dying)
         with pytest.raises(KeyboardInterrupt):
-            run(make_grid(jax.devices()[:1]), tmp_path)  # its neighbours sit in another order
-    resumed = run(make_grid(jax.devices()[:2], lanes=2), tmp_path)
+            run(make_loop(jax.devices()[:1]), tmp_path)  # its neighbours sit in another order
+    resumed = run(make_loop(jax.devices()[:2], lanes=2), tmp_path)
     for one, other in zip(resumed, outcomes, strict=True):
         assert one.rate == other.rate
         for mine, yours in zip(one.tuning + one.runs, other.tuning + other.runs, strict=True):
@@ -142,7 +134,7 @@ def test_it_goes_on_with_other_devices(outcomes, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch):
+def test_checkpoints_outlive_their_results(loop, outcomes, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.checkpoints.SHARE", 1e9)
 
     def full(self, measured):
@@ -151,22 +143,22 @@ def test_checkpoints_outlive_their_results(grid, outcomes, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Records, "extend", full)
         with pytest.raises(OSError, match="no space"):
-            run(grid, tmp_path)
+            run(loop, tmp_path)
     calls = []
-    advance = TrainingGrid.advance
+    advance = PartLoop.advance
     monkeypatch.setattr(
-        TrainingGrid, "advance", lambda self, *a: calls.append(a[2]) or advance(self, *a)
+        PartLoop, "advance", lambda self, *a: calls.append(a[4]) or advance(self, *a)
     )
-    assert str(run(grid, tmp_path)) == str(outcomes)
-    assert len(calls) == 12, "the first part was trained already"
-    assert not list((tmp_path / "records").iterdir())
+    assert str(run(loop, tmp_path)) == str(outcomes)
+    assert len(calls) == 21, "the first part was trained already"
+    assert not (tmp_path / "records").exists()
 
 
 @pytest.mark.slow
-def test_the_rate_has_the_best_mean_over_the_tuning_seeds(grid, tmp_path):
+def test_the_rate_has_the_best_mean_over_the_tuning_seeds(loop, tmp_path):
     with Progress(disable=True) as progress:
         records = Records(tmp_path / "records.jsonl", {})
-        of_sgd = compare(grid, RIVALS[:1], RATES, 1, SEEDS, records, progress, (0, 3, 4))[0]
+        of_sgd = compare(loop, RIVALS[:1], RATES, 1, SEEDS, records, progress, (0, 3, 4))[0]
     assert [(t.rate, t.seed) for t in of_sgd.tuning] == [(r, s) for r in RATES for s in (0, 3, 4)]
     means = [np.mean([t.final for t in of_sgd.tuning if t.rate == rate]) for rate in RATES]
     assert of_sgd.rate == RATES[np.argmax(means)]
@@ -199,13 +191,13 @@ def tried(finals, decay=0.0):
     ],
 )
 def test_what_is_tried_beyond_an_end(finals, more):
-    assert next_rates(tried(finals), LADDER) == more
+    assert next_rates(finals, best_setting(tried(finals))[0], LADDER) == more
 
 
 def test_the_best_setting_is_of_rate_and_weight_decay():
     trainings = tried({0.1: 0.4, 1.0: 0.5}) + tried({0.1: 0.7, 1.0: 0.6}, decay=0.01)
     assert best_setting(trainings) == (0.1, 0.01)
-    assert next_rates(trainings, LADDER) == [0.03]
+    assert next_rates({t.rate for t in trainings}, 0.1, LADDER) == [0.03]
 
 
 def test_half_decades():
@@ -214,90 +206,47 @@ def test_half_decades():
     assert set(np.round(steps, 2)) == {0.48, 0.52}
 
 
-def adapt(grid, folder, start, decays=(0.0,), seeds=SEEDS):
+def adapt(loop, folder, start, decays=(0.0,), seeds=SEEDS):
     with Progress(disable=True) as progress:
         records = Records(folder / "records.jsonl", {})
         settings = {RIVALS[0].name: Settings(start, decays, LADDER)}
-        return compare(grid, RIVALS[:1], settings, 3, seeds, records, progress)[0]
+        return compare(loop, RIVALS[:1], settings, 3, seeds, records, progress)[0]
 
 
 @pytest.mark.slow
-def test_the_best_rate_ends_inside(grid, tmp_path, monkeypatch):
-    found = adapt(grid, tmp_path, (0.001, 0.003))
+def test_the_best_rate_ends_inside(loop, tmp_path, monkeypatch):
+    found = adapt(loop, tmp_path, (0.001, 0.003))
     rates = [t.rate for t in found.tuning]
     assert rates == sorted(rates) and set(rates) <= set(LADDER) and len(rates) > 3
     assert rates[0] < found.rate < rates[-1], "the score rises, then falls: its top is inside"
     assert found.rate == max(found.tuning, key=lambda t: t.final).rate
-    monkeypatch.setattr(TrainingGrid, "advance", None)  # all is in the records
-    assert str(adapt(grid, tmp_path, (0.001, 0.003))) == str(found)
+    monkeypatch.setattr(PartLoop, "advance", None)  # all is in the records
+    assert str(adapt(loop, tmp_path, (0.001, 0.003))) == str(found)
 
 
 @pytest.mark.slow
-def test_more_seeds_are_added_to_the_records(grid, tmp_path, monkeypatch):
-    adapt(grid, tmp_path, (0.03, 0.1))
-    starts, start = [], TrainingGrid.start
+def test_more_seeds_are_added_to_the_records(loop, tmp_path, monkeypatch):
+    adapt(loop, tmp_path, (0.03, 0.1))
+    starts, start = [], PartLoop.start
 
-    def counted(self, programs, seeds, decays):
+    def counted(self, seeds, *rest):
         starts.append(seeds)
-        return start(self, programs, seeds, decays)
+        return start(self, seeds, *rest)
 
-    monkeypatch.setattr(TrainingGrid, "start", counted)
-    more = adapt(grid, tmp_path, (0.03, 0.1), seeds=(*SEEDS, 3))
+    monkeypatch.setattr(PartLoop, "start", counted)
+    more = adapt(loop, tmp_path, (0.03, 0.1), seeds=(*SEEDS, 3))
     assert starts == [[3]] and [t.seed for t in more.runs] == [1, 2, 3]
 
 
 @pytest.mark.slow
-def test_every_weight_decay_is_tried_with_every_rate(grid, tmp_path):
-    found = adapt(grid, tmp_path, (0.03, 0.1, 0.3), decays=(0.0, 5.0))
+def test_every_weight_decay_is_tried_with_every_rate(loop, tmp_path):
+    found = adapt(loop, tmp_path, (0.03, 0.1, 0.3), decays=(0.0, 5.0))
     assert found.rate == 0.1 or len({t.rate for t in found.tuning}) > 3
     rates = sorted({t.rate for t in found.tuning})
     expected = [(rate, decay) for rate in rates for decay in (0.0, 5.0)]
     assert [(t.rate, t.weight_decay) for t in found.tuning] == expected
     assert found.weight_decay == 0, "weights of 1 and -2 are not shrunk for nothing"
     assert all(t.weight_decay == 0 for t in found.runs)
-
-
-@pytest.mark.slow
-def test_weight_decay_is_the_gradient_of_its_penalty(grid):
-    programs, rates = [encode("g").array] * 2, np.full((2, 4), 0.01)
-    children = grid.start(programs, [3, 3], [0.0, 2.0])
-    before = np.asarray(grid.gather(children, 2).child.params)
-    order, task = grid._order(3, 0), grid.task
-    params = before[0]
-    for rows in order:
-        batch = tuple(x[rows] for x in task.train)
-
-        def penalised(params, batch=batch):
-            return task.loss(task.unflatten(params), (), batch, None)[0] + jnp.sum(params**2)
-
-        params = params - 0.01 * jax.grad(penalised)(params)
-    children, _ = grid.advance(children, rates, 0, 4)
-    after = np.asarray(grid.gather(children, 2).child.params)
-    np.testing.assert_allclose(after[1], params, rtol=1e-5)
-    assert np.abs(after[0] - after[1]).max() > 1e-2, "its neighbour has none"
-
-
-def test_weight_decay_leaves_out_what_is_masked():
-    task = Task(
-        "two",
-        init=lambda key: ({"w": jnp.ones(2), "b": jnp.ones(1)}, ()),
-        loss=lambda p, s, batch, key: (0.0 * (p["w"].sum() + p["b"].sum()) * batch.sum(), s),
-        metric=lambda p, s, batch: batch[:, 0],
-        train=np.ones((4, 1), np.float32),
-        validation=np.ones((2, 1), np.float32),
-    )
-    grid = TrainingGrid(task, 2, capacity=1, weight_decay_mask=lambda p: {"w": True, "b": False})
-    children = grid.start([encode("g").array], [0], [0.5])
-    children, _ = grid.advance(children, np.full((1, 2), 0.1), 0, 2)
-    left = task.unflatten(jnp.asarray(grid.gather(children, 1).child.params[0]))
-    np.testing.assert_allclose(left["w"], 0.95**2 * np.ones(2), rtol=1e-6)
-    np.testing.assert_allclose(left["b"], 1.0)
-
-
-@pytest.mark.slow
-def test_a_weight_decay_for_each_program(grid):
-    with pytest.raises(ValueError, match="a weight decay for each of the 2 programs, got 1"):
-        grid.start([encode("g").array] * 2, [0, 1], [0.1])
 
 
 def test_stepwise_is_the_wide_residual_networks_schedule():
@@ -314,11 +263,11 @@ def test_schedules_begin_at_1_and_are_finite(name):
     np.testing.assert_allclose(values[0], 1, atol=4 if noisy else 1e-6)
 
 
-def test_mistakes_are_named(grid, tmp_path):
+def test_mistakes_are_named(loop, tmp_path):
     records = Records(tmp_path / "records.jsonl", {})
     with Progress(disable=True) as progress:
         with pytest.raises(ValueError, match="different names"):
-            compare(grid, RIVALS[:1] * 2, RATES, 1, SEEDS, records, progress)
+            compare(loop, RIVALS[:1] * 2, RATES, 1, SEEDS, records, progress)
         with pytest.raises(ValueError, match=r"tuning seeds \[0\] are among"):
-            compare(grid, RIVALS, RATES, 1, (0, 1), records, progress)
+            compare(loop, RIVALS, RATES, 1, (0, 1), records, progress)
     assert tuning.SCHEDULES.keys() >= {"constant", "cosine", "linear cosine"}

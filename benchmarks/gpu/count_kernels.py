@@ -31,7 +31,7 @@ def count(workload: Workload) -> Counter:
         workload.task, workload.minibatch_size, 8, ITERATIONS, jax.local_devices()[:1], LANES
     )
     programs = np.zeros((LANES, ITERATIONS, 5), np.int32)
-    order, keys = loop._orders((0,))
+    order, keys = loop.orders((0,))
     counts = np.ones(1, np.int32)
     arguments = programs, np.zeros(LANES, np.float32), counts, order, np.int32(8), keys, loop.data
     text = loop._program(None).lower(*arguments)

@@ -19,7 +19,6 @@ def main(
     run: Callable[[Config, Console], None],
     presets: Mapping[Name, Config],
     key: Callable[[Config], Name] = attrgetter("scale"),
-    interrupted: str = "interrupted",
 ) -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2.
 
@@ -28,7 +27,6 @@ def main(
         presets: by name, configurations of one frozen dataclass; the first is the default.
         key: the name of the preset that a configuration belongs to. What the command line does
             not give is as in that preset.
-        interrupted: what is said after Ctrl-C.
     """
     try:
         with one_message():
@@ -36,7 +34,8 @@ def main(
             enable_compilation_cache()
             run(config, make_console())
     except KeyboardInterrupt:
-        sys.exit(interrupted)
+        goes_on = hasattr(next(iter(presets.values())), "out")
+        sys.exit("interrupted" + "; the same command goes on from here" * goes_on)
 
 
 def parse(presets: Mapping[Name, Config], key: Callable[[Config], Name]) -> Config:

@@ -1,4 +1,4 @@
-"""A training loop for models and data that are too large for a `TrainingGrid`.
+"""A training loop for models and data that are too large for a `PartLoop`.
 
 The caller's step does all that is particular: model, loss, optimizer, sharding. This loop feeds it,
 keeps the curve, checkpoints, evaluates, and notices a divergence.

@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from models.convolution import patches_convolution
 from models.wide_resnet import WideResNet
@@ -17,40 +15,48 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness import vision
+from harness.one_step import Sizes, one_step
 from harness.paper import TestAccuracy
-from harness.rival_tables import Display, Result, accuracy, content, draw
-from harness.tables import markdown
-from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare
+from harness.rival_tables import (
+    Display,
+    Result,
+    accuracy,
+    draw,
+    draw_differences,
+    edge_note,
+    measure,
+    results_table,
+    verdict,
+)
+from harness.rival_tables import content as rival_content
+from harness.study import Study
+from harness.tuning import HALF_DECADES, Outcome, Rival, Settings, compare, make_loop
 from nos_optax import rules
-from nos_optax.compare.records import Records, write_results
-from nos_optax.grammar import encode, program_streams
-from nos_optax.population import Dataset, Task, TrainingGrid, image_task, paper_child
-from nos_optax.population.training import Candidate, new_child, step
+from nos_optax.compare.records import Records
+from nos_optax.population import Dataset, Task
 from nos_optax.search import select_devices
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # seven on a logarithmic scale, as in the paper
 COMMON = tuple(str(rules[name].rule) for name in ("sgd", "momentum", "adam", "rmsprop"))
-NOT_MEASURED = ("data_dir", "out", "results", "check")  # they say nothing about the results
-# What decides how a training ends, but for its rival, rate, weight decay and seed.
-TRAINING = (
-    *("model", "dataset", "image_size", "train_examples", "validation_examples", "test_examples"),
-    *("depth", "width", "shift", "batch_size", "epochs"),
-)
 CIFAR10_SIZE, DIGITS_SIZE = 32, 8  # pixels
 DIGITS_TEST = 500  # images, unless another number is asked for
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(Study):
     """Tune each rival's rate and weight decay, train it again with fresh seeds, and compare."""
 
-    scale: Literal["paper", "small", "smoke"] = "paper"
-    """Sets all other numbers, unless they are given too."""
+    experiment = "images"
+    not_empty = ("rates", "found_rates", "weight_decays", "found_weight_decays")
+    at_least = (
+        *((part, 1) for part in ("train_examples", "validation_examples", "test_examples")),
+        *((name, 1) for name in ("batch_size", "epochs", "tuning_seeds", "lanes", "width")),
+        *(("seeds", 2), ("shift", 0)),
+    )
+    may_grow = (*not_empty, "adaptive", "seeds", "tuning_seeds", "lanes")
+
     model: Literal["wrn", "child"] = "wrn"
     """wrn is a wide residual network, child the small ConvNet that the search trains."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where they are trained; auto takes the best device that is present."""
     dataset: Literal["cifar10", "digits"] = "cifar10"
     """cifar10 is read from --data-dir; digits come with scikit-learn."""
     data_dir: Path | None = None
@@ -89,49 +95,19 @@ class ImageConfig:
     """Fresh seeds with the best rate and weight decay, at least 2."""
     tuning_seeds: int = 1
     """Other seeds, with which each rate and weight decay is tried."""
-    capacity: int = 14
-    """Trainings at a time; all their weights are kept."""
     lanes: int = 1
     """Trainings side by side on a device."""
     check: bool = False
     """Only take one step of one training, and report its size, memory and time; no data is read."""
-    out: Path | None = None
-    """Folder of the records, from which a killed run goes on (default: runs/NAME)."""
-    results: Path = RESULTS
-    """Folder of the tables and the picture."""
 
     def __post_init__(self):
-        least = {
-            "train_examples": 1,
-            "validation_examples": 1,
-            "test_examples": 1,
-            "batch_size": 1,
-            "epochs": 1,
-            "seeds": 2,
-            "tuning_seeds": 1,
-            "capacity": 1,
-            "lanes": 1,
-            "width": 1,
-            "shift": 0,
-        }
-        for name, value in least.items():
-            given = getattr(self, name)
-            if given is not None and given < value:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {value}, got {given}")
+        super().__post_init__()
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(f"--depth must be 10, 16, 22, 28, 34, 40..., got {self.depth}")
-        self._check_grids()
         if self.shift >= self.image_size:
             raise ValueError(f"--shift must be less than {self.image_size}, got {self.shift}")
         if self.dataset == "digits" and self.image_size != DIGITS_SIZE:
             raise ValueError(f"digits have {DIGITS_SIZE} pixels: give --image-size {DIGITS_SIZE}")
-
-    def _check_grids(self) -> None:
-        for name in ("rates", "found_rates", "weight_decays", "found_weight_decays"):
-            if getattr(self, name) == ():
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} is empty: give at least one number")
         decays = {*self.weight_decays, *self.found_weight_decays}
         if self.model == "child" and decays != {0.0}:
             raise ValueError(
@@ -146,14 +122,11 @@ class ImageConfig:
             return Settings(self.rates, self.weight_decays, beyond)
         return Settings(self.found_rates or self.rates, self.found_weight_decays, beyond)
 
-    def training(self) -> dict[str, Any]:
-        """Return what is common to all trainings and decides how they end."""
-        return {name: getattr(self, name) for name in TRAINING}
-
-    def name(self, experiment: str) -> str:
-        """Return the name of all that an experiment writes."""
+    @property
+    def name(self) -> str:
+        """Of all that is written."""
         model = "" if self.model == "wrn" else f"_{self.model}"
-        return f"{experiment}{model}_{self.scale}"
+        return f"{self.experiment}{model}_{self.scale}"
 
 
 PAPER = ImageConfig()
@@ -173,7 +146,6 @@ SMALL = ImageConfig(
     adaptive=True,
     weight_decays=(0.0, 5e-4),
     seeds=3,
-    capacity=24,
 )
 SMOKE = dataclasses.replace(
     SMALL,
@@ -188,7 +160,6 @@ SMOKE = dataclasses.replace(
     rates=(1e-2, 10.0),
     adaptive=False,
     seeds=2,
-    capacity=8,
 )
 
 
@@ -219,44 +190,32 @@ def read_images(config: ImageConfig) -> vision.Images:
 def make_task(config: ImageConfig, images: vision.Images, device: jax.Device) -> Task:
     """Return the task of the network, written so that it is fast on the device."""
     if config.model == "child":
-        test = (images.test_images, images.test_labels)
-        child = paper_child(images.dataset, device)
-        return dataclasses.replace(image_task(images.dataset, child), test=test)
+        return vision.child_task(images, device)
     on_cpu = device.platform == "cpu"
     convolution = patches_convolution if on_cpu else jax.lax.conv_general_dilated
     net = WideResNet(config.depth, config.width, images.dataset.num_classes, conv=convolution)
     return vision.classification(images, net, config.shift)
 
 
-def train(
-    config: ImageConfig, experiment: str, rivals: Sequence[Rival], console: Console
-) -> Trained:
+def train(config: ImageConfig, rivals: Sequence[Rival], console: Console) -> Trained:
     """Tune and train all rivals; what is in the records is not trained again."""
     devices = select_devices(config.accelerator)
     task = make_task(config, read_images(config), devices[0])
-    grid = TrainingGrid(
-        task,
-        config.batch_size,
-        config.capacity,
-        iterations=max(len(encode(rival.rule).iterations) for rival in rivals),
-        lanes=config.lanes,
-        devices=devices,
-        weight_decay_mask=None if config.model == "child" else vision.kernels,
-    )
-    common = config.training() | {"platform": devices[0].platform}
-    name = config.name(experiment)
-    records = Records((config.out or Path("runs") / name) / "records.jsonl", common)
+    decayed = None if config.model == "child" else vision.kernels
+    loop = make_loop(task, config.batch_size, config.epochs, rivals, devices, config.lanes, decayed)
+    platform = {"platform": devices[0].platform}
+    records = Records(config.folder / "records.jsonl", config.training() | platform)
     settings = {rival.name: config.settings(rival) for rival in rivals}
+    seeds = range(config.tuning_seeds + config.seeds)
+    tuning, fresh = seeds[: config.tuning_seeds], seeds[config.tuning_seeds :]
     with Progress(console=console) as progress:
-        seeds = range(config.tuning_seeds + config.seeds)
-        tuning, fresh = seeds[: config.tuning_seeds], seeds[config.tuning_seeds :]
-        outcomes = compare(grid, rivals, settings, config.epochs, fresh, records, progress, tuning)
+        outcomes = compare(loop, rivals, settings, config.epochs, fresh, records, progress, tuning)
     facts = {
         "data": task.name,
         "parameters": task.num_params,
         "train_examples": task.num_examples(task.train),
         "test_examples": task.num_examples(task.test),
-        "steps": grid.epoch_steps * config.epochs,
+        "steps": loop.loop.max_steps,
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "seconds": records.seconds,
     }
@@ -275,52 +234,60 @@ def paper_figures(table: Mapping[str, TestAccuracy]) -> dict[str, str]:
     return {name: f"{row.best:.1f} / {row.final:.1f}" for name, row in table.items()}
 
 
-def report(
+class More(NamedTuple):
+    """What an experiment says beside the table of its rivals."""
+
+    heading: str
+    table: Table
+    note: str
+    content: Mapping[str, object]  # of the JSON file
+    panel: Callable[[Any], None] | None = None  # of the picture; the differences where None
+
+
+def run(
     config: ImageConfig,
-    experiment: str,
-    trained: Trained,
-    results: Sequence[Result],
-    tables: Mapping[str, Table],
-    notes: Sequence[str],
+    rivals: Sequence[Rival],
+    baseline: str,
+    paper: Mapping[str, str],
+    heading: str,
     drawn: Sequence[str],
+    more: Callable[[Sequence[Result]], More],
     console: Console,
-    panel: Callable[[Any], None],
-    more: Mapping[str, object] | None = None,
 ) -> None:
-    """Print everything and write it.
+    """Train all rivals, print the tables and write the results; or only take one step.
 
     Args:
         config: of the experiment.
-        experiment: its name.
-        trained: from `train`.
-        results: of its rivals.
-        tables: by their titles.
-        notes: below the tables.
+        rivals: to compare.
+        baseline: the rival that the others are compared with.
+        paper: what it has of each row.
+        heading: of the table.
         drawn: names of the rivals in the picture.
+        more: what else the results say.
         console: to print on.
-        panel: draws what is claimed into the picture.
-        more: for the JSON file.
     """
-    title = setting(config, trained.facts)
-    console.print(title)
-    for name, table in tables.items():
-        console.print(name, table)
-    console.print("\n".join(notes))
-    console.print(f"{trained.facts['seconds']:.0f} s")
-    sections = [f"{name}:\n\n{markdown(table)}" for name, table in tables.items()]
-    text = "\n".join([f"{title}\n", *sections, *[f"{note}\n" for note in notes]])
-    full = {"arguments": _measured(config), **trained.facts, **(more or {})}
-    full["rivals"] = content(results, trained.outcomes)
-    name = config.name(experiment)
-    write_results(config.results, name, full, text)
-    shown = [outcome for outcome in trained.outcomes if outcome.rival.name in drawn]
-    draw(shown, trained.display, config.results / f"{name}.png", panel)
+    if config.check:
+        check(config, console)
+        return
+    outcomes, display, facts = train(config, rivals, console)
+    results = measure(outcomes, baseline, display)
+    found = more(results)
+    table = results_table(results, baseline, display, paper, "paper: best / final test")
+    notes = [verdict(results, baseline, display), found.note, edge_note(results)]
+    content = {**facts, **found.content, "rivals": rival_content(results, outcomes)}
+    tables = {heading: table, found.heading: found.table}
+    config.publish(console, setting(config, facts), tables, notes, content)
+    differences = functools.partial(
+        draw_differences, results=results, baseline=baseline, display=display
+    )
+    shown = [outcome for outcome in outcomes if outcome.rival.name in drawn]
+    draw(shown, display, config.picture, found.panel or differences)
 
 
 def setting(config: ImageConfig, facts: Mapping[str, Any]) -> str:
     """Say what was trained on what."""
     size = config.image_size
-    network = "the search's child" if config.model == "child" else _network(config)
+    network = network_name(config)
     return (
         f"{facts['data']} at {size}x{size}, {facts['train_examples']} training, "
         f"{config.validation_examples} validation and {facts['test_examples']} test images; "
@@ -349,24 +316,14 @@ def _grid(rates: Sequence[float], decays: Sequence[float]) -> str:
     return f"rates {listed} with weight decay {' or '.join(f'{decay:g}' for decay in decays)}"
 
 
-def _network(config: ImageConfig) -> str:
-    return f"WRN-{config.depth}-{config.width}"
+def network_name(config: ImageConfig) -> str:
+    """Return what is trained, for a reader."""
+    wide = f"WRN-{config.depth}-{config.width}"
+    return "the search's child" if config.model == "child" else wide
 
 
-def _measured(config: ImageConfig) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_MEASURED}
-
-
-def check(config: ImageConfig, console: Console) -> dict[str, float]:
-    """Compile one step of one training, with random images, and take it; print its sizes.
-
-    Returns:
-        Number of parameters, bytes of a training's arrays, bytes that a step needs at its peak
-        beside them, seconds of compiling and of the step, and the loss before it.
-
-    Raises:
-        RuntimeError: the loss or a weight is not finite after the step, or no weight has changed.
-    """
+def check(config: ImageConfig, console: Console) -> Sizes:
+    """Take one step of one training, with random images; print and return its sizes."""
     (device, *_) = select_devices(config.accelerator)
     size, channels = config.image_size, 1 if config.dataset == "digits" else 3
     shape = (config.batch_size, size, size, channels)
@@ -374,39 +331,5 @@ def check(config: ImageConfig, console: Console) -> dict[str, float]:
     labels = np.arange(config.batch_size, dtype=np.int32) % 10
     noise = Dataset.from_images("noise", pixels, labels, pixels, labels, 10)
     task = make_task(config, vision.Images(noise, pixels, labels), device)
-    program, key = encode("m").array, jax.random.key(0)
-
-    def one_step(child, program, batch):  # the program is data, as in the grid
-        candidate = Candidate(program, program_streams(program), jnp.float32(0.1))
-        after, loss = step(task, child, candidate, batch, jnp.int32(1), key, key)
-        return after, loss, jnp.all(after.params == child.params)
-
-    with jax.default_device(device):
-        child = jax.jit(functools.partial(new_child, task))(key)
-        size_of_child = sum(leaf.nbytes for leaf in jax.tree.leaves(child))
-        start = time.perf_counter()
-        arguments = child, program, (pixels, labels)
-        compiled = jax.jit(one_step, donate_argnums=0).lower(*arguments).compile()
-        compile_seconds = time.perf_counter() - start
-        memory: Any = compiled.memory_analysis()
-        start = time.perf_counter()
-        child, loss, unchanged = jax.block_until_ready(compiled(*arguments))
-        step_seconds = time.perf_counter() - start
-    if unchanged or not child.running:
-        raise RuntimeError(f"a step failed: loss {loss}, weights unchanged: {unchanged}")
-    sizes = {
-        "parameters": task.num_params,
-        "training_bytes": size_of_child,
-        "step_bytes": memory.temp_size_in_bytes,
-        "compile_seconds": compile_seconds,
-        "step_seconds": step_seconds,
-        "loss": float(loss),
-    }
-    console.print(
-        f"{config.model}, batch {config.batch_size} at {size}x{size} on {device.device_kind}: "
-        f"{sizes['parameters']:,} parameters; {sizes['training_bytes'] / 2**20:,.0f} MiB for each "
-        f"of the {config.capacity} trainings at a time; {sizes['step_bytes'] / 2**20:,.0f} MiB "
-        f"more for a step of {config.lanes} side by side, times their number; compiled in "
-        f"{compile_seconds:.0f} s, {step_seconds:.2g} s a step; loss {sizes['loss']:.3f}"
-    )
-    return sizes
+    where = f"{config.model}, batch {config.batch_size} at {size}x{size}"
+    return one_step(task, "m", 0.1, device, where, console)

@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
+from matplotlib.figure import Figure
 from rich.table import Table
 
-from harness.statistics import (
-    SIGNIFICANCE,
-    Interval,
-    difference,
-    mean_and_error,
-    p_value,
-)
+from harness.pictures import draw_band, draw_intervals
+from harness.statistics import claims
+from harness.tables import interval_text, mean_text, rates_text, text_table
 from harness.tuning import Outcome, Training
-from nos_optax.compare.statistics import holm
+from nos_optax.compare.statistics import Difference, difference
 
 PARTS = ("final_validation", "final_test", "best_validation", "best_test")
 
@@ -58,7 +54,7 @@ class Result(NamedTuple):
     rate: float
     diverged: int  # of the seeds
     values: dict[str, list[float]]  # one a seed, for each of PARTS; best: by validation
-    difference: Interval | None  # of final_test to the baseline, 95 %
+    difference: Difference | None  # of final_test to the baseline
     weight_decay: float
     tried: list[float]  # learning rates, ascending
 
@@ -81,7 +77,7 @@ def measure(outcomes: Sequence[Outcome], baseline: str, display: Display) -> lis
     base = values[names.index(baseline)]["final_test"]
     return [
         Result(
-            *outcome.rival,
+            *outcome.rival[:3],
             outcome.rate,
             sum(math.isnan(training.validation[-1]) for training in outcome.runs),
             of_rival,
@@ -114,7 +110,7 @@ def results_table(
     paper: Mapping[str, str],
     paper_title: str = "paper",
 ) -> Table:
-    """Return the table: means and standard errors over the seeds.
+    """Return the table: means and standard errors (se) over the seeds.
 
     Args:
         results: from `measure`.
@@ -128,102 +124,43 @@ def results_table(
         A row for each rival: scores after the last epoch and at the best one. Schedules, the rates
         that were tried and weight decays have columns only where they differ.
     """
-    table = Table(box=box.SIMPLE)
-    table.add_column("rival", no_wrap=True)
-    table.add_column("rule")
     optional = {
         "schedule": [result.schedule for result in results],
         "weight decay": [f"{result.weight_decay:g}" for result in results],
         "rates tried": [rates_text(result.tried) for result in results],
     }
     differing = {column: cells for column, cells in optional.items() if len(set(cells)) > 1}
-    for column in differing:
-        table.add_column(column, no_wrap=True)
-    parts = [part.removeprefix("final_").replace("_", " ") for part in PARTS]
-    for column in ("rate", *parts, "n", f"test - {baseline} [95 %]"):
-        table.add_column(column, justify="right", no_wrap=True)
-    if paper:
-        table.add_column(paper_title, justify="right")
-    for i, result in enumerate(results):
-        seeds = str(len(result.values["final_test"]))
-        if result.diverged:
-            seeds += f", {result.diverged} diverged"
-        table.add_row(
+    parts = [part.removeprefix("final_").replace("_", " ") + " ± se" for part in PARTS]
+    columns = ["rival", "rule", *differing, "rate", *parts, "n", f"test - {baseline} [95 %]"]
+
+    def row(i: int, result: Result) -> list[str]:
+        diverged = f", {result.diverged} diverged" if result.diverged else ""
+        return [
             *(result.name, result.rule),
             *(cells[i] for cells in differing.values()),
             f"{result.rate:g}",
             *(mean_text(result.values[part], display.digits) for part in PARTS),
-            seeds,
+            f"{len(result.values['final_test'])}{diverged}",
             interval_text(result.difference, display.digits),
             *([paper.get(result.name, "no such row")] if paper else []),
-        )
-    return table
+        ]
 
-
-def rates_text(rates: Sequence[float]) -> str:
-    """Return ascending learning rates as text: the ends and how many there are."""
-    return f"{len(rates)}, {rates[0]:g} to {rates[-1]:g}" if rates else "none"
-
-
-def mean_text(values: Sequence[float], digits: int) -> str:
-    """Return a mean and its standard error as text."""
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
-
-
-def interval_text(values: Interval | None, digits: int) -> str:
-    """Return a difference and its interval as text."""
-    if values is None:
-        return "baseline"
-    mean, low, high = values
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    rows = [row(i, result) for i, result in enumerate(results)]
+    return text_table([*columns, *([paper_title] if paper else [])], rows)
 
 
 def verdict(results: Sequence[Result], baseline: str, display: Display) -> str:
     """Say which rivals differ from the baseline, and what the intervals do not cover."""
     known = {result.name: result.difference for result in results if result.difference}
-    count = len(results[0].values["final_test"])
     return (
-        f"Final test against {baseline}, {claims(known, count, display.lower)} The intervals of "
-        "95 % are not corrected for their number and do not cover the choice of the rate."
+        f"Final test against {baseline}, {claims(known, display.lower)} The intervals of 95 % are "
+        "not corrected for their number and do not cover the choice of the rate."
     )
 
 
-def claims(differences: Mapping[str, Interval], count: int, lower: bool = False) -> str:
-    """Say which differences are not 0, by Holm's procedure over all of them.
-
-    Args:
-        differences: by name, with their intervals.
-        count: values behind each of them.
-        lower: whether lower is better.
-    """
-    adjusted = holm([p_value(interval, count) for interval in differences.values()])
-    found = {
-        name: mean
-        for (name, (mean, _, _)), p in zip(differences.items(), adjusted, strict=True)
-        if p <= SIGNIFICANCE
-    }
-    better = [name for name, mean in found.items() if (mean < 0) == lower]
-    worse = [name for name in found if name not in better]
-    return (
-        f"{len(differences)} paired t-tests by Holm's procedure at 5 %: better: "
-        f"{', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}; undecided: "
-        f"{len(differences) - len(found)}."
-    )
-
-
-def edge_note(results: Sequence[Result], rates: Sequence[float] | None = None) -> str:
-    """Say whose best rate may lie beyond those that were tried.
-
-    Args:
-        results: from `measure`.
-        rates: those that were tried of all; of each its own where None.
-    """
-    edges = [
-        result.name
-        for result in results
-        if result.rate in (min(rates or result.tried), max(rates or result.tried))
-    ]
+def edge_note(results: Sequence[Result]) -> str:
+    """Say whose best rate may lie beyond those that were tried."""
+    edges = [r.name for r in results if r.rate in (r.tried[0], r.tried[-1])]
     return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
 
 
@@ -253,20 +190,13 @@ def draw(
         path: of the picture.
         panel: draws what is claimed into one more part, given its axes.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(18 if panel else 12, 4.8), layout="constrained")
     over_epochs, over_rates, *rest = figure.subplots(1, 3 if panel else 2)
     for i, outcome in enumerate(outcomes):
-        style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--", "lw": 1.2}
-        curves = _shown([training.validation for training in outcome.runs], display)
-        mean, error = np.array([mean_and_error(column) for column in curves.T]).T
-        epochs = np.arange(1, len(mean) + 1)
+        style: dict[str, Any] = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--", "lw": 1.2}
+        curves = shown([training.validation for training in outcome.runs], display)
         label = f"{outcome.rival.name} ({outcome.rate:g})"
-        over_epochs.plot(epochs, mean, label=label, **style)
-        over_epochs.fill_between(
-            epochs, mean - error, mean + error, color=style["color"], alpha=0.15, lw=0
-        )
+        draw_band(over_epochs, curves, label=label, **style)
         by_rate = tuned(outcome, display)
         over_rates.plot(list(by_rate), list(by_rate.values()), marker=".", **style)
     over_epochs.xaxis.get_major_locator().set_params(integer=True)
@@ -295,11 +225,7 @@ def draw(
 def draw_differences(axes: Any, results: Sequence[Result], baseline: str, display: Display) -> None:
     """Draw the differences to the baseline of all rivals, with their intervals."""
     known = {result.name: result.difference for result in results if result.difference}
-    rows = range(len(known), 0, -1)
-    mean, low, high = np.array([*known.values()]).T
-    axes.errorbar(mean, rows, xerr=(mean - low, high - mean), fmt="o", ms=4, lw=1.2, color="C0")
-    axes.axvline(0, color="0.3", lw=0.8, ls=":")
-    axes.set_yticks(rows, known)
+    draw_intervals(axes, known)
     axes.set(
         title="test at the end, intervals of 95 %",
         xlabel=f"{display.title}, less that of {baseline}",
@@ -315,12 +241,12 @@ def tuned(outcome: Outcome, display: Display) -> dict[float, float]:
     for training in outcome.tuning:
         if training.weight_decay != outcome.weight_decay:
             continue
-        (score,) = _shown([training.validation[-1:]], display)[0]
+        (score,) = shown([training.validation[-1:]], display)[0]
         finals.setdefault(training.rate, []).append(score)
     return {rate: float(np.mean(scores)) for rate, scores in finals.items()}
 
 
-def _shown(scores: Sequence[Sequence[float]], display: Display) -> np.ndarray:
+def shown(scores: Sequence[Sequence[float]], display: Display) -> np.ndarray:
     """Return what is shown of scores `[n, epochs]`, with chance where a training has diverged."""
     known = np.array(scores)
     return display.of(np.where(np.isnan(known), display.chance, known))

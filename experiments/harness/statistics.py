@@ -1,18 +1,16 @@
-"""Statistics over seeds."""
+"""Statistics over seeds that `nos_optax.compare` has no use for."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95  # of all intervals
-SIGNIFICANCE = 0.05  # of Holm's procedure
-
-Interval = tuple[float, float, float]  # mean, lower end, upper end
+from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the mean of independent values and its standard error.
 
     Raises:
@@ -24,48 +22,39 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(exact.mean()), float(stats.sem(exact))
 
 
-def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of independent values, and the ends of its t interval of 95 %."""
-    mean, error = mean_and_error(values)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
-    return mean, mean - half, mean + half
+def t_interval(values: Sequence[float] | np.ndarray) -> Difference:
+    """Return how independent values differ from 0."""
+    return difference(list(values), [0.0] * len(values))
 
 
-def interval_if_finite(values: Sequence[float] | np.ndarray) -> Interval | None:
-    """Return the t interval; None of one value, or where a value is not finite."""
-    if len(values) < 2 or not np.isfinite(values).all():
-        return None
-    return t_interval(list(values))
-
-
-def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
-    """Return the mean paired difference, and the ends of its t interval of 95 %.
+def decided(differences: Mapping[str, Difference], lower: bool = False) -> dict[str, str]:
+    """Say which differences are not 0, by Holm's procedure at 5 % over all of them.
 
     Args:
-        values: one for each seed.
-        baseline: of the same seeds in the same order.
+        differences: by name.
+        lower: whether lower is better.
 
     Returns:
-        The mean of `values - baseline`, and the lower and the upper end.
-
-    Raises:
-        ValueError: they are not of the same seeds, or fewer than two.
+        Better, worse or undecided, by name.
     """
-    return t_interval([x - y for x, y in zip(values, baseline, strict=True)])
+    adjusted = holm([change.p for change in differences.values()])
+    return {
+        name: "undecided" if p > SIGNIFICANCE else "better" if (d.mean < 0) == lower else "worse"
+        for (name, d), p in zip(differences.items(), adjusted, strict=True)
+    }
 
 
-def p_value(interval: Interval, count: int) -> float:
-    """Return the two-sided p-value of the t-test that the mean of so many values is 0.
-
-    Args:
-        interval: of `t_interval` or `difference`, whose t-test is the paired one.
-        count: how many values it is of.
-    """
-    mean, low, high = interval
-    error = (high - low) / 2 / float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
-    if error == 0:
-        return float(mean == 0)
-    return 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+def claims(differences: Mapping[str, Difference], lower: bool = False) -> str:
+    """Say in words what `decided` returns."""
+    verdicts = decided(differences, lower)
+    better, worse = (
+        ", ".join(name for name, verdict in verdicts.items() if verdict == which) or "none"
+        for which in ("better", "worse")
+    )
+    return (
+        f"{len(verdicts)} paired t-tests by Holm's procedure at 5 %: better: {better}; worse: "
+        f"{worse}; undecided: {list(verdicts.values()).count('undecided')}."
+    )
 
 
 def epochs_to_reach(curve: Sequence[float], level: float, start: float) -> float:
@@ -107,3 +96,33 @@ def peak(scores: Mapping[float, float]) -> float:
     if curvature == 0:  # all three are equal
         return rates[best]
     return float(near[1] * np.exp(-slope / (2 * curvature)))
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation along the last axis; 0 where all of one are equal.
+
+    Args:
+        x: `[..., n]`.
+        y: likewise.
+    """
+    x, y = (stats.rankdata(values, axis=-1) for values in (x, y))
+    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
+    size = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.divide((x * y).sum(-1), size, out=np.zeros_like(size), where=size > 0)
+
+
+def between_halves(ours: np.ndarray) -> float:
+    """Return the rank correlation of the means of two halves of the seeds.
+
+    Args:
+        ours: `[n, seeds]`.
+
+    Returns:
+        The mean over all ways to choose half of the seeds, rounded down; the others are the rest.
+    """
+    seeds = range(ours.shape[1])
+    found = []
+    for half in itertools.combinations(seeds, len(seeds) // 2):
+        rest = [seed for seed in seeds if seed not in half]
+        found.append(rank_correlation(ours[:, list(half)].mean(1), ours[:, rest].mean(1)))
+    return float(np.mean(found))

@@ -1,15 +1,14 @@
 """The same rule of tuning for every rival: each setting with few seeds, the best with others.
 
-All of it is a grid of trainings (`nos_optax.population.TrainingGrid`), so one compiled program
-trains every rule at every rate and weight decay with every seed.
+One compiled program (`nos_optax.population.PartLoop`) trains every rule at every rate and weight
+decay with every seed, and one trains each optimizer that is no rule.
 """
 
-import functools
 import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 import nos_optax
 from harness.checkpoints import Checkpoints
 from nos_optax.compare.records import Records
 from nos_optax.grammar import encode
-from nos_optax.population import TrainingGrid
+from nos_optax.grammar.program import pad_programs
+from nos_optax.population import PartLoop, Task, TaskLoop
+from nos_optax.population.loop import Factory
 
 
 def stepwise(steps: int) -> optax.Schedule:
@@ -60,11 +61,15 @@ HALF_DECADES = tuple(
 
 
 class Rival(NamedTuple):
-    """A way to train: an update rule and a schedule of the learning rate."""
+    """A way to train: an update rule, and a schedule of the learning rate."""
 
     name: str
     rule: str  # infix
     schedule: str = "constant"  # a key of `SCHEDULES`
+    # What trains, where the rule as text does not say it all: from the vector of the learning rate
+    # and the numbers to an optimizer. Rivals with one factory share its compiled program.
+    factory: Factory | None = None
+    numbers: tuple[float, ...] = ()
 
 
 class Settings(NamedTuple):
@@ -75,20 +80,29 @@ class Settings(NamedTuple):
     beyond: tuple[float, ...] = ()  # ascending rates: see `compare`
 
 
+class Job(NamedTuple):
+    """A training that is asked for."""
+
+    rival: str
+    rate: float
+    weight_decay: float
+    seed: int
+
+
 class Training(NamedTuple):
-    """One of a rival's trainings; nan from the epoch on in which it diverged."""
+    """One of a rival's trainings; nan from the part on in which it diverged."""
 
     rival: str
     rate: float
     seed: int
-    loss: list[float]  # mean of each epoch's minibatches
-    validation: list[float]  # score after each epoch
-    test: list[float]  # score after each epoch
+    loss: list[float]  # mean of each part's minibatches
+    validation: list[float]  # score after each part
+    test: list[float]  # score after each part
     weight_decay: float = 0.0
 
     @property
     def final(self) -> float:
-        """The validation score after the last epoch; -inf if it diverged."""
+        """The validation score at the end; -inf if it diverged."""
         return -np.inf if np.isnan(self.validation[-1]) else self.validation[-1]
 
 
@@ -102,20 +116,28 @@ class Outcome(NamedTuple):
     weight_decay: float = 0.0  # the best of those tried
 
 
-class Job(NamedTuple):
-    """A training that is asked for."""
-
-    rival: str
-    rate: float
-    weight_decay: float
-    seed: int
+def make_loop(
+    task: Task,
+    batch_size: int,
+    epochs: int,
+    rivals: Sequence[Rival],
+    devices: list[jax.Device],
+    lanes: int = 1,
+    decayed: Callable | None = None,
+) -> PartLoop:
+    """Return where trainings of so many epochs take place."""
+    rules = [rival.rule for rival in rivals if not rival.factory]
+    iterations = max((len(encode(rule).array) for rule in rules), default=1)
+    steps = task.num_examples(task.train) // batch_size * epochs
+    loop = TaskLoop(task, batch_size, steps, iterations, devices, lanes, scores=True)
+    return PartLoop(loop, decayed)
 
 
 def compare(
-    grid: TrainingGrid,
+    loop: PartLoop,
     rivals: Sequence[Rival],
     rates: Sequence[float] | Mapping[str, Settings],
-    epochs: int,
+    parts: int,
     seeds: Sequence[int],
     records: Records,
     progress: Progress,
@@ -124,17 +146,17 @@ def compare(
     """Tune every rival's rate and weight decay, then train with the best and fresh seeds.
 
     Every setting is trained to the end with the tuning seeds; the best has the highest mean
-    validation score after the last epoch, and of equals it is the first. While the best rate of a
-    rival is the least or the greatest of those it has tried, the next one of `Settings.beyond` on
-    that side is tried too, until there is none. What is in the records is not trained again, and a
-    killed training goes on from its last checkpoint beside them, also on another number of devices.
+    validation score there, and of equals it is the first. While the best rate of a rival is the
+    least or the greatest of those it has tried, the next one of `Settings.beyond` on that side is
+    tried too, until there is none. What is in the records is not trained again, and a killed
+    training goes on from its last checkpoint beside them.
 
     Args:
-        grid: where all are trained.
+        loop: where all are trained, for its `max_steps`.
         rivals: of different names.
         rates: learning rates, the same for all, without weight decay; or what is tried of each
             rival, by its name.
-        epochs: length of a training.
+        parts: of a training, with scores after each; they divide its steps.
         seeds: fresh ones, for the figures that are reported.
         records: where each training is kept.
         progress: shown to the user.
@@ -143,44 +165,22 @@ def compare(
     Raises:
         ValueError: two rivals have one name, or a tuning seed is among the seeds.
     """
-    if len({rival.name for rival in rivals}) < len(rivals):
+    named = {rival.name: rival for rival in rivals}
+    if len(named) < len(rivals):
         raise ValueError(f"rivals need different names, got {[rival.name for rival in rivals]}")
     if common := set(tuning_seeds) & set(seeds):
         raise ValueError(f"tuning seeds {sorted(common)} are among the fresh seeds {list(seeds)}")
     if not isinstance(rates, Mapping):
-        rates = {rival.name: Settings(tuple(rates)) for rival in rivals}
-    trainer = _Trainer(grid, {rival.name: rival for rival in rivals}, epochs, records, progress)
-    return tune_and_repeat(trainer.train, rivals, rates, seeds, tuning_seeds)
-
-
-def tune_and_repeat(
-    train: Callable[[str, Sequence[Job]], list[Training]],
-    rivals: Sequence[Rival],
-    settings: Mapping[str, Settings],
-    seeds: Sequence[int],
-    tuning_seeds: Sequence[int],
-) -> list[Outcome]:
-    """Do what `compare` does, with any way to train.
-
-    Args:
-        train: returns the trainings of jobs, in order, given also what they are for, in words.
-        rivals: as there.
-        settings: what is tried of each, by its name.
-        seeds: as there.
-        tuning_seeds: as there.
-    """
-    tuning = _tune(train, {rival.name: settings[rival.name] for rival in rivals}, tuning_seeds)
+        rates = {name: Settings(tuple(rates)) for name in named}
+    trainer = Trainer(loop, named, parts, records, progress)
+    tuning = _tune(trainer.train, {name: rates[name] for name in named}, tuning_seeds)
     best = {name: best_setting(trainings) for name, trainings in tuning.items()}
-    runs = train("fresh seeds", [Job(name, *best[name], s) for name in best for s in seeds])
+    runs = trainer.train("fresh seeds", [Job(name, *best[name], s) for name in best for s in seeds])
     return [
         Outcome(
-            rival,
-            best[rival.name][0],
-            tuning[rival.name],
-            [t for t in runs if t.rival == rival.name],
-            best[rival.name][1],
+            rival, best[name][0], tuning[name], [t for t in runs if t.rival == name], best[name][1]
         )
-        for rival in rivals
+        for name, rival in named.items()
     ]
 
 
@@ -212,19 +212,22 @@ def _tune(
             tried[training.rival].append(training)
         for name, trainings in tried.items():
             trainings.sort(key=lambda training: training.rate)  # a stable order within a rate
-            rates[name] = next_rates(trainings, settings[name].beyond) if rates[name] else []
+            more = next_rates(
+                {t.rate for t in trainings}, best_setting(trainings)[0], settings[name].beyond
+            )
+            rates[name] = more if rates[name] else []
     return tried
 
 
-def next_rates(trainings: Sequence[Training], beyond: Sequence[float]) -> list[float]:
-    """Return the rate to try where the best one is at an end; none where it lies inside.
+def next_rates(tried: Iterable[float], best: float, beyond: Sequence[float]) -> list[float]:
+    """Return the rates to try where the best one is at an end; none where it lies inside.
 
     Args:
-        trainings: of one rival.
+        tried: all rates so far.
+        best: one of them.
         beyond: rates that may be tried, ascending.
     """
-    tried, (best, _) = {training.rate for training in trainings}, best_setting(trainings)
-    more: list[float] = []
+    more, tried = [], list(tried)
     if best == min(tried):
         more += [rate for rate in beyond if rate < best][-1:]
     if best == max(tried):
@@ -232,30 +235,29 @@ def next_rates(trainings: Sequence[Training], beyond: Sequence[float]) -> list[f
     return more
 
 
-class _Trainer(NamedTuple):
-    """Trains jobs that are not in the records yet, as many at a time as the grid takes."""
+class Trainer(NamedTuple):
+    """Trains jobs that are not in the records yet, as many at a time as the loop takes."""
 
-    grid: TrainingGrid
+    loop: PartLoop
     rivals: Mapping[str, Rival]
-    epochs: int
+    parts: int
     records: Records
     progress: Progress
 
     def train(self, stage: str, jobs: Sequence[Job]) -> list[Training]:
         """Return the jobs' trainings, in order."""
         missing = [job for job in jobs if self.records.get(self._key(job)) is None]
-        total = len(jobs) * self.epochs
-        task = self.progress.add_task(stage, total=total)
-        self.progress.update(task, completed=(len(jobs) - len(missing)) * self.epochs)
-        for start in range(0, len(missing), self.grid.capacity):
-            part = missing[start : start + self.grid.capacity]
-            folder = self._folder(part)
-            curves = np.moveaxis(self._train_part(part, folder, task), -1, 1)
-            values = [
-                dict(zip(("loss", "validation", "test"), each, strict=True)) for each in curves
-            ]
-            self.records.extend(list(zip(map(self._key, part), values, strict=True)))
-            shutil.rmtree(folder, ignore_errors=True)  # now that its results are safe
+        task = self.progress.add_task(stage, total=len(jobs) * self.parts)
+        self.progress.update(task, completed=(len(jobs) - len(missing)) * self.parts)
+        for together in self._hands(missing):
+            keys = list(map(self._key, together))
+            digest = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
+            folder = self.records.path.with_suffix("") / digest
+            curves = np.moveaxis(self._train(together, folder, task), -1, 1)
+            names = "loss", "validation", "test"
+            values = [dict(zip(names, each, strict=True)) for each in curves]
+            self.records.extend(list(zip(keys, values, strict=True)))
+            shutil.rmtree(folder.parent, ignore_errors=True)  # now that its results are safe
         return [
             Training(**job._asdict(), **(self.records.get(self._key(job)) or {})) for job in jobs
         ]
@@ -265,52 +267,50 @@ class _Trainer(NamedTuple):
         rival = self.rivals[job.rival]
         return job._asdict() | {"rule": rival.rule, "schedule": rival.schedule}
 
-    def _folder(self, jobs: Sequence[Job]) -> Path:
-        """Return where the checkpoints of these jobs are."""
-        keys = json.dumps([self._key(job) for job in jobs])
-        digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
-        return self.records.path.with_suffix("") / digest
+    def _hands(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """Yield jobs that train together: by one factory, side by side with one seed."""
+        groups: dict[tuple, list[Job]] = {}
+        for job in jobs:
+            seed = job.seed if self.loop.loop.lanes > 1 else None
+            groups.setdefault((self.rivals[job.rival].factory, seed), []).append(job)
+        for group in groups.values():
+            for start in range(0, len(group), self.loop.seats):
+                yield group[start : start + self.loop.seats]
 
-    def _train_part(self, jobs: Sequence[Job], folder: Path, task) -> np.ndarray:
-        """Train at most as many jobs as the grid takes; return curves `[P, epochs, 3]`.
-
-        The checkpoints are those of any devices: a child's training does not depend on its place.
-        """
+    def _train(self, jobs: Sequence[Job], folder: Path, task: TaskID) -> np.ndarray:
+        """Return curves `[P, parts, 3]` of jobs that fit into the loop."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(folder)
-        start = functools.partial(
-            self.grid.start,
-            [encode(self.rivals[job.rival].rule).array for job in jobs],
-            [job.seed for job in jobs],
-            [job.weight_decay for job in jobs],
+        checkpoints, steps = Checkpoints(folder), self.loop.loop.max_steps
+        rivals, seeds = [self.rivals[job.rival] for job in jobs], [job.seed for job in jobs]
+        factory, iterations = rivals[0].factory, self.loop.loop.iterations
+        programs = factory or np.stack(
+            [pad_programs(encode(rival.rule).array, iterations) for rival in rivals]
         )
-        curves = np.full((len(jobs), self.epochs, 3), np.nan, np.float32)
-        begun, children = 0, None
-        if folder.is_dir():
-            template = self.grid.gather(start(), len(jobs)), curves
-            if restored := checkpoints.restore(template, self.epochs):
-                begun, (gathered, curves) = restored
-                children, curves = self.grid.seat(gathered), np.array(curves)
-        children = start() if children is None else children
+        rates = np.stack([_rates(job, self.rivals[job.rival], steps) for job in jobs])
+        children = self.loop.start(seeds, factory, rates.shape[1] if factory else None)
+        curves, begun = np.full((len(jobs), self.parts, 3), np.nan, np.float32), 0
+        if folder.is_dir() and (restored := checkpoints.restore((children, curves), self.parts)):
+            begun, (children, curves) = restored
+            curves = np.array(curves)
         self.progress.advance(task, begun * len(jobs))
-
-        steps = self.grid.epoch_steps
-        factors = self._factors(jobs, steps * self.epochs)
-        for epoch in range(begun, self.epochs):
-            rates = factors[:, epoch * steps : (epoch + 1) * steps]
-            children, result = self.grid.advance(children, rates, epoch, steps * self.epochs)
-            curves[:, epoch] = np.stack(result, axis=1)
-            if checkpoints.due:
-                checkpoints.save(epoch + 1, (self.grid.gather(children, len(jobs)), curves))
+        size, decays = steps // self.parts, [job.weight_decay for job in jobs]
+        for part in range(begun, self.parts):
+            first = part * size
+            some = rates[..., first : first + size]
+            children, result = self.loop.advance(
+                children, programs, some, seeds, first, steps, decays
+            )
+            curves[:, part] = np.stack(result, axis=1)
+            checkpoints.save_if_due(part + 1, (children, curves))
             self.progress.advance(task, len(jobs))
         checkpoints.close()
         return curves
 
-    def _factors(self, jobs: Iterable[Job], steps: int) -> np.ndarray:
-        """Return each job's learning rate at each step `[P, steps]`."""
-        every = jnp.arange(steps)
-        rows = []
-        for job in jobs:
-            schedule = SCHEDULES[self.rivals[job.rival].schedule](steps, job.seed)
-            rows.append(job.rate * np.broadcast_to(jax.vmap(schedule)(every), steps))
-        return np.stack(rows).astype(np.float32)
+
+def _rates(job: Job, rival: Rival, steps: int) -> np.ndarray:
+    """Return a job's rate at each step `[steps]`; for a factory, with its numbers `[M, steps]`."""
+    factors = jax.vmap(SCHEDULES[rival.schedule](steps, job.seed))(jnp.arange(steps))
+    rates = np.broadcast_to(job.rate * factors, steps).astype(np.float32)
+    if rival.factory is None:
+        return rates
+    return np.stack([rates, *(np.full(steps, x, np.float32) for x in rival.numbers)])

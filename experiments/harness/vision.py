@@ -1,4 +1,4 @@
-"""Image classification by any flax network: the data, and the task that a grid trains on."""
+"""Image classification by any flax network: the data, and the task."""
 
 import dataclasses
 import io
@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nos_optax.population import Dataset, DatasetError, Task, load_digits
+from nos_optax.population import (
+    Dataset,
+    DatasetError,
+    Task,
+    image_task,
+    load_digits,
+    paper_child,
+)
 from nos_optax.population.cifar10 import load_cifar10
 
 PNG = b"\x89PNG"  # as TFDS keeps images, without loss
@@ -125,7 +132,7 @@ def _halve(pixels: np.ndarray) -> np.ndarray:
 def classification(images: Images, net: nn.Module, shift: int = 0) -> Task:
     """Return a task: classify images by a network with batch normalisation; reward, the accuracy.
 
-    The loss is the mean cross-entropy. Weight decay, if any, is the grid's, of the `kernels`.
+    The loss is the mean cross-entropy. Weight decay, if any, is the loop's, of the `kernels`.
 
     Args:
         images: they stay uint8 until a minibatch is used.
@@ -176,6 +183,12 @@ def classification(images: Images, net: nn.Module, shift: int = 0) -> Task:
         chance=1 / data.num_classes,
         perfect=1.0,
     )
+
+
+def child_task(images: Images, device: jax.Device) -> Task:
+    """Return the task of the search's child, with the test images."""
+    task = image_task(images.dataset, paper_child(images.dataset, device))
+    return dataclasses.replace(task, test=(images.test_images, images.test_labels))
 
 
 def kernels(params: Any) -> Any:

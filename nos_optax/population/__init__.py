@@ -4,11 +4,9 @@ from nos_optax.population.convnet import ConvNet as ConvNet
 from nos_optax.population.data import Dataset as Dataset
 from nos_optax.population.data import DatasetError as DatasetError
 from nos_optax.population.data import load_digits as load_digits
-from nos_optax.population.grid import Children as Children
-from nos_optax.population.grid import Epoch as Epoch
-from nos_optax.population.grid import TrainingGrid as TrainingGrid
 from nos_optax.population.loop import Losses as Losses
 from nos_optax.population.loop import TaskLoop as TaskLoop
+from nos_optax.population.part_loop import PartLoop as PartLoop
 from nos_optax.population.protocol import STATUSES as STATUSES
 from nos_optax.population.protocol import Evaluation as Evaluation
 from nos_optax.population.protocol import Protocol as Protocol

@@ -120,7 +120,7 @@ class TaskLoop:
         self.data = jax.device_put(
             (task.train, _equal_parts(task.validation, size), tuple(scored)), replicated
         )
-        self._orders = lru_cache(maxsize=8)(self._draw_orders)
+        self.orders = lru_cache(maxsize=8)(self._draw_orders)
         self._compiled: dict[Factory | None, Any] = {}
 
     def _most_lanes(self, device: jax.Device) -> int:
@@ -137,19 +137,24 @@ class TaskLoop:
         """Return the one program for rules, or that of an optimizer, for the present lanes."""
         if factory not in self._compiled:
             split, whole = PartitionSpec("device"), PartitionSpec()
-            on_cpu = self.platform == "cpu"
-            self._compiled[factory] = jax.jit(
-                jax.shard_map(
-                    partial(self._train_share, factory),
-                    mesh=self._mesh,
-                    in_specs=(split, split, split, split, whole, split, whole),
-                    out_specs=split,
-                    check_vma=False,
-                ),
-                # A device is a core: to split its products among more changes how they are rounded.
-                compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
-            )
+            specs = split, split, split, split, whole, split, whole
+            self._compiled[factory] = self.on_devices(partial(self._train_share, factory), specs)
         return self._compiled[factory]
+
+    def on_devices(self, function: Callable, specs: tuple[PartitionSpec, ...]) -> Any:
+        """Return a function of what one device has, compiled for all devices together."""
+        on_cpu = self.platform == "cpu"
+        return jax.jit(
+            jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=specs,
+                out_specs=PartitionSpec("device"),
+                check_vma=False,
+            ),
+            # A device is a core: to split its products among more changes how they are rounded.
+            compiler_options={"xla_cpu_multi_thread_eigen": False} if on_cpu else None,
+        )
 
     @property
     def devices(self) -> int:
@@ -262,7 +267,7 @@ class TaskLoop:
         seats = [np.r_[rows, np.zeros(self._share - len(rows), int)] for rows, _ in hands]
         child = np.concatenate(seats).astype(int)
         counts = np.array([len(rows) for rows, _ in hands], np.int32)
-        order, keys = self._orders(tuple(seeds[column] for _, column in hands))
+        order, keys = self.orders(tuple(seeds[column] for _, column in hands))
         result = self._program(factory)(
             programs[child], rates[child], counts, order, np.int32(steps), keys, self.data
         )
@@ -326,11 +331,11 @@ class TaskLoop:
         no `vmap`.
         """
         train, validation, scored = data
-        child = self._each(lambda rate: start._replace(running=jnp.isfinite(rate)))(rates)
+        child = self.each(lambda rate: start._replace(running=jnp.isfinite(rate)))(rates)
         if factory is None:
-            child, update = self._rules(child, programs, rates, steps, rule_key)
+            child, update = self.rules(child, programs, rates, steps, rule_key)
         else:
-            child, update = self._optimizer(child, factory, rates, rule_key)
+            child, update = self.optimizer(child, factory, rates, rule_key)
 
         def unfinished(carry):
             i, child, _, _ = carry
@@ -339,7 +344,7 @@ class TaskLoop:
         def train_step(carry):
             i, child, total, late = carry
             batch = jax.tree.map(lambda x: x[order[i]], train)
-            value, child, g = self._gradients(child, batch, jax.random.fold_in(loss_key, i))
+            value, child, g = self.gradients(child, batch, jax.random.fold_in(loss_key, i))
             child = update(child, value, g)
             capped = jnp.where(child.running, jnp.minimum(value, initial), initial)
             late += jnp.where(i >= steps // 2, capped, 0.0)
@@ -351,7 +356,7 @@ class TaskLoop:
         half = steps - steps // 2
         total += (steps - i) * initial
         late += jnp.minimum(steps - i, half) * initial
-        value = self._each(lambda child: self._validation_loss(child, validation, loss_key))(child)
+        value = self.each(lambda child: self._validation_loss(child, validation, loss_key))(child)
         finite = child.running & jnp.isfinite(value)
         value = jnp.where(finite, jnp.minimum(value, initial), initial)
         scores = [self._score(child, finite, chunks) for chunks in scored]
@@ -360,7 +365,7 @@ class TaskLoop:
             total / steps, late / half, value, jnp.broadcast_to(initial, value.shape), *scores
         )
 
-    def _each(self, function):
+    def each(self, function):
         """Return a function of one child as one of the lanes."""
         if self.lanes == 1:
             return function
@@ -376,22 +381,24 @@ class TaskLoop:
 
         return lambda *args: jax.vmap(function, [axes(x) for x in args])(*args)
 
-    def _gradients(self, child: Child, batch: Batch, key) -> tuple[jax.Array, Child, jax.Array]:
+    def gradients(
+        self, child: Child, batch: Batch, key, *decay: jax.Array
+    ) -> tuple[jax.Array, Child, jax.Array]:
         """Return the losses `[lanes]`, the children with their next states, the gradients.
 
         A child whose loss is not finite stops running; its numbers go on, and count no more.
         """
 
-        def of_one(child):
-            return gradient(self.task, child, batch, key)
+        def of_one(child, *decay):
+            return gradient(self.task, child, batch, key, *decay)
 
-        value, state, g = self._each(of_one)(child)
+        value, state, g = self.each(of_one)(child, *decay)
         running = child.running & jnp.isfinite(value)
         return value, child._replace(state=state, running=running), g
 
-    def _rules(self, child: Child, programs, rates, steps, key) -> tuple[Child, Update]:
+    def rules(self, child: Child, programs, rates, steps, key) -> tuple[Child, Update]:
         """Return children before the first step of their rules, and what such a step does."""
-        streams = self._each(program_streams)(programs)
+        streams = self.each(program_streams)(programs)
         # One for all lanes, as a scalar: the step is theirs in common.
         child = child._replace(rule=child.rule._replace(count=jnp.zeros([], jnp.int32)))
 
@@ -410,7 +417,7 @@ class TaskLoop:
                 update, rule = apply_program(program, streams, rule, g, params, steps, key)
                 return params - rate * update, *rule[1:]
 
-            params, *averages = self._each(of_one)(
+            params, *averages = self.each(of_one)(
                 programs, streams, rates, g, child.params, *child.rule[1:]
             )
             rule = ProgramState(child.rule.count + 1, *averages)
@@ -418,7 +425,7 @@ class TaskLoop:
 
         return child, fused if self.fused and self.lanes > 1 else update
 
-    def _optimizer(self, child: Child, factory: Factory, rates, key) -> tuple[Child, Update]:
+    def optimizer(self, child: Child, factory: Factory, rates, key) -> tuple[Child, Update]:
         """Return the same for an optimizer, which has the parameters as the tree that they are."""
         tree = self.task.unflatten
 
@@ -431,14 +438,14 @@ class TaskLoop:
             return params + ravel_pytree(update)[0], state
 
         def update(child, value, g):
-            params, state = self._each(of_one)(rates, value, g, child.params, child.rule)
+            params, state = self.each(of_one)(rates, value, g, child.params, child.rule)
             return child._replace(params=params, rule=state)
 
-        return child._replace(rule=self._each(init)(rates, child.params)), update
+        return child._replace(rule=self.each(init)(rates, child.params)), update
 
     def _score(self, child: Child, finite: jax.Array, chunks: Chunks) -> jax.Array:
         """Return the mean score of the children on a set of examples."""
-        score = self._each(lambda child: mean_score(self.task, child, chunks))(child)
+        score = self.each(lambda child: mean_score(self.task, child, chunks))(child)
         return jnp.where(finite & jnp.isfinite(score), score, self.task.chance)
 
     def _validation_loss(self, child: Child, parts: Batch, key: jax.Array) -> jax.Array:

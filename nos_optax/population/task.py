@@ -41,7 +41,7 @@ class Task:
             over `validation` is the reward.
         train: examples to train on, a pytree of arrays `[N, ...]`.
         validation: examples for the reward, arrays `[M, ...]`.
-        test: examples of the same form that `TrainingGrid` reports on; None where there are none.
+        test: examples of the same form, to report on; None where there are none.
         chance: reward of a child that never learns.
         baseline: the best score of a constant prediction; `chance` where None.
         baseline_error: standard error of `baseline`: the trainer takes a child for dead unless its

@@ -18,7 +18,6 @@ class Candidate(NamedTuple):
     program: jax.Array  # int32[G, 5]
     streams: jax.Array  # uint32[G, 2], of the program's random numbers
     learning_rate: jax.Array  # float32[]
-    weight_decay: jax.Array | None = None  # float32[] or [D]: see `gradient`; None is none
 
 
 class Minibatches(NamedTuple):
@@ -117,7 +116,7 @@ def step(
     loss_key: jax.Array,
 ) -> tuple[Child, jax.Array]:
     """Return the child after a step of gradient descent by its rule, and the loss before it."""
-    value, state, g = gradient(task, child, batch, loss_key, candidate.weight_decay)
+    value, state, g = gradient(task, child, batch, loss_key)
     update, rule = apply_program(
         candidate.program, candidate.streams, child.rule, g, child.params, total_steps, rule_key
     )
@@ -138,10 +137,8 @@ def fused_step(
     """Return children, side by side, after the same step as `step`'s, by the kernel for rules."""
     from nos_optax.grammar.fused import fused_update  # Pallas is not everywhere
 
-    program, streams, rate, weight_decay = candidates
-    value, state, g = jax.vmap(partial(gradient, task), (0, None, None, 0))(
-        children, batch, loss_key, weight_decay
-    )
+    program, streams, rate = candidates
+    value, state, g = jax.vmap(partial(gradient, task), (0, None, None))(children, batch, loss_key)
     keys = jnp.broadcast_to(rule_key, rate.shape)
     params, rule = fused_update(
         program, streams, children.rule, g, children.params, rate, total_steps, keys

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from harness.fit import FINISHED
 from harness.paper import TABLE_4
-from harness.statistics import mean_and_error
-from harness.tables import markdown
-from rich import box
+from harness.tables import interval_text, mean_text, text_table
+from matplotlib.figure import Figure
 from rich.table import Table
-from translation_measures import TRANSLATES, differences, translate
-from translation_text import Text
-from translation_training import BASELINE, OPTIMIZERS, RIVAL
+
+from translation.measures import TRANSLATES, differences, translate
+from translation.text import Text
+from translation.training import BASELINE, OPTIMIZERS, RIVAL
 
 NAMES = {
     "train": "training loss",
@@ -28,42 +28,33 @@ PAPER = (
 
 def make_table(rows: Mapping[str, dict]) -> Table:
     """Return the table of both optimizers, and beside them the paper's figures for WMT 2014."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
-    columns = ("train perplexity", "validation perplexity")
-    columns += ("validation BLEU, 5 points near its peak", "test BLEU")
-    for column in ("rate", "n", *columns, "the paper's train perplexity", "the paper's test BLEU"):
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            f"{row['rate']:g}",
-            str(row["n"]),
-            *(spread(np.exp(row[key]).tolist()) for key in ("train", "validation")),
-            *(spread(row[key]) for key in ("validation_bleu", "bleu")),
+    columns = ("optimizer", "rate", "n", "train perplexity ± se", "validation perplexity ± se")
+    columns += ("validation BLEU, 5 points near its peak ± se", "test BLEU ± se")
+
+    def cells(name: str, row: dict) -> list[str]:
+        return [
+            *(name, f"{row['rate']:g}", str(row["n"])),
+            *(mean_text(np.exp(row[key]), 2) for key in ("train", "validation")),
+            *(mean_text(row[key], 2) for key in ("validation_bleu", "bleu")),
             f"{TABLE_4[name].train_perplexity:.2f}",
             f"{TABLE_4[name].test_bleu:.1f}",
-        )
-    return table
+        ]
 
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard error; of one value itself."""
-    if len(values) < 2 or not np.isfinite(values).all():
-        return ", ".join(f"{value:.2f}" for value in values)
-    return "{:.2f} ± {:.2f}".format(*mean_and_error(values))
+    paper = ("the paper's train perplexity", "the paper's test BLEU")
+    return text_table((*columns, *paper), [cells(*item) for item in rows.items()])
 
 
 def tuning_table(tuning: Sequence[dict]) -> Table:
     """Return the table of all rates."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
-    for column in ("rate", "steps", "validation perplexity"):
-        table.add_column(column, justify="right")
-    for row in sorted(tuning, key=lambda row: (OPTIMIZERS.index(row["optimizer"]), row["rate"])):
-        perplexity = f"{np.exp(row['validation']):.2f}" if row["status"] == FINISHED else "diverged"
-        table.add_row(row["optimizer"], f"{row['rate']:g}", str(row["steps"]), perplexity)
-    return table
+
+    def perplexity(row: dict) -> str:
+        return f"{np.exp(row['validation']):.2f}" if row["status"] == FINISHED else "diverged"
+
+    ranked = sorted(tuning, key=lambda row: (OPTIMIZERS.index(row["optimizer"]), row["rate"]))
+    return text_table(
+        ("optimizer", "rate", "steps", "validation perplexity"),
+        [(r["optimizer"], f"{r['rate']:g}", str(r["steps"]), perplexity(r)) for r in ranked],
+    )
 
 
 def verdict(rows: Mapping[str, dict]) -> str:
@@ -75,11 +66,12 @@ def verdict(rows: Mapping[str, dict]) -> str:
             f"Too short to say: mean test BLEU is {means}, and nothing is concluded before both "
             f"translate, at {TRANSLATES:g} or more."
         )
-    for key, (mean, low, high) in differences(rows).items():
-        found = "undecided" if low <= 0 <= high else "more" if mean > 0 else "less"
+    for key, change in differences(rows).items():
+        _, low, high, _ = change
+        found = "undecided" if low <= 0 <= high else "more" if low > 0 else "less"
         said = f", {found}" if enough else ""
         sentences.append(
-            f"{RIVAL} less {BASELINE}, {NAMES[key]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]{said}."
+            f"{RIVAL} less {BASELINE}, {NAMES[key]}: {interval_text(change, 3)}{said}."
         )
     if not differences(rows):
         sentences.append("No interval: one seed alone, or a training diverged.")
@@ -99,23 +91,19 @@ def verdict(rows: Mapping[str, dict]) -> str:
     return " ".join(sentences)
 
 
-def samples(text: Text, runs: Sequence[dict]) -> str:
-    """Return translations by the model with the lowest validation loss, as Markdown."""
-    best = min(runs, key=lambda run: run["validation"])
-    table = Table("source", "reference", "translation")
-    shown = zip(text.test_pairs.source, text.test_pairs.target, best["translations"], strict=False)
-    for sentences in shown:
-        table.add_row(*sentences)
-    return (
-        f"The first test sentences, by the model with the lowest validation loss of all "
-        f"({best['optimizer']}, seed {best['seed']}, BLEU {best['bleu']:.2f}):\n\n{markdown(table)}"
-    )
+def best_of(runs: Sequence[dict]) -> dict:
+    """Return the run with the lowest validation loss."""
+    return min(runs, key=lambda run: run["validation"])
+
+
+def samples(text: Text, best: dict) -> Table:
+    """Return the first test sentences, and their translations by a model."""
+    pairs = zip(text.test_pairs.source, text.test_pairs.target, best["translations"], strict=False)
+    return text_table(("source", "reference", "translation"), pairs)
 
 
 def draw(tuning: Sequence[dict], runs: Sequence[dict], path: Path) -> None:
     """Draw the validation loss over the steps: tuning by the rate, fresh seeds in black."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(OPTIMIZERS), sharey=True)
     for axes, name in zip(panels, OPTIMIZERS, strict=True):

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.statistics import t_interval
-from rich import box
+from harness.pictures import draw_band
+from harness.tables import interval_text, mean_text, text_table
+from matplotlib.figure import Figure
 from rich.table import Table
-from strategy_measures import (
+
+from nos_optax.search.results import Result
+from strategies.measures import (
     BASELINE,
     LEVELS,
     TOLERANCE,
@@ -19,57 +22,57 @@ from strategy_measures import (
     moving_mean,
 )
 
-from nos_optax.search.results import Result
-
 BEST = 10  # rules in the mean of the best
 
 
-def learning_table(summary: Mapping[str, dict], title: str) -> Table:
+LEARNING = (
+    "Mean reward ± standard error (se); samples until its moving mean is a part of the way from "
+    "chance to Adam (and in how many searches)"
+)
+
+
+def learning_table(summary: Mapping[str, dict]) -> Table:
     """Return the table of how the mean reward rises."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("strategy", *(f"quarter {i}" for i in (1, 2, 3, 4)), "last - random [95 %]"):
-        table.add_column(column)
-    for level in LEVELS:
-        table.add_column(f"to {level:.0%}", justify="right")
-    for strategy, s in summary.items():
-        table.add_row(
+    quarters = (f"quarter {i} ± se" for i in (1, 2, 3, 4))
+    levels = (f"to {level:.0%}" for level in LEVELS)
+
+    def row(strategy: str, s: dict) -> list[str]:
+        return [
             strategy,
             *(f"{mean:.3f} ± {error:.3f}" for mean, error in s["quarters"]),
             _interval(strategy, s["minus_random"]["last_quarter"]),
             *(f"{'never' if m is None else f'{m:.0f}'} ({n})" for m, n in s["samples_to_reach"]),
-        )
-    return table
+        ]
+
+    columns = ("strategy", *quarters, "last - random [95 %]", *levels)
+    return text_table(columns, [row(*item) for item in summary.items()])
 
 
 def finds_table(summary: Mapping[str, dict], standard: Sequence[Result]) -> Table:
     """Return the table of what was found."""
-    table = Table(box=box.SIMPLE)
-    for column in ("strategy", "best rule, fresh seeds", "- random [95 %]"):
-        table.add_column(column)
-    for column in ("good rules", "good updates", "evaluated", "repeated", "rejected"):
-        table.add_column(column, justify="right")
-    for strategy, s in summary.items():
-        table.add_row(
+    columns = ("strategy", "best rule, fresh seeds ± se", "- random [95 %]", "good rules ± se")
+    columns += ("good updates ± se", "evaluated", "repeated", "rejected")
+
+    def row(strategy: str, s: dict) -> list[str]:
+        return [
             strategy,
             "{:.4f} ± {:.4f}".format(*s["best"]),
             _interval(strategy, s["minus_random"]["best"]),
             *("{:.1f} ± {:.1f}".format(*s[key]) for key in ("good_rules", "good_updates")),
             *(f"{s[key][0]:.0f}" for key in ("evaluated", "repeated", "rejected")),
-        )
-    for result in sorted(standard, key=lambda r: -r.mean):
-        error = result.deviation / np.sqrt(len(result.rewards))
-        table.add_row(result.name, f"{result.mean:.4f} ± {error:.4f}")
-    return table
+        ]
+
+    ranked = sorted(standard, key=lambda result: -result.mean)
+    known = [(result.name, mean_text(result.rewards, 4)) for result in ranked]
+    return text_table(columns, [*(row(*item) for item in summary.items()), *known])
 
 
 def _interval(strategy: str, interval: Sequence[float]) -> str:
-    return "" if strategy == BASELINE else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
+    return "" if strategy == BASELINE else interval_text(interval, 3)
 
 
 def draw(runs: Sequence[Run], chance: float, title: str, path: Path) -> None:
     """Draw the mean over seeds of three curves, in bands of 95 %."""
-    from matplotlib.figure import Figure
-
     count = len(runs[0].candidates)
     window = min(WINDOW, count // 4)
     adam = float(np.mean([run.adam for run in runs]))
@@ -84,10 +87,7 @@ def draw(runs: Sequence[Run], chance: float, title: str, path: Path) -> None:
     for axes, (label, curve) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for i, strategy in enumerate(dict.fromkeys(run.strategy for run in runs)):
             curves = np.array([curve(run) for run in runs if run.strategy == strategy])
-            bands = np.array([t_interval(column) for column in curves.T])
-            samples = np.arange(count - len(bands), count) + 1
-            axes.plot(samples, bands[:, 0], color=f"C{i}", label=strategy)
-            axes.fill_between(samples, *bands[:, 1:].T, color=f"C{i}", alpha=0.2, lw=0)
+            draw_band(axes, curves, count, "interval", color=f"C{i}", label=strategy)
         axes.set(xlabel="samples", ylabel=label, xlim=(0, count))
     for axes in figure.axes[:2]:
         axes.axhline(adam, color="0.3", lw=0.8, ls=":")

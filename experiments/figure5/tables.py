@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from rich import box
+from harness.tables import interval_text, text_table
 from rich.table import Table
-from rosenbrock_measures import LAST, SOLVED, Runs, Sweep, best_by_rate, best_of_first
-from rosenbrock_trajectories import NOT_THE_PAPERS, SUBJECT, TUNED
+
+from figure5.measures import LAST, SOLVED, Runs, Sweep, best_by_rate, best_of_first
+from figure5.trajectories import NOT_THE_PAPERS, SUBJECT, TUNED
 
 
 def value(f: float) -> str:
@@ -21,28 +22,23 @@ def count(steps: float) -> str:
 
 def one_start_table(runs: Mapping[str, Runs], rates: Sequence[float]) -> Table:
     """Return the paper's comparison: f by rate, and the best of them."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
-    for rate in rates:
-        table.add_column(f"rate {rate:g}", justify="right")
-    last = f"median f of the last {LAST} steps"
-    columns = ("settings", "best rate", "epsilon", "f", last, "least f", f"steps to f < {SOLVED:g}")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, some in runs.items():
+    columns = ("settings", "best rate", "epsilon", "f", f"median f of the last {LAST} steps")
+    columns += ("least f", f"steps to f < {SOLVED:g}")
+
+    def row(name: str, some: Runs) -> list[str]:
         best = some.describe(best_of_first(some))
-        table.add_row(
+        return [
             name,
             *(value(some.describe(k)["f"]) for k in best_by_rate(some, rates)),
             str(len(some.settings.first)),
             f"{best['rate']:g}",
             epsilon_of(name, best),
-            value(best["f"]),
-            value(best["median_f_at_the_end"]),
-            value(best["best_f"]),
+            *(value(best[key]) for key in ("f", "median_f_at_the_end", "best_f")),
             count(best["steps_to_solve"]),
-        )
-    return table
+        ]
+
+    by_rate = (f"rate {rate:g}" for rate in rates)
+    return text_table(("optimizer", *by_rate, *columns), [row(*item) for item in runs.items()])
 
 
 def epsilon_of(name: str, row: Mapping) -> str:
@@ -52,49 +48,38 @@ def epsilon_of(name: str, row: Mapping) -> str:
 
 def sweep_table(sweeps: Mapping[str, Sweep], grids: Mapping[str, dict]) -> Table:
     """Return how wide each optimizer's good rates are, and where the comparison depends on them."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
-    columns = ("best rate", "f there", f"rates with f < {SOLVED:g}", "from, to")
-    for column in (*columns, "largest rate that did not diverge", f"{SUBJECT} ahead"):
-        table.add_column(column, justify="right")
-    for name, one in sweeps.items():
-        row, among = one.describe(), grids.get(name)
-        largest = row["largest_rate_that_did_not_diverge"]
-        table.add_row(
-            name,
-            f"{row['best_rate']:g}",
-            value(row["f"]),
-            f"{row['solved']} of {len(one.rates)}",
-            ", ".join(f"{rate:.2g}" for rate in row["solved_from_to"]) or "none",
+    columns = ("optimizer", "best rate", "f there", f"rates with f < {SOLVED:g}", "from, to")
+    columns += ("largest rate that did not diverge", f"{SUBJECT} ahead")
+
+    def row(name: str, one: Sweep) -> list[str]:
+        found, among = one.describe(), grids.get(name)
+        largest = found["largest_rate_that_did_not_diverge"]
+        return [
+            *(name, f"{found['best_rate']:g}", value(found["f"])),
+            f"{found['solved']} of {len(one.rates)}",
+            ", ".join(f"{rate:.2g}" for rate in found["solved_from_to"]) or "none",
             "none" if largest is None else f"{largest:.2g}",
             f"{among['ahead']} of {among['grids']} grids" if among else "",
-        )
-    return table
+        ]
+
+    return text_table(columns, [row(*item) for item in sweeps.items()])
 
 
 def starts_table(rows: Mapping[str, dict]) -> Table:
     """Return the table of one comparison from random starts."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
-    columns = ("settings", "rate", "epsilon", "median f", "quartiles of f", "solved", "steps to it")
-    for column in (*columns, "diverged", f"log10 f: {SUBJECT}'s less this one's [95 %]"):
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
+    columns = ("optimizer", "settings", "rate", "epsilon", "median f", "quartiles of f", "solved")
+    columns += ("steps to it", "diverged", f"log10 f: {SUBJECT}'s less this one's [95 %]")
+
+    def cells(name: str, row: dict) -> list[str]:
         low, median, high = map(value, row["quartiles"])
-        interval = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["powersign_less_this"])
-        table.add_row(
-            name,
-            str(row["settings"]),
-            f"{row['rate']:.2g}",
-            epsilon_of(name, row),
-            median,
-            f"{low} to {high}",
-            f"{row['solved']} of {row['n']}",
-            count(row["median_steps_to_solve"]),
-            str(row["diverged"]),
-            "" if name == SUBJECT else interval,
-        )
-    return table
+        return [
+            *(name, str(row["settings"]), f"{row['rate']:.2g}", epsilon_of(name, row)),
+            *(median, f"{low} to {high}", f"{row['solved']} of {row['n']}"),
+            *(count(row["median_steps_to_solve"]), str(row["diverged"])),
+            "" if name == SUBJECT else interval_text(row["powersign_less_this"], 1),
+        ]
+
+    return text_table(columns, [cells(*item) for item in rows.items()])
 
 
 def verdict(runs: Mapping[str, Runs]) -> str:

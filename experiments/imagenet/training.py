@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from data import imagenet
+from harness.vision import kernels
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models.nasnet import AUXILIARY_WEIGHT
 
@@ -69,13 +70,8 @@ def optimizer(name: str, rate: jax.Array, steps: int, accumulated: int = 1) -> A
         ),
     }[name]()
     # The L2 term's gradient, in front of the optimizer.
-    tx = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY, mask=are_kernels), tx)
+    tx = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY, mask=kernels), tx)
     return optax.MultiSteps(tx, accumulated) if accumulated > 1 else tx
-
-
-def are_kernels(params: Any) -> Any:
-    """Return which parameters are kernels: no biases, nothing of the normalisation."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def to_floats(images: jax.Array) -> jax.Array:

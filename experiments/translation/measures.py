@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from harness.fit import FINISHED
-from harness.statistics import Interval, difference
-from translation_training import BASELINE, OPTIMIZERS, RIVAL
+
+from nos_optax.compare.statistics import Difference, difference
+from translation.training import BASELINE, OPTIMIZERS, RIVAL
 
 TRANSLATES = 15.0  # BLEU below which a model does not yet translate
 NEAR_PEAK = 5  # points in succession of the validation BLEU, as in section 6.4
@@ -16,23 +17,6 @@ def best_rate(tuning: Sequence[dict], name: str) -> float:
     """Return an optimizer's rate with the lowest validation loss; the lowest of equals."""
     own = [training for training in tuning if training["optimizer"] == name]
     return min(own, key=lambda training: (training["validation"], training["rate"]))["rate"]
-
-
-def next_rates(tuning: Sequence[dict], name: str, beyond: Sequence[float]) -> list[float]:
-    """Return the rates to try where the best one is at an end; none where it lies inside.
-
-    Args:
-        tuning: the trainings so far.
-        name: of the optimizer.
-        beyond: rates that may be tried, ascending.
-    """
-    tried = [training["rate"] for training in tuning if training["optimizer"] == name]
-    best, more = best_rate(tuning, name), []
-    if best == min(tried):
-        more += [rate for rate in beyond if rate < best][-1:]
-    if best == max(tried):
-        more += [rate for rate in beyond if rate > best][:1]
-    return more
 
 
 def last_loss(run: Mapping) -> float:
@@ -76,7 +60,7 @@ def measure(tuning: Sequence[dict], runs: Sequence[dict]) -> dict[str, dict]:
     return rows
 
 
-def differences(rows: Mapping[str, dict]) -> dict[str, Interval]:
+def differences(rows: Mapping[str, dict]) -> dict[str, Difference]:
     """Return PowerSign's less Adam's, seed by seed; nothing where one seed or a divergence is."""
     if rows[RIVAL]["n"] < 2 or any(row["diverged"] for row in rows.values()):
         return {}

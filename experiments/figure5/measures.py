@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from harness.statistics import difference
-from rosenbrock_trajectories import SUBJECT
+
+from figure5.trajectories import SUBJECT
 
 SOLVED = 1e-3  # of f
 LAST = 500  # steps, of which the median of f is taken

@@ -1,16 +1,18 @@
 """The tables and the picture of `table3_imagenet.py`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from harness.fit import DIVERGED
 from harness.paper import TABLE_3
-from harness.statistics import difference
-from imagenet_training import BASELINE
-from rich import box
+from harness.tables import interval_text, mean_text, text_table
+from matplotlib.figure import Figure
 from rich.table import Table
+
+from imagenet.training import BASELINE
+from nos_optax.compare.statistics import difference
 
 
 class Run(NamedTuple):
@@ -42,41 +44,42 @@ class Outcome(NamedTuple):
 
 def results_table(outcomes: Mapping[str, Outcome], top5: bool) -> Table:
     """Return the table of the fresh seeds, and beside it the paper's accuracies on ImageNet."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("optimizer")
     tops = ("top-1", "top-5") if top5 else ("top-1",)
-    minus = f"top-1 - {BASELINE}'s [95 %]"
-    paper = ("the paper's top-1", "the paper's top-5")
-    for column in ("rate", "n", "training loss", "training accuracy", *tops, minus, *paper):
-        table.add_column(column, justify="right")
-    baseline = [run.top1 for run in outcomes[BASELINE].runs]
-    for name, outcome in outcomes.items():
+    columns = ("optimizer", "rate", "n", "training loss ± se", "training accuracy, % ± se")
+    columns += tuple(f"{top}, % ± se" for top in tops)
+    columns += (f"top-1 - {BASELINE}'s [95 %]", "the paper's top-1", "the paper's top-5")
+    baseline = in_percent(outcomes[BASELINE].runs, "top1")
+
+    def row(name: str, outcome: Outcome) -> list[str]:
         runs = outcome.runs
-        accuracies = [
-            spread([getattr(run, top.replace("-", "")) for run in runs], percent) for top in tops
+        change = difference(in_percent(runs, "top1"), baseline)
+        return [
+            *(name, f"{outcome.rate:g}", f"{len(runs)}"),
+            mean_text([run.loss[-1] for run in runs], 3),
+            mean_text([100 * run.accuracy[-1] for run in runs], 1),
+            *(mean_text(in_percent(runs, top.replace("-", "")), 1) for top in tops),
+            "" if name == BASELINE else interval_text(change, 1),
+            *(f"{accuracy:.1f}" for accuracy in TABLE_3[name]),
         ]
-        mean, low, high = difference([run.top1 for run in runs], baseline)
-        table.add_row(
-            name,
-            f"{outcome.rate:g}",
-            str(len(runs)),
-            spread([run.loss[-1] for run in runs], "{:.3f}".format),
-            spread([run.accuracy[-1] for run in runs], percent),
-            *accuracies,
-            "" if name == BASELINE else f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            *(f"{accuracy:.1f} %" for accuracy in TABLE_3[name]),
-        )
-    return table
+
+    return text_table(columns, [row(*item) for item in outcomes.items()])
+
+
+def in_percent(runs: list[Run], top: str) -> list[float]:
+    """Return one of the accuracies of each run."""
+    return [100 * getattr(run, top) for run in runs]
 
 
 def tuning_table(outcomes: Mapping[str, Outcome]) -> Table:
     """Return the table of the last training losses, one row for each optimizer and rate."""
-    table = Table("optimizer", "rate", "training loss", box=box.SIMPLE)
-    for name, outcome in outcomes.items():
-        for run in outcome.tuning:
-            loss = "diverged" if np.isinf(run.last_loss) else f"{run.last_loss:.3f}"
-            table.add_row(name, f"{run.rate:g}", loss)
-    return table
+
+    def loss(run: Run) -> str:
+        return "diverged" if np.isinf(run.last_loss) else f"{run.last_loss:.3f}"
+
+    return text_table(
+        ("optimizer", "rate", "training loss"),
+        [(name, f"{run.rate:g}", loss(run)) for name, o in outcomes.items() for run in o.tuning],
+    )
 
 
 def edge_note(outcomes: Mapping[str, Outcome]) -> str:
@@ -88,19 +91,8 @@ def edge_note(outcomes: Mapping[str, Outcome]) -> str:
     return f"Best at the least or the greatest rate: {', '.join(edges) or 'none'}."
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def spread(values: list[float], text: Callable[[float], str]) -> str:
-    """Return the mean, and the standard deviation over seeds."""
-    return f"{text(float(np.mean(values)))} ± {text(float(np.std(values, ddof=1)))}"
-
-
 def draw(accumulated: int, outcomes: Mapping[str, Outcome], title: str, path: Path) -> None:
     """Draw the training loss and accuracy of every fresh seed."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     for i, (name, outcome) in enumerate(outcomes.items()):
@@ -115,5 +107,4 @@ def draw(accumulated: int, outcomes: Mapping[str, Outcome], title: str, path: Pa
     panels[1].set_ylim(0, 100)
     panels[0].legend(frameon=False)
     figure.suptitle(title, fontsize="medium")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

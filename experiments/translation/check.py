@@ -13,7 +13,8 @@ import numpy as np
 from data import EOS
 from models.gnmt import GNMT
 from rich.console import Console
-from translation_training import Batch, Optimizer, Setup, State, start, step
+
+from translation.training import Batch, Optimizer, Setup, State, start, step
 
 
 def check_optimizer(model: GNMT, setup: Setup, name: str, console: Console) -> dict[str, float]:

@@ -22,10 +22,10 @@ from data.translation import bleu
 from harness.fit import FINISHED, fit
 from models.gnmt import GNMT, beam_search, greedy_decode
 from rich.progress import Progress
-from translation_text import Text, epoch_steps
 
 import nos_optax
 from nos_optax.compare.records import Records
+from translation.text import Text, epoch_steps
 
 BASELINE, RIVAL = OPTIMIZERS = "Adam", "PowerSign"
 TUNING_SEED = 0  # the fresh ones follow

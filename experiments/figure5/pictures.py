@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rosenbrock_measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
-from rosenbrock_tables import value
-from rosenbrock_trajectories import TUNED
+from matplotlib.figure import Figure
+
+from figure5.measures import FLOOR, Runs, Sweep, best_by_rate, best_of_first
+from figure5.tables import value
+from figure5.trajectories import TUNED
 
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#000000")  # told apart by the colour-blind too
 STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
@@ -22,8 +24,6 @@ def draw(
     path: Path,
 ) -> None:
     """Draw every optimizer's paths, one line a rate, and f at its best rate and at all rates."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(13.5, 11), layout="constrained")
     rows = figure.add_gridspec(2, 1, height_ratios=(2, 1))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])

@@ -1,11 +1,14 @@
 """What compare_strategies.py measures of a search, and of all searches with a strategy."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from harness.statistics import difference, mean_and_error
+from harness.statistics import mean_and_error
 
+from nos_optax.compare.statistics import difference
 from nos_optax.search import Candidate
 
 BASELINE = "random"
@@ -115,3 +118,12 @@ def median_reached(samples: Sequence[int | None]) -> tuple[float | None, int]:
     """Return the median of the samples needed, None if it is never, and how many runs got there."""
     median = float(np.median([np.inf if s is None else s for s in samples]))
     return median if np.isfinite(median) else None, sum(s is not None for s in samples)
+
+
+def write_rewards(path: Path, runs: Iterable[tuple[Mapping[str, object], Run]]) -> None:
+    """Write the rewards of every search, with what it is told apart by, as JSON lines."""
+    lines = [
+        {**facts, "strategy": run.strategy, "seed": run.seed, "rewards": run.rewards}
+        for facts, run in runs
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))

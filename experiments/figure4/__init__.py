@@ -1,0 +1,1 @@
+"""What only `figure4_child.py` uses."""

@@ -1,0 +1,1 @@
+"""What only `rosenbrock.py` uses."""

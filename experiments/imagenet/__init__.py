@@ -1,0 +1,1 @@
+"""What only `table3_imagenet.py` uses."""

@@ -1,0 +1,1 @@
+"""What only `table5_ptb.py` uses."""

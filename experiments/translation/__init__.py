@@ -1,0 +1,1 @@
+"""What only `table4_translation.py` uses."""
