@@ -5,22 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import adam_ceiling
+import discover
 import jax
 import numpy as np
 import optax
 import pytest
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
-import adam_ceiling
-import discover
 from held_out import HELD_OUT
 
 from nos_optax.population.reference import Reference
 from nos_optax.population.suite import KNOWN, SuiteTrainer, load_suite
 from nos_optax.population.task_check import check_direction, check_task
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"cifar10": "tensorflow_datasets", "ptb": "ptb", "multi30k": "multi30k"}
 
 
