@@ -38,6 +38,7 @@ NOT_RUN = {
     ("docs/index.md", "$ pip install nos_optax-0.2.0-py3-none-any.whl"): INSTALLS,
     ("docs/machines.md", "$ ray start --head"): NEEDS_A_CLUSTER,
     ("docs/reproducing.md", "$ python experiments/rosenbrock.py"): "takes minutes, and needs data",
+    ("docs/searching.md", "$ python -m nos_optax.search.promote"): "needs searches that are over",
     ("docs/reproducing.md", "$ python -m nos_optax.search --prepare-data"): NEEDS_DATA,
     ("README.md", "make setup && source .venv/bin/activate"): INSTALLS,
     ("README.md", "python experiments/search.py --accelerator gpu"): NEEDS_DATA,

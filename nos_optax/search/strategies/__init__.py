@@ -13,7 +13,6 @@ from nos_optax.grammar import SearchSpace
 from nos_optax.population.own import import_own
 from nos_optax.search.strategies.controller import PPO as PPO
 from nos_optax.search.strategies.evolution import Evolution as Evolution
-from nos_optax.search.strategies.islands import Islands as Islands
 from nos_optax.search.strategies.strategy import Strategy as Strategy
 from nos_optax.search.strategies.uniform import RandomSearch as RandomSearch
 
@@ -61,5 +60,4 @@ STRATEGIES: dict[str, Factory] = {
     "reinforce": lambda space, key, preset: PPO(space, key, REINFORCE_PRESETS[preset]),
     "random": lambda space, key, preset: RandomSearch(space, key),
     "evolution": lambda space, key, preset: Evolution(space, key),
-    "islands": lambda space, key, preset: Islands(space, key),
 }

@@ -103,11 +103,7 @@ class Evolution:
 
     def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
         """Let the newest live and the oldest die."""
-        self.add(*check_answer(self._asked, tokens, rewards))
-        self._asked = None
-
-    def add(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
-        """Let programs live that are as new as those of an answer."""
+        tokens, rewards = check_answer(self._asked, tokens, rewards)
         keys, old_tokens, old_rewards, size = self.state
         most = len(old_rewards)
         self.state = EvolutionState(
@@ -116,13 +112,7 @@ class Evolution:
             np.concatenate([old_rewards, rewards])[-most:],
             np.asarray(min(int(size) + len(tokens), most), np.int32),
         )
-
-    def best(self) -> tuple[np.ndarray, np.float32]:
-        """Return the best living program, `int32[5 G]`, and its reward."""
-        _, tokens, rewards, size = self.state
-        alive = len(rewards) - int(size) + np.arange(int(size))
-        first = alive[np.argmax(rewards[alive])]
-        return tokens[first], rewards[first]
+        self._asked = None
 
     def revise(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
         """Take up what the rewards of earlier programs are now, after more seeds."""
