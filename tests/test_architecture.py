@@ -42,6 +42,7 @@ PACKAGES = [
     "nos_optax.population",
     "nos_optax.compare",
     "nos_optax.search",
+    "nos_optax.search.promote",
     "nos_optax.search.reports",
     "nos_optax.explain",
 ]

@@ -351,7 +351,27 @@ def test_the_oldest_dies_however_good():
     assert strategy.state.rewards.tolist() == [*range(BATCH - 8, BATCH)]
 
 
-@pytest.mark.parametrize("sizes", [(0, 1), (1, 0)])
+def test_where_nothing_becomes_better_evolution_begins_again():
+    make = lambda patience: Evolution(SMALL, jax.random.key(0), 16, 16, patience)  # noqa: E731
+    patient, hasty, uniform = make(10_000), make(48), RandomSearch(SMALL, jax.random.key(0))
+
+    def answer(strategy, rewards):
+        tokens = strategy.ask(16)
+        strategy.tell(tokens, np.asarray(rewards, np.float32))
+        return tokens
+
+    for rewards in (np.arange(16), np.zeros(16), np.full(16, 15.0), np.arange(16)):
+        asked = [answer(strategy, rewards) for strategy in (patient, hasty, uniform)]
+    np.testing.assert_array_equal(asked[0], asked[1])  # 48 programs since the best
+    asked = [answer(strategy, [-1.0] * 16) for strategy in (patient, hasty, uniform)]
+    np.testing.assert_array_equal(asked[1], asked[2])  # from uniform samples again
+    assert (asked[0] != asked[2]).any()
+    assert hasty.state.highest == -1 and hasty.state.size == 16, "what was before does not count"
+    child = answer(hasty, np.zeros(16))
+    assert ((child[:, None] != asked[1]).sum(axis=2).min(axis=1) <= 3).all(), "of its programs"
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1, 1, 0)])
 def test_evolution_needs_a_population(sizes):
     with pytest.raises(ValueError, match=f"population_size={sizes[0]}, tournament_size={sizes[1]}"):
         Evolution(SMALL, jax.random.key(0), *sizes)

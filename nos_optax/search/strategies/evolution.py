@@ -20,6 +20,8 @@ class EvolutionState(NamedTuple):
     tokens: np.ndarray  # int32[P, 5 G]
     rewards: np.ndarray  # float32[P]
     size: np.ndarray  # int32[], how many rows are programs: the last ones
+    highest: np.ndarray  # float32[], of the rewards since it began; -inf before the first
+    idle: np.ndarray  # int32[], programs told since then that were not better
 
 
 class Evolution:
@@ -31,11 +33,17 @@ class Evolution:
     winner, all have one to three other tokens, and in place of one that equals a program of the
     population or an earlier child its parent has another.
 
+    Searches of 2,000 trainings stood still after 200 to 500 of them, each where its first programs
+    had led it. So where no program is better than the best for some time, all die, and it begins
+    again from uniform samples; what was found is in the search's history.
+
     Args:
         space: what to search.
         key: PRNG key of all choices.
         population_size: how many of the last programs may have children.
         tournament_size: how many of them, drawn with replacement, compete for each child.
+        patience: programs told without a better one after which it begins again; four times the
+            population where None.
 
     Raises:
         ValueError: a size is less than 1.
@@ -51,24 +59,29 @@ class Evolution:
         key: jax.Array,
         population_size: int = 128,
         tournament_size: int = 16,
+        patience: int | None = None,
     ):
-        if population_size < 1 or tournament_size < 1:
+        patience = 4 * population_size if patience is None else patience
+        if min(population_size, tournament_size, patience) < 1:
             raise ValueError(
-                f"population_size={population_size}, tournament_size={tournament_size}: "
-                "give at least 1 of each."
+                f"population_size={population_size}, tournament_size={tournament_size}, "
+                f"patience={patience}: give at least 1 of each."
             )
         self.space, self.tournament_size, self._asked = space, tournament_size, None
+        self.patience = patience
         self.state = EvolutionState(
             KeyStream.start(key),
             np.zeros((population_size, len(space.num_choices)), np.int32),
             np.zeros(population_size, np.float32),
-            np.zeros([], np.int32),
+            size=np.zeros([], np.int32),
+            highest=np.full([], -np.inf, np.float32),
+            idle=np.zeros([], np.int32),
         )
 
     def ask(self, count: int) -> np.ndarray:
         """Return children of the population, or uniform samples until it is full."""
         self.state = self.state._replace(keys=self.state.keys.next())
-        keys, tokens, rewards, size = self.state
+        keys, tokens, rewards, size, *_ = self.state
         self._asked = np.asarray(self.space.sample(keys.key(), count))
         if size == len(rewards):
             rng = np.random.default_rng(np.asarray(jax.random.key_data(keys.key())))
@@ -102,15 +115,22 @@ class Evolution:
         return tokens[entrants[np.arange(count), winners]]
 
     def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
-        """Let the newest live and the oldest die."""
+        """Let the newest live and the oldest die; all of them where it stands still."""
         tokens, rewards = check_answer(self._asked, tokens, rewards)
-        keys, old_tokens, old_rewards, size = self.state
-        most = len(old_rewards)
+        keys, old_tokens, old_rewards, size, highest, idle = self.state
+        most, best = len(old_rewards), rewards.max()
+        size, idle = min(int(size) + len(tokens), most), int(idle) + len(tokens)
+        if best > highest:
+            highest, idle = best, 0
+        elif idle >= self.patience:
+            highest, idle, size = -np.inf, 0, 0
         self.state = EvolutionState(
             keys,
             np.concatenate([old_tokens, tokens])[-most:],
             np.concatenate([old_rewards, rewards])[-most:],
-            np.asarray(min(int(size) + len(tokens), most), np.int32),
+            np.asarray(size, np.int32),
+            np.asarray(highest, np.float32),
+            np.asarray(idle, np.int32),
         )
         self._asked = None
 
