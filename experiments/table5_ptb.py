@@ -42,7 +42,7 @@ Command:  python experiments/table5_ptb.py --data-dir DIR
 Time:     small: about 40 trainings of 8,000 steps, 1 to 2 hours on 2 cores, by a few steps' time.
           paper: for accelerators, and not run here: about 40 trainings of 150,000 steps, each step
           3 s on one core; --rivals chooses some of them. One training keeps 151 MiB, and a step
-          takes 174 MiB more.
+          takes less than 400 MiB more.
 Writes:   experiments/results/table5_ptb_SCALE.json, .md and .png
 """
 

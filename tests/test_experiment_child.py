@@ -90,7 +90,7 @@ def test_rules_are_ranked_by_their_test_accuracy():
 def test_searches_are_kept_by_strategy_in_the_order_of_their_seeds():
     def candidate(i, reward):
         names = {"id": i, "origin": i, "digest": f"{i}", "fingerprint": f"{i}"}
-        return SimpleNamespace(reward=reward, status="trained", **names)
+        return SimpleNamespace(reward=reward, status="trained", is_training=True, **names)
 
     rewards = {("ppo", 0): 0.2, ("random", 0): 0.4, ("ppo", 1): 0.6, ("random", 1): 0.8}
     runs = [

@@ -509,7 +509,7 @@ def test_a_killed_experiment_goes_on(tmp_path, monkeypatch, small_network):
         assert last[outcome["rate"]] == min(last.values())
         assert [run["seed"] for run in outcome["runs"]] == [1, 2]
     text = (tmp_path / "results" / "table3_imagenet_smoke.md").read_text()
-    assert "| PowerSign-cd |" in text and "| 73.9 % | 91.9 % |" in text
+    assert "| PowerSign-cd |" in text and "| 73.9 | 91.9 |" in text
     # Of two rates, each is at an end.
     assert "greatest rate: RMSProp, PowerSign-cd, AddSign-ld." in text
     assert (tmp_path / "results" / "table3_imagenet_smoke.png").read_bytes().startswith(b"\x89PNG")
