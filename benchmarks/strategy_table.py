@@ -230,6 +230,7 @@ def draw(found: dict[str, list[Search]], top: float, path: Path) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("distinct trainings")
     axes.set_ylabel("regret, doublings of Adam's training")
     axes.grid(alpha=0.25)
