@@ -11,11 +11,12 @@ from nos_optax.compare import as_rival
 from nos_optax.compare.records import Records
 from nos_optax.compare.results import BASELINE as AGAINST
 from nos_optax.grammar import UpdateRule, encode
+from nos_optax.grammar.expression import walk
 from nos_optax.population.suite import LARGER, SuiteTrainer, load_suite
 from nos_optax.search import SearchConfig, run_search
 from nos_optax.search.promote import Stage, promote
 from nos_optax.search.promote.entrants import best_of_runs
-from nos_optax.search.promote.simplify import deletions, shorter, size
+from nos_optax.search.promote.simplify import deletions, shorter
 from nos_optax.search.promote.stages import error_of_differences, staying
 from nos_optax.search.rivals import ALL_RIVALS, RIVALS, lion_cosine
 
@@ -59,7 +60,8 @@ def test_a_deletion_puts_an_argument_in_the_place_of_its_function(text, expected
     rule = parse(text)
     found = [UpdateRule(e) for e in deletions(rule.expression)]
     assert {str(each) for each in found} == expected
-    assert all(size(each) < size(rule) for each in found)
+    nodes = len(list(walk(rule.expression)))
+    assert all(len(list(walk(each.expression))) < nodes for each in found)
 
 
 def test_shorter_rules_differ_and_have_programs():

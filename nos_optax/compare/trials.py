@@ -175,8 +175,18 @@ class Trials:
         first, centre = self.budget.first_seed, self._centre(rival)
         tuning = range(first, first + self.budget.tuning_seeds)
         fresh = range(tuning.stop, tuning.stop + self.budget.seeds)
-        rates = [short(centre * rate) for rate in self.budget.rates]
-        tried = self._tried(rival, rates, tuning)
+        rate, rates = self.tune(rival, [centre * rate for rate in self.budget.rates], tuning)
+        runs = self.trainings(rival, [rate], fresh)[0]
+        return Outcome(rival, rate, rates, runs, tuple(map(self.value, runs)))
+
+    def tune(
+        self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
+    ) -> tuple[float, tuple[float, ...]]:
+        """Return the rival's best learning rate, and all that were tried, rising.
+
+        While the best is the first or the last, one more is tried beyond it.
+        """
+        tried = self._tried(rival, [float(f"{rate:.6g}") for rate in rates], seeds)
         for _ in range(EXTENSIONS if len(tried) > 1 else 0):  # one rate has no distance to go on by
             rates, best = sorted(tried), max(tried, key=tried.__getitem__)
             if rates[0] < best < rates[-1]:
@@ -184,10 +194,8 @@ class Trials:
             beyond = best * (best / (rates[1] if best == rates[0] else rates[-2]))
             if not _is_rate(beyond):
                 break
-            tried |= self._tried(rival, [beyond], tuning)
-        rate = max(tried, key=tried.__getitem__)
-        runs = self.trainings(rival, [rate], fresh)[0]
-        return Outcome(rival, rate, tuple(sorted(tried)), runs, tuple(map(self.value, runs)))
+            tried |= self._tried(rival, [beyond], seeds)
+        return max(tried, key=tried.__getitem__), tuple(sorted(tried))
 
     def _tried(
         self, rival: Rival, rates: Sequence[float], seeds: Sequence[int]
@@ -273,11 +281,6 @@ class Trials:
         else:
             optimizer = np.stack([pad_programs(program, self.loop.iterations)] * len(rates))
         return self.loop.train_seeds(optimizer, rates, seeds, self.steps)
-
-
-def short(rate: float) -> float:
-    """Return a learning rate with the digits that records have."""
-    return float(f"{rate:.6g}")
 
 
 def _training(losses: Losses, row: int, column: int) -> Training:

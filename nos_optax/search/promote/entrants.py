@@ -76,12 +76,12 @@ def _best_of_run(run: Path, count: int, devices: list[jax.Device]) -> list[Entra
     longest = max(map(len, programs))
     suite = SuiteTrainer(load_workloads(config), longest, devices, store=reference_store())
     centres = suite.centres(np.stack([pad_programs(program, longest) for program in programs]))
-    keys = {c.id: training_key(c, config.reuse) for c in found.candidates if c.is_training}
     entrants = []
     for rule, centre in zip(raced, centres, strict=True):
         candidate = rule.candidate
         assert candidate.origin is not None  # it has trained
-        best = np.array(found.trainings[keys[candidate.origin]].sweep, float)
+        key = training_key(found.candidates[candidate.origin], config.reuse)
+        best = np.array(found.trainings[key].sweep, float)
         factor = float(np.exp(np.mean(np.log(best / centre))))
         if np.isfinite(factor):
             words = candidate.rule, candidate.tokens, found.name, candidate.id

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from nos_optax.compare import Comparison
-from nos_optax.compare.results import ALL_TASKS, cell
+from nos_optax.compare.results import cell
 from nos_optax.search.promote.entrants import Entrant
 from nos_optax.search.promote.simplify import Deletion
 from nos_optax.search.promote.stages import LENGTHS, Heat
@@ -91,8 +91,7 @@ class Promotion:
         names = ", ".join(promoted.simplified for promoted in self.promoted)
         said = f"Of {len(self.entrants)} rules {len(self.promoted)} came through: {names}."
         if self.comparison is not None:
-            tasks = self.comparison.tasks
-            whole = ALL_TASKS if ALL_TASKS in tasks else tasks[0]
+            whole = self.comparison.tasks[0]  # all of them together, where there are several
             said += f" On the test tasks, {self.comparison.sentence(whole)}"
         return said
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nos_optax.compare import Rival
 from nos_optax.grammar import RuleError, UpdateRule, encode
-from nos_optax.grammar.expression import Binary, Expression, Unary, children, walk
+from nos_optax.grammar.expression import Binary, Expression, Unary, children
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer
 from nos_optax.search.promote.stages import BOUND, LENGTHS, Course, error_of_differences
@@ -121,11 +121,6 @@ def deletions(e: Expression) -> Iterator[Expression]:
         case Binary(function, left, right):
             yield from (Binary(function, less, right) for less in deletions(left))
             yield from (Binary(function, left, less) for less in deletions(right))
-
-
-def size(rule: UpdateRule) -> int:
-    """Return the number of nodes of a rule."""
-    return sum(1 for _ in walk(rule.expression))
 
 
 def _relative(suite: SuiteTrainer, rival: Rival, others: Sequence[Rival]) -> np.ndarray:

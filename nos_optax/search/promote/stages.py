@@ -14,14 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from nos_optax.compare import Budget, Rival
-from nos_optax.compare.trials import EXTENSIONS, Trials, open_records, short
+from nos_optax.compare.trials import Trials, open_records
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import steps_of
 
 LENGTHS = (1 / 4, 1 / 2, 1.0)  # parts of the tasks' lengths
 STEP = 3.0  # from a learning rate to the next: half a decade
 BOUND = 2.0  # standard errors
-LONELY_ERROR = np.inf  # of a difference between rules with one seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +124,11 @@ class Course:
             trials = self._of(t, length)
             self._say(f"{task}, {length:g} of its length, {len(rivals)} rules")
             for r, rival in enumerate(rivals):
-                rates[r, t], found = _tuned(trials, rival, around[r, t], seeds)
-                self.spent[rival.name] += length * found.size
-                speeds[r, t] = found[-1]
+                near = [around[r, t] * factor for factor in (1 / STEP, 1.0, STEP)]
+                rates[r, t], tried = trials.tune(rival, near, seeds)
+                self.spent[rival.name] += length * len(tried) * len(seeds)
+                (runs,) = trials.trainings(rival, [rates[r, t]], seeds)  # they are on record
+                speeds[r, t] = [trials.value(run) for run in runs]
         return speeds - np.log2(length), rates
 
     def _of(self, task: int, length: float) -> Trials:
@@ -144,26 +145,6 @@ class Course:
                 self._advance,
             )
         return self._trials[task, steps]
-
-
-def _tuned(
-    trials: Trials, rival: Rival, around: float, seeds: Sequence[int]
-) -> tuple[float, np.ndarray]:
-    """Return the best learning rate near another, and the speeds at each rate, the best last.
-
-    They are `[rates, S]`.
-    """
-    tried: dict[float, np.ndarray] = {}
-    beyond = [around / STEP, around, around * STEP]
-    for _ in range(1 + EXTENSIONS):
-        new = [short(rate) for rate in beyond]
-        for rate, runs in zip(new, trials.trainings(rival, new, seeds), strict=True):
-            tried[rate] = np.array([trials.value(run) for run in runs])
-        best = max(tried, key=lambda rate: tried[rate].mean())
-        if min(tried) < best < max(tried):
-            break
-        beyond = [best * STEP if best == max(tried) else best / STEP]
-    return best, np.array([*(tried[rate] for rate in tried if rate != best), tried[best]])
 
 
 def run_stage(
@@ -219,7 +200,7 @@ def error_of_differences(scores: np.ndarray) -> float:
     """
     rules, seeds = scores.shape
     if rules < 2 or seeds < 2:
-        return LONELY_ERROR
+        return np.inf  # nothing is known of the noise
     residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
     variance = np.sum(residuals**2) / ((rules - 1) * (seeds - 1))
     return float(np.sqrt(2 * variance / seeds))
