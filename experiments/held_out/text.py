@@ -16,7 +16,13 @@ from models.gnmt import GNMT
 from models.ptb_lstm import WordLSTM
 
 from nos_optax.population import Task, Workload
-from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
+from nos_optax.population.tasks.layers import (
+    causal_attention,
+    dense,
+    init_dense,
+    log_likelihood,
+    normalise,
+)
 
 PTB, MULTI30K = "ptb", "multi30k"  # folders in that of the data sets
 
@@ -64,7 +70,6 @@ def transformer(data: Path) -> Workload:
         np.array([symbols.get(c, symbols[" "]) for c in text], np.int32)
         for text in (train, validation)
     )
-    causal = np.tril(np.ones((context, context), bool))
 
     def init(key):
         keys = jax.random.split(key, 3 * blocks + 2)
@@ -79,23 +84,16 @@ def transformer(data: Path) -> Workload:
             params[f"hidden{block}"] = init_dense(hidden, (width, 4 * width, width))
         return params, ()
 
-    def attention(params, x):
-        """Return what each character takes from those before it, `[B, T, D]`."""
-        parts = dense(params, 1, x).reshape(*x.shape[:2], 3, heads, -1)
-        query, key, value = jnp.moveaxis(parts, 2, 0)
-        weights = jnp.einsum("bthd,bshd->bhts", query, key) / np.sqrt(width / heads)
-        weights = jax.nn.softmax(jnp.where(causal, weights, -1e9))
-        return jnp.einsum("bhts,bshd->bthd", weights, value).reshape(x.shape)
-
     def scores(params, rows):
         x = jax.nn.one_hot(rows[:, :-1], count) @ params["tables"][:count]
         x += params["tables"][count:]
         for block in range(blocks):
-            taken = attention(params[f"mixing{block}"], _normalise(x))
+            parts = dense(params[f"mixing{block}"], 1, normalise(x))
+            taken = causal_attention(parts, heads)
             x += dense(params[f"mixed{block}"], 1, taken)
-            hidden = jax.nn.gelu(dense(params[f"hidden{block}"], 1, _normalise(x)))
+            hidden = jax.nn.gelu(dense(params[f"hidden{block}"], 1, normalise(x)))
             x += dense(params[f"hidden{block}"], 2, hidden)
-        return log_likelihood(dense(params["out"], 1, _normalise(x)), rows[:, 1:]).mean(axis=1)
+        return log_likelihood(dense(params["out"], 1, normalise(x)), rows[:, 1:]).mean(axis=1)
 
     task = Task(
         "ptb-transformer",
@@ -157,9 +155,3 @@ def _rows(stream: np.ndarray, length: int, most: int) -> np.ndarray:
     """Cut a text into rows of length + 1 that do not overlap, `int32[N, length + 1]`."""
     rows = stream[: len(stream) // (length + 1) * (length + 1)].reshape(-1, length + 1)
     return rows[:most].astype(np.int32)
-
-
-def _normalise(x: jax.Array) -> jax.Array:
-    """Return `[..., D]` with mean 0 and variance 1 over the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)

@@ -39,3 +39,28 @@ def log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     hot = jax.nn.one_hot(labels, logits.shape[-1])
     return jnp.sum(jax.nn.log_softmax(logits) * hot, axis=-1)
+
+
+def causal_attention(parts: jax.Array, heads: int) -> jax.Array:
+    """Return what each place takes from itself and those before it.
+
+    Args:
+        parts: queries, keys and values side by side, `[B, T, 3 D]`.
+        heads: that share D.
+
+    Returns:
+        `[B, T, D]`.
+    """
+    batch, length, width = parts.shape[0], parts.shape[1], parts.shape[2] // 3
+    split = parts.reshape(batch, length, 3, heads, -1)
+    query, key, value = jnp.moveaxis(split, 2, 0)
+    weights = jnp.einsum("bthd,bshd->bhts", query, key) / np.sqrt(width / heads)
+    causal = np.tril(np.ones((length, length), bool))
+    weights = jax.nn.softmax(jnp.where(causal, weights, -1e9))
+    return jnp.einsum("bhts,bshd->bthd", weights, value).reshape(batch, length, width)
+
+
+def normalise(x: jax.Array) -> jax.Array:
+    """Return `[..., D]` with mean 0 and variance 1 over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)

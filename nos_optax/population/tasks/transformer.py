@@ -1,15 +1,19 @@
 """A small transformer that models characters: another kind of network on the same text."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nos_optax.population.task import Task
 from nos_optax.population.tasks.characters import ALPHABET, text_windows
-from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
+from nos_optax.population.tasks.layers import (
+    causal_attention,
+    dense,
+    init_dense,
+    log_likelihood,
+    normalise,
+)
 
 CONTEXT = 16
-CAUSAL = np.tril(np.ones((CONTEXT, CONTEXT), bool))
 WIDTH, HEADS = 32, 2
 WINDOWS, VALIDATION_WINDOWS = 8192, 512
 
@@ -53,18 +57,8 @@ def logits(params: dict, symbols: jax.Array) -> jax.Array:
     """Return the scores of what follows each of some symbols `int32[B, 16]`: `[B, 16, 32]`."""
     count = len(ALPHABET)
     x = jax.nn.one_hot(symbols, count) @ params["tables"][:count] + params["tables"][count:]
-    heads = dense(params["mixing"], 1, _normalise(x)).reshape(len(x), CONTEXT, 3, HEADS, -1)
-    query, key, value = jnp.moveaxis(heads, 2, 0)
-    weights = jnp.einsum("bthd,bshd->bhts", query, key) / np.sqrt(WIDTH / HEADS)
-    weights = jax.nn.softmax(jnp.where(CAUSAL, weights, -1e9))
-    mixed = jnp.einsum("bhts,bshd->bthd", weights, value).reshape(x.shape)
+    mixed = causal_attention(dense(params["mixing"], 1, normalise(x)), HEADS)
     x += dense(params["mixed"], 1, mixed)
-    hidden = jax.nn.relu(dense(params["block"], 1, _normalise(x)))
+    hidden = jax.nn.relu(dense(params["block"], 1, normalise(x)))
     x += dense(params["block"], 2, hidden)
-    return dense(params["out"], 1, _normalise(x))
-
-
-def _normalise(x: jax.Array) -> jax.Array:
-    """Return `[..., D]` with mean 0 and variance 1 over the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
+    return dense(params["out"], 1, normalise(x))
