@@ -179,9 +179,9 @@ def measure_memory(tasks: int, few: int = 1, many: int = 7) -> tuple[float, floa
     import ray
 
     from nos_optax.search import TaskConfig
-    from nos_optax.search.engines.ray import _join
+    from nos_optax.search.engines.cluster import join
 
-    _join("local", many)
+    join("local", many)
 
     def nap(seconds, *arguments):
         time.sleep(seconds)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from nos_optax.grammar import SearchSpace
+from nos_optax.grammar import SearchSpace, decode
 from nos_optax.population import DatasetError
 from nos_optax.search import AcceleratorError, TaskConfig
+from nos_optax.search.engines import cluster as cluster_module
 from nos_optax.search.engines.local import LocalEngine
-from nos_optax.search.engines.ray import RayEngine, _result, task_size
+from nos_optax.search.engines.ray import RayEngine, WorkerError, _result, task_size
 
 ROOT = Path(__file__).parents[1]
 TASK = TaskConfig(
@@ -163,6 +165,146 @@ def test_errors_of_the_workers_arrive_as_they_were_raised(cluster, engine):
         RayEngine(dataclasses.replace(TASK, accelerator="tpu"), 2)
 
 
+def with_workers(engine, monkeypatch, does, deadly=(), size=8):
+    """Let workers do something for some rows in place of all evaluations, which are the tokens."""
+    import ray
+
+    deadly = {PROGRAMS[row].tobytes() for row in deadly}
+
+    def evaluate(task, programs, *others):
+        if any(program.tobytes() in deadly for program in programs):
+            does()
+        return programs
+
+    monkeypatch.setattr(engine, "_evaluate", ray.remote(max_retries=0)(evaluate))
+    monkeypatch.setattr(engine, "task_size", size)
+
+
+def exit_at_once():
+    os._exit(7)
+
+
+def run_out_of_memory():
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("does", "deadly", "size"),
+    [(exit_at_once, (5,), 8), (run_out_of_memory, (0, 7, 59), 8), (exit_at_once, (59,), 1)],
+)
+def test_rules_that_end_their_workers_are_named_and_all_others_come(
+    engine, monkeypatch, does, deadly, size
+):
+    code = does.__code__  # by value: workers do not have this file
+
+    def act():
+        import os
+        import signal
+        import types
+
+        types.FunctionType(code, {"os": os, "signal": signal})()
+
+    with_workers(engine, monkeypatch, act, deadly, size)
+    parts = []
+    with pytest.raises(WorkerError, match="alone ended 3 workers each") as error:
+        for part in engine.evaluate(PROGRAMS, seed=3):
+            parts.append(part)
+    came = np.concatenate([rows for rows, _ in parts])
+    assert sorted(came) == sorted(set(range(len(PROGRAMS))) - set(deadly))
+    found = np.concatenate([x for _, x in parts]).reshape(-1, *PROGRAMS.shape[1:])
+    np.testing.assert_array_equal(found, PROGRAMS[came])
+    assert all(str(decode(PROGRAMS[row])) in str(error.value) for row in deadly)
+
+
+@pytest.mark.slow
+def test_a_task_that_ends_every_worker_stops_soon(engine, monkeypatch):
+    def act():
+        import os
+
+        os._exit(7)
+
+    with_workers(engine, monkeypatch, act, range(len(PROGRAMS)))
+    with pytest.raises(WorkerError, match="6 workers ended and none had a result"):
+        next(engine.evaluate(PROGRAMS, seed=3))
+
+
+@pytest.mark.slow
+def test_a_task_that_hangs_has_a_time_limit(engine, monkeypatch):
+    def act():
+        import time
+
+        time.sleep(1000)
+
+    with_workers(engine, monkeypatch, act, deadly=[3], size=1)
+    monkeypatch.setattr(engine, "timeout", 20)
+    parts = []
+    with pytest.raises(WorkerError, match="no worker had a result within 20 seconds") as error:
+        for part in engine.evaluate(PROGRAMS, seed=3):
+            parts.append(part)
+    assert len(parts) == len(PROGRAMS) - 1
+    assert str(decode(PROGRAMS[3])) in str(error.value)
+    with_workers(engine, monkeypatch, act)  # and its worker is free again
+    assert len(list(engine.evaluate(PROGRAMS, seed=3))) == 8
+
+
+DEADLY_TASK = """
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nos_optax.population import Task
+
+DRIVER = {driver}
+
+def only_on_workers(act):
+    if os.getppid() != DRIVER:
+        act()
+
+def task():
+    {factory}
+    x = np.zeros((64, 2), np.float32)
+
+    def loss(params, state, batch, key):
+        return jnp.mean((params - batch) ** 2), state
+
+    def metric(params, state, batch):
+        return -jnp.mean((params - batch) ** 2, axis=-1)
+
+    init = lambda key: (jnp.ones(2), ())
+    return Task("deadly", init, loss, metric, x, x, chance=-1.0, perfect=0.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("factory", "options", "said"),
+    [
+        ("only_on_workers(lambda: os._exit(1))", (), "loading the task ended 3 workers"),
+        (
+            "only_on_workers(lambda: time.sleep(1000))",
+            ("--ray-timeout", "15"),
+            "no worker had a result within 15 seconds (--ray-timeout), waiting for loading",
+        ),
+        ("{}['absent']", (), "task 'deadly:task' failed at"),
+    ],
+)
+def test_a_command_on_workers_ends_in_one_message(tmp_path, factory, options, said):
+    pytest.importorskip("ray")
+    text = DEADLY_TASK.replace("{driver}", str(os.getpid())).replace("{factory}", factory)
+    (tmp_path / "deadly.py").write_text(text)
+    command = [sys.executable, "-m", "nos_optax.search", "--engine", "ray", "--samples", "8"]
+    command += ["--task", "deadly:task", "--out", tmp_path / "run", *options]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr and done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 class NeedsAnAbsentPackage:
     def __reduce__(self):
         return __import__, ("a_package_that_is_absent",)
@@ -187,6 +329,26 @@ def test_an_address_without_ray_is_one_error(monkeypatch):
             RayEngine(TASK, 2, address)
     with pytest.raises(ValueError, match="workers is 3"):
         RayEngine(TASK, 2, "127.0.0.1:1", workers=3)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 mail\r\n"])
+def test_a_port_that_is_no_rays_is_refused_at_once(monkeypatch, answer):
+    """Ray itself waits for minutes."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module, "PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            connection.sendall(answer)
+            time.sleep(1)
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"no Ray at '{address}'"):
+            RayEngine(TASK, 2, address)
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch):

@@ -1,6 +1,7 @@
 """What a search is: one frozen dataclass, the command line's flags."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -242,6 +243,8 @@ class SearchConfig(TaskConfig):
     """local trains on this machine's devices, ray on those of a Ray cluster."""
     ray_address: str | None = None
     """HOST:PORT of the cluster (default: RAY_ADDRESS, or a Ray that is started here)."""
+    ray_timeout: float | None = None
+    """Seconds without a result from any worker after which the search stops (default: it waits)."""
     tensorboard: bool = False
     """Write events for TensorBoard into the run folder (pip install 'nos_optax[tensorboard]')."""
     out: Path | None = None
@@ -287,6 +290,11 @@ class SearchConfig(TaskConfig):
             )
         if self.ray_address is not None and self.engine != "ray":
             raise ValueError(f"--ray-address {self.ray_address} needs --engine ray")
+        if self.ray_timeout is not None:
+            if self.engine != "ray":
+                raise ValueError(f"--ray-timeout {self.ray_timeout} needs --engine ray")
+            if not 0 < self.ray_timeout < math.inf:
+                raise ValueError(f"--ray-timeout must be positive seconds, got {self.ray_timeout}")
         assert self.iterations is not None  # by the defaults
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")

@@ -347,7 +347,7 @@ def config_to_resume(path: Path, given: Mapping[str, Any]) -> SearchConfig:
     """
     begun = read_config(path)
     if given.get("engine") == "local":  # to go on without the cluster
-        begun = dataclasses.replace(begun, engine="local", ray_address=None)
+        begun = dataclasses.replace(begun, engine="local", ray_address=None, ray_timeout=None)
     leads_out = {
         "strategy": begun.strategy not in (*STRATEGIES, GIVEN),
         "task": not set(begun.task) <= {*TASKS, GIVEN},
@@ -391,6 +391,7 @@ FREE = (
     "finalists",
     "lanes",
     "ray_address",
+    "ray_timeout",
     "samples",
     "tensorboard",
     "trainings",

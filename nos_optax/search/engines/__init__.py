@@ -64,4 +64,4 @@ def make_engine(config: SearchConfig, iterations: int, tasks: Sequence[Given] = 
     """
     if config.engine == "local":
         return LocalEngine(config, iterations, tasks)
-    return RayEngine(config, iterations, config.ray_address)
+    return RayEngine(config, iterations, config.ray_address, timeout=config.ray_timeout)

@@ -1,44 +1,56 @@
 """Evaluation on many machines: Ray carries candidates to workers and rewards back.
 
 Tasks have no state: a task is some rows of a population, and any worker gives the same answer. So
-Ray may run a task again when a worker or a node is lost, and the search neither loses nor repeats a
-candidate. (Actors that hold a device would wait for ever for one that is gone.)
+a task may run again when a worker or a node is lost, and the search neither loses nor repeats a
+candidate. (Actors that hold a device would wait for ever for one that is gone.) It runs again at
+the driver's word, not at Ray's, which would repeat for ever what ends its worker each time.
 
 Every node needs the same Python, Ray and nos_optax as the driver, and CIFAR-10 at the same path,
 `data_dir`. The driver needs no accelerator.
 """
 
 import dataclasses
-import logging
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from nos_optax.grammar import decode
 from nos_optax.grammar.program import as_population
 from nos_optax.population import Evaluation, PopulationTrainer
-from nos_optax.population.accelerator import (
-    AcceleratorError,
-    enable_compilation_cache,
-    select_devices,
-)
+from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.flags import thread_settings, use_own_flags
 from nos_optax.population.loop import LANES as SUITE_LANES
 from nos_optax.population.reference import Reference, from_fields
 from nos_optax.population.suite import SuiteTrainer
 from nos_optax.search.config import TaskConfig
+from nos_optax.search.engines.cluster import RESOURCES, choose_accelerator, join, resources
 from nos_optax.search.engines.trainers import begun_references, make_trainer, trainer_facts
-from nos_optax.search.interrupts import handlers_kept
 from nos_optax.search.loading import is_own
 
-RESOURCES = {"gpu": "GPU", "tpu": "TPU", "cpu": "CPU"}  # Ray's names, the best first
 LANES = 64  # on an accelerator, where none are asked for
-PROBE_SECONDS = 5  # Ray itself tries an address for minutes
+DEATHS = 3  # of workers by one task, and for each worker before any result: no accident
+SHOWN = 3  # rules in a message
+
+
+class WorkerError(ConnectionError):
+    """A task ended its workers each time, or none answered in time."""
+
+
+class Part(NamedTuple):
+    """What a task evaluates.
+
+    Attributes:
+        rows: of the population.
+        deaths: how many workers have died at it.
+    """
+
+    rows: np.ndarray
+    deaths: int = 0
 
 
 class RayEngine:
@@ -52,12 +64,14 @@ class RayEngine:
             has joined a cluster already, it is that one.
         workers: cores of a Ray that is started here; all that this process may use where None.
         task_size: candidates in a task; see `task_size` where None.
+        timeout: seconds without a result from any worker after which it gives up; None waits.
 
     Raises:
         AcceleratorError: no node has the accelerator.
         ConnectionError: there is no cluster at the address.
         DatasetError: a worker does not find the data.
         ImportError: Ray is missing, here or on a worker.
+        WorkerError: loading the task ends its workers, or takes longer than the timeout.
     """
 
     def __init__(
@@ -67,11 +81,12 @@ class RayEngine:
         address: str | None = None,
         workers: int | None = None,
         task_size: int | None = None,
+        timeout: float | None = None,
     ):
         jax.config.update("jax_platforms", "cpu")  # the controller's; accelerators are for children
-        self._joined = _join(address, workers)
+        self._joined = join(address, workers)
         try:
-            self.accelerator = _accelerator(config.accelerator)
+            self.accelerator = choose_accelerator(config.accelerator)
             settings = tuple(sorted(thread_settings().items()))
             self.task: WorkerTask = (
                 _for_workers(config, self.accelerator),
@@ -80,10 +95,9 @@ class RayEngine:
                 _hashable(begun_references(config)),
             )
             self.lanes, self.task_size = config.lanes or _default_lanes(config), task_size
+            self.timeout = timeout
             self._evaluate = _remote(_evaluate, self.accelerator)
-            self.chance, self.facts = _result(
-                _remote(_describe, self.accelerator).remote(self.task)
-            )
+            self.chance, self.facts = self._told()
         except BaseException:
             self.close()
             raise
@@ -95,7 +109,7 @@ class RayEngine:
     @property
     def workers(self) -> int:
         """The workers that the cluster has room for at the moment, at least 1."""
-        return max(1, int(_present().get(RESOURCES[self.accelerator], 0)))
+        return max(1, int(resources().get(RESOURCES[self.accelerator], 0)))
 
     def evaluate(
         self,
@@ -107,25 +121,81 @@ class RayEngine:
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield each task's rows and their evaluation when it is done; see `Engine.evaluate`.
 
+        A task that ends its worker three times is taken apart, and each of its candidates evaluated
+        alone. Where one of them ends its workers again, all others are evaluated first.
+
         Raises:
             ValueError: the population is empty or holds what is no program, or one is too long.
+            WorkerError: a candidate ends its workers, or all do, or no result comes in time.
         """
         programs = as_population(programs)
         lanes = None if self.accelerator == "cpu" else self.lanes
         size = self.task_size or task_size(len(programs), self.workers, lanes)
-        done, rows_of = SimpleQueue(), {}
-        for rows in np.split(np.arange(len(programs)), range(size, len(programs), size)):
+        done, parts, fatal = SimpleQueue(), {}, []
+        deaths, came = 0, False
+
+        def start(part: Part) -> None:
+            rows = part.rows
             chosen = None if rates is None else rates[rows]
             task = self._evaluate.remote(self.task, programs[rows], seed, epochs, hurdles, chosen)
-            rows_of[task] = rows
+            parts[task] = part
             # One callback a task: ray.wait would look at all of them each time.
-            task.future().add_done_callback(lambda _, task=task: done.put(task))
+            task.future().add_done_callback(lambda _: done.put(task))
+
+        for rows in np.split(np.arange(len(programs)), range(size, len(programs), size)):
+            start(Part(rows))
         try:
-            while rows_of:
-                task = done.get()
-                yield rows_of.pop(task), _result(task)
+            while parts:
+                task = self._next(done, parts, programs)
+                part = parts.pop(task)
+                try:
+                    evaluation = _result(task)
+                except _lost() as loss:
+                    deadly = isinstance(loss, _deadly())
+                    again = _after_death(part) if deadly else [part]
+                    fatal += [] if again else list(part.rows)
+                    deaths += deadly
+                    if not came and deaths >= DEATHS * max(2, self.workers):
+                        raise WorkerError(_nothing_comes(deaths, programs[part.rows])) from loss
+                    for each in again:
+                        start(each)
+                    continue
+                came = True
+                yield part.rows, evaluation
+            if fatal:
+                raise WorkerError(_ends_its_workers(programs[fatal]))
         finally:
-            _cancel(rows_of)
+            _cancel(parts)
+
+    def _told(self) -> tuple[float, dict]:
+        """Return what a worker tells of the task, once it has loaded it."""
+        from ray.exceptions import GetTimeoutError
+
+        describe, loss = _remote(_describe, self.accelerator), None
+        for _ in range(DEATHS):
+            told = describe.remote(self.task)
+            try:
+                return _result(told, self.timeout)
+            except GetTimeoutError:
+                _cancel([told], force=True)
+                raise WorkerError(_too_late(self.timeout, "loading the task")) from None
+            except _lost() as error:
+                loss = error
+        raise WorkerError(
+            f"loading the task ended {DEATHS} workers: it leaves the process, or takes more memory "
+            "than a worker has"
+        ) from loss
+
+    def _next(self, done: SimpleQueue, parts: dict[Any, Part], programs: np.ndarray):
+        """Return the next task that is over."""
+        try:
+            return done.get(timeout=self.timeout)
+        except Empty:
+            late = np.concatenate([part.rows for part in parts.values()])
+            _cancel(parts, force=True)
+            message = _too_late(self.timeout, _rules(programs[late]))
+            parts.clear()
+            raise WorkerError(message) from None
 
     def close(self) -> None:
         """Leave the cluster, and stop it if it was started here."""
@@ -171,72 +241,6 @@ def task_size(population: int, workers: int, lanes: int | None) -> int:
     return min(-(-population // share), most)
 
 
-def _join(address: str | None, workers: int | None) -> bool:
-    """Join or start Ray, without its chatter; return False where this process has done it."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("evaluation by Ray needs it: pip install 'nos_optax[ray]'") from error
-
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its default is announced by a warning in every worker.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": workers or _cores(), "include_dashboard": False}
-    elif workers is not None:
-        raise ValueError(
-            f"workers is {workers}, but the Ray at {address} has its own; leave it out"
-        )
-    elif address != "auto":
-        _probe(address)
-    try:
-        with handlers_kept():
-            ray.init(**options)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ConnectionError(f"cannot join Ray at {address}: {error}") from error
-    return True
-
-
-def _probe(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"no Ray at {address!r} ({error}): start it with `ray start --head` and give HOST:PORT"
-        ) from error
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # the system does not tell
-        return os.cpu_count() or 1
-
-
-def _present() -> dict[str, float]:
-    import ray
-
-    return ray.cluster_resources()
-
-
-def _accelerator(wanted: str) -> str:
-    """Return the accelerator that a search gets, of those in the cluster."""
-    here = [kind for kind, resource in RESOURCES.items() if _present().get(resource)]
-    if wanted == "auto" and here:
-        return here[0]
-    if wanted in here:
-        return wanted
-    raise AcceleratorError(
-        f"the Ray cluster has no {wanted}, but {', '.join(here) or 'no worker at all'}: "
-        "add a node that has it, or ask for another accelerator"
-    )
-
-
 def _for_workers(config: TaskConfig, accelerator: str) -> TaskConfig:
     """Return the task as every node understands it, whatever its working directory."""
     folder = config.data_dir and config.data_dir.expanduser().absolute()
@@ -254,16 +258,16 @@ def _remote(function, accelerator: str):
         "tpu": {"resources": {"TPU": 1}},
     }[accelerator]
     # Ray would otherwise end a worker on a GPU after its first task, and the trainer with it.
-    return ray.remote(num_cpus=1, max_retries=-1, max_calls=0, **needs)(function)
+    return ray.remote(num_cpus=1, max_retries=0, max_calls=0, **needs)(function)
 
 
-def _result(task):
+def _result(task, timeout: float | None = None):
     """Return what a task returned, or raise what it raised, without Ray's wrapping."""
     import ray
     from ray.exceptions import RayTaskError
 
     try:
-        return ray.get(task)
+        return ray.get(task, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
         if "failed to import on the worker" in str(cause):
@@ -275,13 +279,64 @@ def _result(task):
         raise cause from error
 
 
-def _cancel(tasks) -> None:
-    """Drop tasks that nobody waits for; those that run now come to their end."""
+def _after_death(part: Part) -> list[Part]:
+    """Return what to try once more: a part, or each of its candidates alone; nothing in the end."""
+    if part.deaths + 1 < DEATHS:
+        return [part._replace(deaths=part.deaths + 1)]
+    return [Part(np.array([row])) for row in part.rows] if len(part.rows) > 1 else []
+
+
+def _lost() -> tuple[type[Exception], ...]:
+    """Return Ray's errors of a task that is to run again."""
+    from ray import exceptions
+
+    return (*_deadly(), exceptions.NodeDiedError, exceptions.ObjectLostError)
+
+
+def _deadly() -> tuple[type[Exception], ...]:
+    """Return those of them that the task may have caused."""
+    from ray import exceptions
+
+    return exceptions.WorkerCrashedError, exceptions.OutOfMemoryError
+
+
+def _cancel(tasks, force: bool = False) -> None:
+    """Drop tasks that nobody waits for; those that run now come to their end, or are killed."""
     import ray
 
     if ray.is_initialized():
         for task in tasks:
-            ray.cancel(task, force=False)
+            ray.cancel(task, force=force)
+
+
+def _rules(programs: np.ndarray) -> str:
+    """Return some of the rules, as a message names them."""
+    shown = "; ".join(str(decode(program)) for program in programs[:SHOWN])
+    more = len(programs) - SHOWN
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+def _ends_its_workers(programs: np.ndarray) -> str:
+    return (
+        f"evaluating these rules alone ended {DEATHS} workers each: {_rules(programs)}. All others "
+        "of the population are evaluated. The task leaves the process, or takes more memory than "
+        "a worker has: mend it, or give workers more memory, and go on by --resume"
+    )
+
+
+def _nothing_comes(deaths: int, programs: np.ndarray) -> str:
+    return (
+        f"{deaths} workers ended and none had a result, the last at {_rules(programs)}: the task "
+        "leaves the process, or takes more memory than a worker has. Mend it, or give workers more "
+        "memory, and go on by --resume"
+    )
+
+
+def _too_late(timeout: float | None, what: str) -> str:
+    return (
+        f"no worker had a result within {timeout:g} seconds (--ray-timeout), waiting for {what}. "
+        "Give more time, or mend what hangs, and go on by --resume"
+    )
 
 
 # What follows runs in the workers.

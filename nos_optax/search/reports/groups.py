@@ -11,7 +11,7 @@ from nos_optax.search.reports.templates import setting
 # Facts that make rewards another thing, whatever the flags.
 DATA = ("version", "dataset", "train_examples", "validation_examples")
 # Flags that say where and how a search ran, not what it was.
-INCIDENTAL = ("seed", "data_dir", "engine", "lanes", "ray_address", "tensorboard")
+INCIDENTAL = ("seed", "data_dir", "engine", "lanes", "ray_address", "ray_timeout", "tensorboard")
 MISSING = "not recorded"  # of a flag that another version lacks
 
 
