@@ -54,7 +54,7 @@ search: $(STAMP)  ## Search for update rules; ARGS="--help" lists the options
 
 test: $(STAMP)  ## Run every test and doctest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		--doctest-modules nos_optax tests $(ARGS)
+		--doctest-modules nos_optax tests --durations=60 $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests and doctests that are not slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \

@@ -134,8 +134,7 @@ def _helpers(rule: UpdateRule) -> list[Any]:
     if rule.needs_key:
         helpers += [_arguments.key_data, _arguments.as_key, _arguments.typed_key]
         helpers += [semantics.draw_all, semantics.draw_groups, semantics.stream_keys]
-        helpers += [semantics.stream_key, semantics.draw_rows, semantics.threefry]
-        helpers.append(semantics.pick_row)
+        helpers += [semantics.threefry, semantics.draw_rows, semantics.pick_row]
     words = {e.function for e in walk(rule.expression) if isinstance(e, Unary | Binary)}
     words |= rule.leaves
     helpers += [f for word, functions in _HELPERS.items() if word in words for f in functions]

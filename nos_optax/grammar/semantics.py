@@ -224,12 +224,19 @@ def draw_groups(arrays: list, key: jax.Array) -> list[tuple]:
 
 @jax.jit
 def stream_keys(key, count, pairs):
-    """Return the keys of pairs `[rows, 2]` of an array and a stream."""
+    """Return the keys of pairs `[rows, 2]` of an array and a stream: count, pair folded into one.
 
-    def one(pair):
-        return jax.random.fold_in(stream_key(key, count, pair[0]), pair[1])
+    The three folds are turns of a loop: one takes longer to compile than most rules do.
+    """
+    rows = len(pairs)
+    folds = jnp.stack([jnp.full(rows, count, jnp.uint32), *pairs.T])
 
-    return jax.vmap(one)(pairs) if threefry(key) else jax.lax.map(one, pairs)
+    def fold(keys, data):
+        if threefry(key):
+            return jax.vmap(jax.random.fold_in)(keys, data), None
+        return jax.lax.map(lambda x: jax.random.fold_in(*x), (keys, data)), None
+
+    return jax.lax.scan(fold, jnp.broadcast_to(key, rows), folds)[0]
 
 
 @jax.jit(static_argnames=("draw", "shape", "dtype"))
