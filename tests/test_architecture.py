@@ -60,6 +60,7 @@ PAGES = "nos_optax.search.reports"
 ABOVE_THE_PAGES = {
     *("nos_optax.search.loop", "nos_optax.search.api", "nos_optax.report"),
     "nos_optax.search.promote.entrants",
+    "nos_optax.search.promote.page",
 }
 
 

@@ -3,11 +3,9 @@
 import base64
 from pathlib import Path
 
-import jinja2
-
-from nos_optax._command import printable
 from nos_optax._files import write_whole
 from nos_optax.search.promote.results import PARTS, Promotion, rows
+from nos_optax.search.reports.templates import render
 
 THROUGH, STOPPED = "#0072b2", "#999999"
 
@@ -15,12 +13,8 @@ THROUGH, STOPPED = "#0072b2", "#999999"
 def write_page(promotion: Promotion, out: Path) -> None:
     """Write `promotion.svg` and `promotion.html`, which needs no other file."""
     draw(promotion, out / "promotion.svg")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nos_optax.search.promote"),
-        autoescape=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) else value,
-    )
-    page = environment.get_template("promotion.html").render(
+    page = render(
+        "promotion.html",
         promotion=promotion,
         rows=list(rows(promotion)),
         parts=PARTS,
