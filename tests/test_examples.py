@@ -1,6 +1,7 @@
 """Every file of docs/examples runs: tasks learn and are searched, optimizers train."""
 
 import importlib
+import json
 import os
 import re
 import runpy
@@ -46,7 +47,7 @@ def accuracies(output: str) -> list[float]:
 
 def test_no_example_is_without_a_test_and_a_row():
     files = {file.stem for file in EXAMPLES.glob("*.py")}
-    assert files == {*MINIBATCH, *IN_PROCESS, *OWN_PROCESS}
+    assert files == {*MINIBATCH, *IN_PROCESS, *OWN_PROCESS, "which_optimizer"}
     rows = re.findall(r"^\| \[(\w+)\.py\]\((\w+)\.py\)", (EXAMPLES / "README.md").read_text(), re.M)
     assert sorted(rows) == sorted((name, name) for name in files)
 
@@ -71,6 +72,19 @@ def test_an_optimizer_trains_in_its_own_process(name):
     assert done.returncode == 0, done.stderr
     assert min(accuracies(done.stdout)) > 0.9
     assert "w1: (64, 64), of which each of 4 devices has (64, 16)" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_worked_example_of_a_comparison(tmp_path):
+    command = [sys.executable, EXAMPLES / "which_optimizer.py", "--steps", "20", "--seeds", "2"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "my network: against adam, in the score by the task's metric, Holm over 7" in done.stdout
+    rows = json.loads((tmp_path / "results.json").read_text())["tasks"]["my network"]["rivals"]
+    assert len(rows) == 8 and min(row["mean"] for row in rows) > -np.log(10)  # all have learned
+    assert (tmp_path / "results.svg").exists()
 
 
 @pytest.mark.parametrize("name", MINIBATCH)
