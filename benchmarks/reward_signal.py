@@ -103,15 +103,15 @@ def train(trainer: SuiteTrainer, seed: int) -> np.ndarray:
 
 def measure(tasks: tuple[str, ...], seeds: range, longer: int, records: Records) -> np.ndarray:
     """Return rewards `[P, tasks, trainings]`; what is on record is not trained again."""
-    trainer, parts = None, []
+    trainer, parts, suite = None, [], load_suite(tasks)
+    children = [w.children for w in suite]
     for seed in seeds:
         key = {"tasks": list(tasks), "seed": seed, "longer": longer}
+        key |= {"children": children} if max(children) > 1 else {}
         kept = records.get(key)
         if kept is None:
             if trainer is None:
-                workloads = [
-                    dataclasses.replace(w, horizon=longer * w.horizon) for w in load_suite(tasks)
-                ]
+                workloads = [dataclasses.replace(w, horizon=longer * w.horizon) for w in suite]
                 trainer = SuiteTrainer(workloads, MAX_ITERATIONS, store=reference_store())
             rewards = train(trainer, seed)
             kept = {"rewards": rewards.reshape(len(rewards), len(tasks), SEEDS).tolist()}

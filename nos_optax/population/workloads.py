@@ -43,8 +43,9 @@ def load_workload(
     found = find_task(given, data_dir, train_examples)
     if isinstance(found, Workload):
         task, size, horizon = found.task, found.minibatch_size, found.horizon
+        children = found.children
     else:
-        task, size, horizon = found, MINIBATCH_SIZE, 0
+        task, size, horizon, children = found, MINIBATCH_SIZE, 0, 1
         epochs = EPOCHS if epochs is None else epochs
     size = size if minibatch_size is None else minibatch_size
     examples = task.num_examples(task.train)
@@ -61,7 +62,7 @@ def load_workload(
             f"{task.name}: {steps:,} steps of {size} examples are more than {MOST_EXAMPLES:,} "
             "examples a training: give fewer epochs"
         )
-    return Workload(task, size, steps)
+    return Workload(task, size, steps, children)
 
 
 def find_task(

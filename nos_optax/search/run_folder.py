@@ -106,8 +106,9 @@ class RunFolder:
     def _check_same_data(self, facts: Mapping[str, Any]) -> None:
         """Refuse to go on with rewards that were earned on something else."""
         begun, now = read_facts(self.path), json.loads(json.dumps(_plain(facts)))
+        begun.setdefault("children", [1] * len(begun.get("tasks", ())))  # those of older runs
         names = ["dataset", "train_examples", "validation_examples", "data_checksum"]
-        names += ["parameters", "chance", "threshold", "tasks", "horizons", "adam"]
+        names += ["parameters", "chance", "threshold", "tasks", "horizons", "children", "adam"]
         for name in names:
             self._compare(name, begun, now)
         then, today = begun.get("arithmetic"), now.get("arithmetic")

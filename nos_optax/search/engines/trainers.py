@@ -154,6 +154,7 @@ def _suite_facts(trainer: SuiteTrainer) -> dict:
         "tasks": names,
         "minibatch_sizes": [w.minibatch_size for w in trainer.workloads],
         "horizons": [w.horizon for w in trainer.workloads],
+        "children": [w.children for w in trainer.workloads],
         "data_checksum": _checksum(data),
         "functions": functions,
         "parameters": [w.task.num_params for w in trainer.workloads],
