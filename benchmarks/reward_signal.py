@@ -106,7 +106,7 @@ def measure(tasks: tuple[str, ...], seeds: range, longer: int, records: Records)
     trainer, parts, suite = None, [], load_suite(tasks)
     children = [w.children for w in suite]
     for seed in seeds:
-        key = {"tasks": list(tasks), "seed": seed, "longer": longer}
+        key: dict[str, Any] = {"tasks": list(tasks), "seed": seed, "longer": longer}
         key |= {"children": children} if max(children) > 1 else {}
         kept = records.get(key)
         if kept is None:
