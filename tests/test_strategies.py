@@ -39,9 +39,9 @@ BATCH = 32  # everywhere: a controller's every other batch size is compiled for 
 
 
 def make(name, space=SMALL, seed=0):
-    """As on the command line, but evolution's population is full after two batches."""
+    """As on the command line, but evolution has its founders after a batch or two."""
     if name == "evolution":
-        return Evolution(space, jax.random.key(seed), population_size=40, tournament_size=10)
+        return Evolution(space, jax.random.key(seed), 40, tournament_size=10, founders=4)
     return make_strategy(name, space, seed)
 
 
@@ -267,16 +267,55 @@ def test_the_paper_preset_is_another_learner():
 # Evolution.
 
 
-def test_evolution_begins_as_random_search():
-    strategies = Evolution(SMALL, jax.random.key(0)), RandomSearch(SMALL, jax.random.key(0))
-    evolved, uniform = (rounds(strategy, 5) for strategy in strategies)
-    np.testing.assert_array_equal(evolved[:4], uniform[:4])  # 128, the population's size
-    assert (evolved[4] != uniform[4]).any()
+def test_evolution_begins_as_random_search_until_it_has_its_founders():
+    strategies = (
+        Evolution(SearchSpace(2), jax.random.key(0), founders=16),
+        RandomSearch(SearchSpace(2), jax.random.key(0)),
+    )
+
+    def ask_both(rewards):
+        evolved, uniform = asked = [strategy.ask(BATCH) for strategy in strategies]
+        for strategy, tokens in zip(strategies, asked, strict=True):
+            strategy.tell(tokens, rewards)
+        return (evolved != uniform).any()
+
+    failed = np.full(BATCH, -3.0)
+    some = np.where(np.arange(BATCH) < 7, np.arange(BATCH), -3.0)
+    assert not ask_both(failed) and not ask_both(some), "eight different rewards"
+    assert not ask_both(some + np.where(some > -3, 0.5, 0))  # and now fifteen
+    assert not ask_both(np.full(BATCH, 9.0)) and ask_both(failed)
+
+
+@pytest.mark.parametrize("rewards", [1, 3])
+def test_where_rewards_are_few_evolution_does_with_them(rewards):
+    """The accuracy over a hundred examples has a hundred values, and good rules share ten."""
+    space = SearchSpace(2)
+    strategy = Evolution(space, jax.random.key(0), founders=16, immigrants=0)
+    uniform = RandomSearch(space, jax.random.key(0))
+    for batch in range(4):  # of 16 founders 8 times as many
+        asked = strategy.ask(BATCH)
+        np.testing.assert_array_equal(asked, uniform.ask(BATCH), err_msg=str(batch))
+        strategy.tell(asked, np.arange(BATCH) % rewards)
+    children = strategy.ask(BATCH)
+    distances = (children[:, None] != strategy.state.tokens[-rewards:]).sum(axis=2)
+    assert (distances.min(axis=1) <= 8).all()
+
+
+def test_immigrants_are_uniform_samples_among_the_children():
+    space = SearchSpace(3)
+    strategy = Evolution(space, jax.random.key(0), founders=4, immigrants=0.25)
+    strategy.tell(strategy.ask(8), np.arange(8))
+    parents = strategy.state.tokens[-8:]
+    asked = np.concatenate([strategy.ask(BATCH) for _ in range(40)])
+    # Three tokens, and iterations of another: a uniform sample shares less with the nearest parent.
+    strangers = (asked[:, None] != parents).sum(axis=2).min(axis=1) > 8
+    assert 0.2 < strangers.mean() < 0.3
+    assert space.allows(asked).all()
 
 
 def test_children_are_all_the_neighbours_of_the_best():
     """Where all compete, the one that was best of the population has every child."""
-    strategy = Evolution(SMALL, jax.random.key(0), population_size=8, tournament_size=200)
+    strategy = Evolution(SMALL, jax.random.key(0), 8, 200, founders=8, immigrants=0)
     population = strategy.ask(8)
     strategy.tell(population, np.arange(8))
     everything = np.array(list(itertools.product(*map(range, SMALL.num_choices))), np.int32)
@@ -302,15 +341,20 @@ def test_children_are_new_where_the_space_has_room():
     assert len(set(children)) == 32 and not set(children) & {row.tobytes() for row in population}
 
 
-def test_of_programs_with_one_reward_one_has_children():
+def test_of_programs_with_one_reward_the_youngest_lives():
     """Programs of one training have one reward: they would soon be the whole population."""
-    strategy = Evolution(SMALL, jax.random.key(0), population_size=64, tournament_size=4)
-    population = strategy.ask(64)
-    strategy.tell(population, np.where(np.arange(64) < 60, 0.5, np.arange(64) / 1000))
-    rng = np.random.default_rng(0)
-    winners = strategy._winners(rng, population, np.asarray(strategy.state.rewards), 2000)
-    parents = {row.tobytes() for row in winners}
-    assert parents <= {row.tobytes() for row in population[59:]}
+    strategy = Evolution(SMALL, jax.random.key(0), population_size=64)
+    asked = strategy.ask(64)
+    strategy.tell(asked, np.where(np.arange(64) < 60, 0.5, np.arange(64)))
+    assert strategy.state.size == 5 and strategy.state.rewards[-5:].tolist() == [
+        0.5,
+        *range(60, 64),
+    ]
+    np.testing.assert_array_equal(strategy.state.tokens[-5:], asked[59:])
+    again = strategy.ask(2)
+    strategy.tell(again, [61, 7])
+    assert strategy.state.rewards[-6:].tolist() == [0.5, 60, 62, 63, 61, 7]
+    np.testing.assert_array_equal(strategy.state.tokens[-2:], again)
 
 
 def test_children_of_two_parents_have_iterations_of_both():
@@ -327,7 +371,7 @@ def test_children_of_two_parents_have_iterations_of_both():
 
 
 def test_evolution_takes_up_what_more_seeds_have_told():
-    strategy = Evolution(SMALL, jax.random.key(0), population_size=8, tournament_size=200)
+    strategy = Evolution(SMALL, jax.random.key(0), 8, tournament_size=200, founders=8)
     population = strategy.ask(8)
     strategy.tell(population, np.arange(8))
     strategy.revise(population[:1], np.array([99.0], np.float32))
@@ -340,41 +384,31 @@ def test_evolution_takes_up_what_more_seeds_have_told():
 
 
 def test_the_oldest_dies_however_good():
-    strategy = Evolution(SMALL, jax.random.key(0), population_size=8, tournament_size=4)
+    strategy = Evolution(SMALL, jax.random.key(0), 8, tournament_size=4, founders=8)
     tokens = strategy.ask(8)
     strategy.tell(tokens, [9, *range(7)])
     assert strategy.state.rewards.tolist() == [9, *range(7)]
-    strategy.tell(strategy.ask(8)[:1], [5])
-    assert strategy.state.rewards.tolist() == [*range(7), 5]
+    strategy.tell(strategy.ask(8)[:1], [7])
+    assert strategy.state.rewards.tolist() == [*range(7), 7]
     np.testing.assert_array_equal(strategy.state.tokens[:7], tokens[1:])
     strategy.tell(strategy.ask(BATCH), range(BATCH))
     assert strategy.state.rewards.tolist() == [*range(BATCH - 8, BATCH)]
 
 
-def test_where_nothing_becomes_better_evolution_begins_again():
-    make = lambda patience: Evolution(SMALL, jax.random.key(0), 16, 16, patience)  # noqa: E731
-    patient, hasty, uniform = make(10_000), make(48), RandomSearch(SMALL, jax.random.key(0))
-
-    def answer(strategy, rewards):
-        tokens = strategy.ask(16)
-        strategy.tell(tokens, np.asarray(rewards, np.float32))
-        return tokens
-
-    for rewards in (np.arange(16), np.zeros(16), np.full(16, 15.0), np.arange(16)):
-        asked = [answer(strategy, rewards) for strategy in (patient, hasty, uniform)]
-    np.testing.assert_array_equal(asked[0], asked[1])  # 48 programs since the best
-    asked = [answer(strategy, [-1.0] * 16) for strategy in (patient, hasty, uniform)]
-    np.testing.assert_array_equal(asked[1], asked[2])  # from uniform samples again
-    assert (asked[0] != asked[2]).any()
-    assert hasty.state.highest == -1 and hasty.state.size == 16, "what was before does not count"
-    child = answer(hasty, np.zeros(16))
-    assert ((child[:, None] != asked[1]).sum(axis=2).min(axis=1) <= 3).all(), "of its programs"
-
-
-@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1, 1, 0)])
-def test_evolution_needs_a_population(sizes):
-    with pytest.raises(ValueError, match=f"population_size={sizes[0]}, tournament_size={sizes[1]}"):
-        Evolution(SMALL, jax.random.key(0), *sizes)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"population_size": 0}, "population_size=0, tournament_size=16"),
+        ({"tournament_size": 0}, "tournament_size=0"),
+        ({"founders": 0}, "founders=0"),
+        ({"population_size": 8, "founders": 9}, "population_size=8, .*founders=9"),
+        ({"immigrants": 1.1}, "immigrants must be a share from 0 to 1, got 1.1"),
+        ({"immigrants": float("nan")}, "immigrants must be a share"),
+    ],
+)
+def test_evolution_needs_a_population(given, message):
+    with pytest.raises(ValueError, match=message):
+        Evolution(SMALL, jax.random.key(0), **given)
 
 
 # Names.

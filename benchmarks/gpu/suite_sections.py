@@ -314,7 +314,7 @@ def _strategy(seed: int) -> Strategy:
     key = jax.random.key(seed)
     if seed % 2:
         return PPO(SPACE, key)
-    return Evolution(SPACE, key, population_size=4096, tournament_size=8)
+    return Evolution(SPACE, key, population_size=4096, tournament_size=8, founders=512)
 
 
 def _best(candidates: list, count: int) -> list[dict]:

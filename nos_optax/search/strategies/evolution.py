@@ -11,6 +11,8 @@ from nos_optax.search.strategies.strategy import KeyStream, check_answer
 CHANGES = (0.6, 0.25, 0.15)  # shares of children with one, two and three other tokens
 CROSSED = 0.15  # share of children of two parents
 MOST_TRIES = 10  # changes of a child that is there already
+FOUNDERS = 32
+ENOUGH = 8  # samples for each founder: where rewards are few, as of a coarse score, these must do
 
 
 class EvolutionState(NamedTuple):
@@ -18,35 +20,35 @@ class EvolutionState(NamedTuple):
 
     keys: KeyStream
     tokens: np.ndarray  # int32[P, 5 G]
-    rewards: np.ndarray  # float32[P]
+    rewards: np.ndarray  # float32[P], all of them different
     size: np.ndarray  # int32[], how many rows are programs: the last ones
-    highest: np.ndarray  # float32[], of the rewards since it began; -inf before the first
-    idle: np.ndarray  # int32[], programs told since then that were not better
+    told: np.ndarray  # int32[], programs so far
 
 
 class Evolution:
     """Regularized evolution: the best of a random few has a child, and the oldest program dies.
 
-    The first programs are uniform samples. Once the population is full, each program asked for
-    is a child of the winner of its own tournament among the population of the last `tell`, in which
-    one program stands for all that have the same reward. Some children have iterations of a second
-    winner, all have one to three other tokens, and in place of one that equals a program of the
-    population or an earlier child its parent has another.
-
-    Searches of 2,000 trainings stood still after 200 to 500 of them, each where its first programs
-    had led it. So where no program is better than the best for some time, all die, and it begins
-    again from uniform samples; what was found is in the search's history.
+    In the population one program, the youngest, stands for all that have the same reward: equal
+    rewards are of one training, and all rules that fail have one, too. The first programs are
+    uniform samples, until enough of them differ: nine of ten fail, and from the few others a search
+    would go where chance had led these. From then on each program asked for is a child of the
+    winner of its own tournament among the population of the last `tell`, or now and then another
+    uniform sample, so that a search which stands still has somewhere to go. Some children have
+    iterations of a second winner, all have one to three other tokens, and in place of one that
+    equals a program of the population or an earlier child its parent has another.
 
     Args:
         space: what to search.
         key: PRNG key of all choices.
-        population_size: how many of the last programs may have children.
+        population_size: how many different rewards may have children.
         tournament_size: how many of them, drawn with replacement, compete for each child.
-        patience: programs told without a better one after which it begins again; four times the
-            population where None.
+        founders: how many different rewards begin, or all there are after 8 times as many samples;
+            32, or the population if it is smaller, where None.
+        immigrants: share of uniform samples among the programs asked for after that.
 
     Raises:
-        ValueError: a size is less than 1.
+        ValueError: a size is less than 1, the founders are more than the population, or the share
+            is outside [0, 1].
 
     References:
         Real et al., `Regularized Evolution for Image Classifier Architecture Search
@@ -59,33 +61,38 @@ class Evolution:
         key: jax.Array,
         population_size: int = 128,
         tournament_size: int = 16,
-        patience: int | None = None,
+        founders: int | None = None,
+        immigrants: float = 0.1,
     ):
-        patience = 4 * population_size if patience is None else patience
-        if min(population_size, tournament_size, patience) < 1:
+        founders = min(FOUNDERS, population_size) if founders is None else founders
+        if min(population_size, tournament_size, founders) < 1 or founders > population_size:
             raise ValueError(
                 f"population_size={population_size}, tournament_size={tournament_size}, "
-                f"patience={patience}: give at least 1 of each."
+                f"founders={founders}: give at least 1 of each, and no more founders than the "
+                "population has."
             )
+        if not 0 <= immigrants <= 1:
+            raise ValueError(f"immigrants must be a share from 0 to 1, got {immigrants}")
         self.space, self.tournament_size, self._asked = space, tournament_size, None
-        self.patience = patience
+        self.founders, self.immigrants = founders, immigrants
         self.state = EvolutionState(
             KeyStream.start(key),
             np.zeros((population_size, len(space.num_choices)), np.int32),
             np.zeros(population_size, np.float32),
             size=np.zeros([], np.int32),
-            highest=np.full([], -np.inf, np.float32),
-            idle=np.zeros([], np.int32),
+            told=np.zeros([], np.int32),
         )
 
     def ask(self, count: int) -> np.ndarray:
-        """Return children of the population, or uniform samples until it is full."""
+        """Return children of the population, or uniform samples until it has its founders."""
         self.state = self.state._replace(keys=self.state.keys.next())
-        keys, tokens, rewards, size, *_ = self.state
+        keys, tokens, rewards, size, told = self.state
         self._asked = np.asarray(self.space.sample(keys.key(), count))
-        if size == len(rewards):
+        if size >= self.founders or told >= ENOUGH * self.founders:
             rng = np.random.default_rng(np.asarray(jax.random.key_data(keys.key())))
-            self._asked = self._children(rng, np.asarray(tokens), np.asarray(rewards), self._asked)
+            children = self._children(rng, tokens[-size:], rewards[-size:], self._asked)
+            immigrants = rng.random(count) < self.immigrants
+            self._asked = np.where(immigrants[:, None], self._asked, children)
         return self._asked
 
     def _children(self, rng, tokens, rewards, strays):
@@ -107,30 +114,26 @@ class Evolution:
         return children
 
     def _winners(self, rng, tokens, rewards, count):
-        # Equal rewards are of one training: of twins the youngest alone competes, or those of one
-        # good rule, which are easy to write, would soon be the whole population.
-        distinct = len(rewards) - 1 - np.unique(rewards[::-1], return_index=True)[1]
-        entrants = distinct[rng.integers(len(distinct), size=(count, self.tournament_size))]
+        entrants = rng.integers(len(rewards), size=(count, self.tournament_size))
         winners = np.argmax(rewards[entrants], axis=1)
         return tokens[entrants[np.arange(count), winners]]
 
     def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
-        """Let the newest live and the oldest die; all of them where it stands still."""
+        """Let the newest live, and their twins and the oldest die."""
         tokens, rewards = check_answer(self._asked, tokens, rewards)
-        keys, old_tokens, old_rewards, size, highest, idle = self.state
-        most, best = len(old_rewards), rewards.max()
-        size, idle = min(int(size) + len(tokens), most), int(idle) + len(tokens)
-        if best > highest:
-            highest, idle = best, 0
-        elif idle >= self.patience:
-            highest, idle, size = -np.inf, 0, 0
+        keys, old_tokens, old_rewards, size, told = self.state
+        most, told = len(old_rewards), told + len(tokens)
+        tokens = np.concatenate([old_tokens[most - size :], tokens])
+        rewards = np.concatenate([old_rewards[most - size :], rewards])
+        youngest = len(rewards) - 1 - np.unique(rewards[::-1], return_index=True)[1]
+        living = np.sort(youngest)[-most:]
+        nobody = most - len(living)
         self.state = EvolutionState(
             keys,
-            np.concatenate([old_tokens, tokens])[-most:],
-            np.concatenate([old_rewards, rewards])[-most:],
-            np.asarray(size, np.int32),
-            np.asarray(highest, np.float32),
-            np.asarray(idle, np.int32),
+            np.pad(tokens[living], ((nobody, 0), (0, 0))),
+            np.pad(rewards[living], (nobody, 0)),
+            np.asarray(len(living), np.int32),
+            np.asarray(told, np.int32),
         )
         self._asked = None
 
