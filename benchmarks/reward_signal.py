@@ -107,7 +107,8 @@ def measure(tasks: tuple[str, ...], seeds: range, longer: int, records: Records)
     children = [w.children for w in suite]
     for seed in seeds:
         key: dict[str, Any] = {"tasks": list(tasks), "seed": seed, "longer": longer}
-        key |= {"children": children} if max(children) > 1 else {}
+        if max(children) > 1:  # records are older than children
+            key["children"] = children
         kept = records.get(key)
         if kept is None:
             if trainer is None:

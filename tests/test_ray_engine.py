@@ -169,6 +169,7 @@ def with_workers(engine, monkeypatch, does, deadly=(), size=8):
     """Let workers do something for some rows in place of all evaluations, which are the tokens."""
     import ray
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack this file
     deadly = {PROGRAMS[row].tobytes() for row in deadly}
 
     def evaluate(task, programs, *others):
@@ -188,6 +189,10 @@ def run_out_of_memory():
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does
 
 
+def hang():
+    time.sleep(1000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "deadly", "size"),
@@ -196,16 +201,7 @@ def run_out_of_memory():
 def test_rules_that_end_their_workers_are_named_and_all_others_come(
     engine, monkeypatch, does, deadly, size
 ):
-    code = does.__code__  # by value: workers do not have this file
-
-    def act():
-        import os
-        import signal
-        import types
-
-        types.FunctionType(code, {"os": os, "signal": signal})()
-
-    with_workers(engine, monkeypatch, act, deadly, size)
+    with_workers(engine, monkeypatch, does, deadly, size)
     parts = []
     with pytest.raises(WorkerError, match="alone ended 3 workers each") as error:
         for part in engine.evaluate(PROGRAMS, seed=3):
@@ -219,24 +215,14 @@ def test_rules_that_end_their_workers_are_named_and_all_others_come(
 
 @pytest.mark.slow
 def test_a_task_that_ends_every_worker_stops_soon(engine, monkeypatch):
-    def act():
-        import os
-
-        os._exit(7)
-
-    with_workers(engine, monkeypatch, act, range(len(PROGRAMS)))
+    with_workers(engine, monkeypatch, exit_at_once, range(len(PROGRAMS)))
     with pytest.raises(WorkerError, match="6 workers ended and none had a result"):
         next(engine.evaluate(PROGRAMS, seed=3))
 
 
 @pytest.mark.slow
 def test_a_task_that_hangs_has_a_time_limit(engine, monkeypatch):
-    def act():
-        import time
-
-        time.sleep(1000)
-
-    with_workers(engine, monkeypatch, act, deadly=[3], size=1)
+    with_workers(engine, monkeypatch, hang, deadly=[3], size=1)
     monkeypatch.setattr(engine, "timeout", 20)
     parts = []
     with pytest.raises(WorkerError, match="no worker had a result within 20 seconds") as error:
@@ -244,7 +230,7 @@ def test_a_task_that_hangs_has_a_time_limit(engine, monkeypatch):
             parts.append(part)
     assert len(parts) == len(PROGRAMS) - 1
     assert str(decode(PROGRAMS[3])) in str(error.value)
-    with_workers(engine, monkeypatch, act)  # and its worker is free again
+    with_workers(engine, monkeypatch, hang)  # and its worker is free again
     assert len(list(engine.evaluate(PROGRAMS, seed=3))) == 8
 
 

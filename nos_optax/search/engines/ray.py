@@ -193,9 +193,7 @@ class RayEngine:
         except Empty:
             late = np.concatenate([part.rows for part in parts.values()])
             _cancel(parts, force=True)
-            message = _too_late(self.timeout, _rules(programs[late]))
-            parts.clear()
-            raise WorkerError(message) from None
+            raise WorkerError(_too_late(self.timeout, _rules(programs[late]))) from None
 
     def close(self) -> None:
         """Leave the cluster, and stop it if it was started here."""

@@ -20,7 +20,7 @@ class EvolutionState(NamedTuple):
 
     keys: KeyStream
     tokens: np.ndarray  # int32[P, 5 G]
-    rewards: np.ndarray  # float32[P], all of them different
+    rewards: np.ndarray  # float32[P], all different when they were told
     size: np.ndarray  # int32[], how many rows are programs: the last ones
     told: np.ndarray  # int32[], programs so far
 
