@@ -19,7 +19,7 @@ from nos_optax.population import Losses, Reference, TaskLoop
 from nos_optax.population.loop import Factory
 from nos_optax.population.reference import training_digest
 
-RATES = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))  # half a decade apart
+RATES = tuple(10 ** (k / 2) for k in range(-10, 3))  # half a decade apart
 MOST_SEEDS = 10_000
 MOST_FIRST_SEED = 2 * 10**9  # Adam's own lie above
 A_WHILE = 1.0  # seconds between two entries in the records

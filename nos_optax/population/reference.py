@@ -29,8 +29,9 @@ from nos_optax.population.task_check import task_digest
 LENGTHS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4, 3 / 2, 2, 5 / 2, 3)
 SWEEP = 1 / 4  # the part of the horizon after which rates are chosen; one of LENGTHS
 LONGEST = max(LENGTHS)
-COARSE = tuple(float(rate) for rate in 10 ** np.arange(-5, 1.1, 0.5))
-FINE = tuple(float(factor) for factor in 10 ** np.array([-0.25, 0.0, 0.25]))
+# By Python: NumPy's powers differ in their last digit from processor to processor.
+COARSE = tuple(10 ** (k / 2) for k in range(-10, 3))
+FINE = tuple(10 ** (k / 4) for k in (-1, 0, 1))
 LAST_SEED = 2**31  # those of searches and of fresh trainings lie far below
 TUNING_SEEDS = range(LAST_SEED - 4, LAST_SEED)
 CURVE_SEEDS = range(LAST_SEED - 12, LAST_SEED - 4)  # seeds that chose the rate never judge it

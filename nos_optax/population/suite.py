@@ -39,7 +39,7 @@ from nos_optax.population.update_size import UpdateSizes
 
 # Rates a rule is tried with: half a decade apart, around that at which its first updates are as
 # large as tuned Adam's.
-RATES = tuple(float(factor) for factor in 10 ** np.arange(-1.5, 1.6, 0.5))
+RATES = tuple(10 ** (k / 2) for k in range(-3, 4))
 KEPT = 3  # rates that are trained to the end
 SEEDS = 2  # of a rule's trainings; every rule of a seed has the same weights and minibatches
 LEAST = float(np.log2(min(LENGTHS)))  # the reward of a rule that does not learn on every task
