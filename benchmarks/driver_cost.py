@@ -221,7 +221,7 @@ def measure_tasks(tasks: int, size: int) -> dict:
     programs = np.zeros((tasks * size, 5 * ITERATIONS), np.int32)
     _, result = next(engine.evaluate(programs[:size], seed=0))
 
-    def nothing(task, programs, seed, epochs, hurdles):
+    def nothing(task, programs, seed, epochs):
         return result
 
     engine._evaluate = ray.remote(num_cpus=1, max_retries=-1)(nothing)

@@ -237,8 +237,6 @@ WORDS = (
     "None",
 )
 VALUES: dict[str, tuple] = {
-    "hurdle_quantile": (-1.0, 0.0, 0.5, 0.999, 1.0, float("nan"), float("inf")),
-    "hurdle_epochs": ((), (1,), (2, 1), (1, 1), (0,), (-1,), (1, 2, 3), (10**12,)),
     "strategy": (*WORDS, "evolution", "nos_optax.search.strategies:PPO", "json:JSONDecoder"),
     "ray_address": (*WORDS, "localhost:6379"),
     "out": (Path("a"), Path("/proc/nothing"), Path("/dev/null"), Path("x" * 300), Path("nul\0")),

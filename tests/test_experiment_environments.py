@@ -150,9 +150,9 @@ class Spy(FakeEngine):
         super().__init__(**options)
         self.asked: list[tuple[int, int]] = []
 
-    def evaluate(self, programs, seed, epochs=None, hurdles=None):
+    def evaluate(self, programs, seed, epochs=None):
         self.asked.append((seed, len(programs)))
-        return super().evaluate(programs, seed, epochs, hurdles)
+        return super().evaluate(programs, seed, epochs)
 
 
 @pytest.mark.slow

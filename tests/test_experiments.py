@@ -7,17 +7,12 @@ import sys
 from pathlib import Path
 
 import compare_strategies as compare
-import hurdles
-import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rich.console import Console
-from scipy import stats
 from strategies import measures as strategy_measures
 
-from nos_optax.grammar import SearchSpace
 from nos_optax.search.history import Candidate
-from nos_optax.search.probes import Probes
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 
@@ -119,51 +114,6 @@ def test_summary_sets_the_seeds_beside_each_other():
     assert ppo["samples_to_reach"][0] == (None, 0)
 
 
-# Hurdles.
-
-
-def test_who_is_stopped_by_hand():
-    curve = np.array(
-        [[0.1, 0.2, 0.3], [0.2, 0.9, 0.9], [0.3, 0.4, 0.5], [0.4, 0.6, 0.9]], np.float32
-    )
-    stopped = hurdles.stop(curve, ends=(1, 3, 5), quantile=0.5, images=10)
-    # Medians: 2.5 images, rounded up; then of 4 and 6, 5.
-    assert stopped.hurdles == pytest.approx([0.275, 0.475])
-    assert stopped.epochs.tolist() == [1, 1, 3, 5]
-    assert stopped.rewards == pytest.approx([0.1, 0.2, 0.4, 0.9])
-    found = hurdles.judge(stopped, curve[:, -1], epochs=5)
-    assert found["saved"] == pytest.approx(0.5)
-    ranks = stats.spearmanr([0.1, 0.2, 0.4, 0.9], [0.3, 0.9, 0.5, 0.9]).statistic
-    assert found["rank_correlation"] == pytest.approx(ranks)
-    assert (found["best_survives"], found["lost"]) == (1, 0)  # one of the two best
-    assert found["top_survives"] == 0.5
-
-
-def test_a_child_that_equals_the_hurdle_goes_on():
-    curve = np.full((4, 2), 0.3, np.float32)
-    stopped = hurdles.stop(curve, ends=(1, 2), quantile=0.75, images=797)
-    assert stopped.epochs.tolist() == [2] * 4
-
-
-def test_the_best_may_be_lost():
-    curve = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    found = hurdles.judge(hurdles.stop(curve, (1, 2), 0.5, 100), curve[:, -1], 2)
-    assert found["best_survives"] == 0 and found["lost"] == pytest.approx(0.2)
-
-
-def test_what_ranks_nothing_has_no_correlation():
-    assert hurdles.rank_correlation(np.ones(3), np.arange(3)) == 0
-    assert hurdles.rank_correlation(np.arange(3), np.array([1, 5, 9])) == 1
-
-
-def test_random_rules_are_worth_training_and_differ():
-    rows = hurdles.random_rules(SearchSpace(2), 40, seed=0)
-    probed = Probes(2)(rows)
-    assert len({p.fingerprint for p in probed}) == 40
-    assert all(p.rejection is None for p in probed)
-    assert not np.array_equal(rows, hurdles.random_rules(SearchSpace(2), 40, seed=1))
-
-
 # Whole experiments.
 
 
@@ -239,9 +189,9 @@ def test_the_best_rule_is_measured_with_seeds_that_did_not_choose_it(tmp_path):
     asked = []
 
     class Spy(FakeEngine):
-        def evaluate(self, programs, seed, epochs=None, hurdles=None):
+        def evaluate(self, programs, seed, epochs=None):
             asked.append(seed)
-            return super().evaluate(programs, seed, epochs, hurdles)
+            return super().evaluate(programs, seed, epochs)
 
     engine = Spy()
     runs = compare.run_searches(arguments, engine, Console(quiet=True))
@@ -261,9 +211,6 @@ def test_every_preset_is_of_its_name():
         assert preset.name == f"compare_strategies_{dataset}_{scale}"
     assert compare.Arguments() == compare.PRESETS["cifar10", "paper"]
     assert next(iter(compare.PRESETS)) == ("digits", "small")
-    assert hurdles.Arguments() == hurdles.PRESETS["small"]
-    for scale, preset in hurdles.PRESETS.items():
-        assert preset.scale == scale and preset.search_config().hurdle_epochs
 
 
 @pytest.mark.parametrize(
@@ -272,9 +219,6 @@ def test_every_preset_is_of_its_name():
         (compare.Arguments, {"seeds": 1}, "--seeds must be at least 2, got 1"),
         (compare.Arguments, {"final_seeds": 1}, "--final-seeds must be at least 2"),
         (compare.Arguments, {"strategies": ("ppo",)}, "must include random"),
-        (hurdles.Arguments, {"seeds": 1}, "--seeds must be at least 2"),
-        (hurdles.Arguments, {"hurdle_epochs": ()}, "at least one epoch"),
-        (hurdles.Arguments, {"quantiles": (1.0,)}, r"in \[0, 1\)"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(make, changes, message):
@@ -299,14 +243,3 @@ def test_smoke_of_the_comparison(tmp_path):
     assert set(content["summary"]) == {"ppo", "reinforce", "evolution", "random"}
     assert all(adam > content["threshold"] for adam in content["adam"])
     assert len(list((tmp_path / "runs" / name).iterdir())) == 8
-
-
-@pytest.mark.slow
-def test_smoke_of_the_hurdles(tmp_path):
-    run_smoke("hurdles.py", tmp_path)
-    content = read_strict(tmp_path / "results" / "hurdles_digits_smoke.json")
-    assert [row["quantile"] for row in content["summary"]] == [0.25, 0.5, 0.75]
-    for row in content["summary"]:
-        # The trainer stops exactly those that the curves say.
-        assert row["as_predicted"] == [1, 0] and 0 < row["saved"][0] < 1
-    assert (tmp_path / "results" / "hurdles_digits_smoke.png").exists()

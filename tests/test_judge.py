@@ -3,16 +3,15 @@
 import contextlib
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from nos_optax.grammar import SearchSpace, encode, parse
+from nos_optax.grammar import encode, parse
 from nos_optax.search import History, SearchConfig
 from nos_optax.search.export import rows as exported
 from nos_optax.search.history import FILE
-from nos_optax.search.judge import HURDLE_AFTER, Judge, trainings
+from nos_optax.search.judge import Judge, trainings
 
 CONFIG = SearchConfig(protocol="paper", iterations=2, batch_size=4)
 
@@ -154,62 +153,6 @@ def test_a_death_within_a_population_costs_no_training_twice(history, tmp_path):
     unbroken(population)
     assert history.candidates() == unbroken.candidates
     other.close()
-
-
-# Hurdles.
-
-HURDLED = {
-    "epochs": 3,
-    "hurdle_epochs": (1, 2),
-    "hurdle_quantile": 0.5,
-    "batch_size": 96,
-    "reject": False,
-}
-
-
-def populations():
-    """Yield three populations, each of more programs than a hurdle needs."""
-    yield from np.split(np.asarray(SearchSpace(2).sample(jax.random.key(0), 3 * 96)), 3)
-
-
-def test_hurdles_are_quantiles_of_those_that_came_there(history):
-    court = judge(history, FakeEngine(hurdles=2), **HURDLED)
-    for population in populations():
-        court(population)
-    asked = court.engine.asked_hurdles
-    assert asked[0] == [-np.inf, -np.inf], "nobody came there yet; scores may be negative"
-    for number, hurdles in enumerate(asked):
-        curves = [
-            history.training(c.fingerprint).curve
-            for c in court.candidates[: 96 * number]
-            if c.is_training
-        ]
-        for i, hurdle in enumerate(hurdles):
-            met = [curve[i] for curve in curves if curve[i] is not None]
-            enough = len(met) >= HURDLE_AFTER
-            assert hurdle == (pytest.approx(np.quantile(met, 0.5)) if enough else -np.inf)
-    assert asked[-1][0] > 0
-    assert "stopped" in {c.status for c in court.candidates}
-
-
-def test_hurdles_are_the_same_after_a_restart_and_within_a_population(history, tmp_path):
-    """Also where a run that was ended in the middle of a population is extended."""
-    other = History(tmp_path / "other.sqlite")
-    unbroken = judge(other, FakeEngine(hurdles=2), **HURDLED)
-    for population in populations():
-        unbroken(population)
-        for part in (population[:50], population[50:]):
-            broken = judge(history, FakeEngine(hurdles=2), **HURDLED)
-            broken(part)
-            assert broken.engine.asked_hurdles[-1] == unbroken.engine.asked_hurdles[-1]
-    assert history.candidates() == other.candidates()
-    other.close()
-
-
-def test_without_hurdles_the_engine_is_told_of_none(history):
-    court = judge(history)
-    court(tokens("g"))
-    assert court.engine.asked_hurdles == [None]
 
 
 def test_a_rule_that_does_nearly_the_same_shares_a_training(tmp_path):

@@ -132,34 +132,6 @@ def test_longer_training_is_an_argument(programs, evaluation):
         make_trainer(max_epochs=1)
 
 
-@pytest.mark.slow
-def test_hurdles_stop_children_and_nothing_else(programs):
-    protocol = dataclasses.replace(PROTOCOL, hurdle_epochs=(1, 3), epochs=4)
-    trainer = make_trainer(protocol=protocol, lanes=3)
-    free = trainer.evaluate(programs, seed=3)
-    trained = free.status == STATUSES.index("trained")
-    assert free.curve.shape == (len(programs), 3) and trained.sum() >= 4
-    np.testing.assert_array_equal(free.curve[trained, -1], free.reward[trained])
-    assert np.isnan(free.curve[~trained]).any(axis=1).all()
-
-    hurdles = np.nanmedian(free.curve[:, :2], axis=0)
-    some = trainer.evaluate(programs, seed=3, hurdles=hurdles)
-    over = (free.curve[:, :2] >= hurdles) & trained[:, None]
-    stopped = trained & ~over.all(axis=1)
-    assert stopped.any() and (trained & ~stopped).any()
-    np.testing.assert_array_equal(some.status == STATUSES.index("stopped"), stopped)
-    chex.assert_trees_all_equal(rows(some, ~stopped), rows(free, ~stopped))
-    for i in np.flatnonzero(stopped):
-        at = int(np.argmin(over[i]))
-        assert some.reward[i] == free.curve[i, at]
-        np.testing.assert_array_equal(some.curve[i, : at + 1], free.curve[i, : at + 1])
-        assert np.isnan(some.curve[i, at + 1 :]).all()
-    with pytest.raises(ValueError, match=r"each of the epochs \(1, 3\)"):
-        trainer.evaluate(programs, hurdles=(0.5,))
-    with pytest.raises(ValueError, match="hurdle_epochs must rise"):
-        dataclasses.replace(PROTOCOL, hurdle_epochs=(2,))
-
-
 def test_the_seed_matters(trainer, programs, evaluation):
     other = trainer.evaluate(programs, seed=4)
     assert not np.array_equal(other.sweep, evaluation.sweep, equal_nan=True)
@@ -229,7 +201,7 @@ def test_the_number_of_devices_does_not_matter(evaluation, pytestconfig):
 def test_an_evaluation_never_leaves_the_device(trainer):
     programs = np.zeros((16, 3, 5), np.int32)
     counts = np.full(trainer.mesh.size, 16 // trainer.mesh.size, np.int32)
-    run = trainer._run(0, PROTOCOL.epochs, None)
+    run = trainer._run(0, PROTOCOL.epochs)
     text = trainer._evaluate.lower(programs, counts, *run, trainer._arrays).as_text()
     for word in ("callback", "infeed", "outfeed", "send", "all_reduce", "all_gather", "collective"):
         assert word not in text
@@ -595,28 +567,5 @@ def test_what_is_no_program_is_refused(trainer, programs, message):
 
 
 def test_no_epochs_are_refused(trainer, programs):
-    with pytest.raises(ValueError, match="epochs must be after the hurdles"):
+    with pytest.raises(ValueError, match="epochs must be 1 to max_epochs=2, got 0"):
         trainer.evaluate(programs, epochs=0)
-
-
-@pytest.mark.slow
-def test_hurdles_hold_for_scores_of_any_size(programs):
-    """Also where all differences are far below one example's accuracy."""
-    dataset = blobs()
-    task = image_task(dataset, make_child(dataset))
-    tiny = dataclasses.replace(
-        task,
-        metric=lambda *args: 1e-6 * (task.metric(*args) - 2.0),
-        chance=-1.9e-6,
-        baseline=-2e-6,
-        baseline_error=0.0,
-        perfect=0.0,
-    )
-    protocol = dataclasses.replace(PROTOCOL, epochs=2, hurdle_epochs=(1,))
-    trainer = PopulationTrainer(tiny, protocol, iterations=3, capacity=16)
-    free = trainer.evaluate(programs[:4], hurdles=[-np.inf])
-    between = float(np.mean(np.nanquantile(free.curve[:, 0], [0.4, 0.6])))
-    stopped = trainer.evaluate(programs[:4], hurdles=[between])
-    failed = free.curve[:, 0] < between
-    assert failed.any() and not failed.all()
-    np.testing.assert_array_equal(np.array(STATUSES)[stopped.status] == "stopped", failed)

@@ -99,10 +99,10 @@ class NoisyEngine(FakeEngine):
         super().__init__()
         self.calls: list[tuple[int, int]] = []
 
-    def evaluate(self, programs, seed, epochs=None, hurdles=None, rates=None):
+    def evaluate(self, programs, seed, epochs=None, rates=None):
         self.calls.append((seed, len(programs)))
         self.rates = rates
-        for rows, found in super().evaluate(programs, 0, epochs, hurdles):
+        for rows, found in super().evaluate(programs, 0, epochs):
             luck = [np.random.default_rng([seed, *np.ravel(programs[r])]).normal() for r in rows]
             reward = found.reward + np.where(found.status == 0, 0.1 * np.array(luck), 0)
             yield rows, Evaluation(reward.astype(np.float32), *found[1:])

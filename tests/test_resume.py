@@ -323,7 +323,6 @@ def test_another_configuration_is_refused_with_the_difference(left):
     words = ("--seed was 0, is 4", "--batch-size was 8, is 9", "another configuration")
     assert_refused(left, ValueError, *words, seed=4, batch_size=9)
     assert_refused(left, ValueError, "--strategy was ppo, is random", strategy="random")
-    assert_refused(left, ValueError, "--hurdle-epochs was [], is [1, 2]", hurdle_epochs=(1, 2))
 
 
 def test_what_decides_how_long_and_where_may_differ(left, unbroken):
@@ -354,7 +353,7 @@ def test_a_damaged_configuration_is_refused(left, content):
         {"lanes": 1.5},
         {"task": ["mnist"]},
         {"data_dir": 3},
-        {"hurdle_epochs": [1.5]},
+        {"unary": [1.5]},
         {"strategy": None},
         {"engine": []},
         {"batch_size": 0},

@@ -172,10 +172,8 @@ def test_idle_cores_are_mentioned(tmp_path, monkeypatch, capsys):
 
 
 def test_numbers_of_numpy_and_lists_are_taken():
-    config = SearchConfig(
-        protocol="paper", samples=np.int64(64), hurdle_epochs=[1, 2], hurdle_quantile=np.float32(0)
-    )
-    assert type(config.samples) is int and config.hurdle_epochs == (1, 2)
+    config = SearchConfig(samples=np.int64(64), watch=["table"], tolerance=np.float32(0))
+    assert type(config.samples) is int and config.watch == ("table",)
 
 
 @pytest.mark.slow
@@ -351,7 +349,7 @@ def test_the_command_line_says_that_the_task_is_elsewhere(found, monkeypatch):
         ({"samples": 64.5}, "--samples is 64.5; expected int"),
         ({"samples": "64"}, "--samples is '64'; expected int"),
         ({"reuse": "no"}, "--reuse is 'no'; expected bool"),
-        ({"hurdle_epochs": 1}, "--hurdle-epochs is 1; expected tuple"),
+        ({"watch": 1}, "--watch is 1; expected tuple"),
         ({"seed": None}, "--seed is None; expected int"),
         ({"strategy": 3}, "--strategy is 3; expected str"),
         ({"strategy": "given"}, "must be given again"),

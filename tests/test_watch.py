@@ -14,8 +14,8 @@ from nos_optax.search.history import FILE
 class ManyTrain(FakeEngine):
     """Nearly every program learns, so that there are many trainings."""
 
-    def _result(self, number, hurdles):
-        found = super()._result(number, hurdles)
+    def _result(self, number):
+        found = super()._result(number)
         reward = np.float32(number % 1000 / 1000)
         return Evaluation(reward, found.learning_rate, np.int32(0), found.sweep, found.curve)
 
@@ -25,9 +25,9 @@ class WatchEngine(FakeEngine):
 
     tried: ClassVar[list[int]] = []
 
-    def evaluate(self, programs, seed, epochs=None, hurdles=None, rates=None):
+    def evaluate(self, programs, seed, epochs=None, rates=None):
         self.tried.append(len(programs))
-        for rows, found in super().evaluate(programs, seed, epochs, hurdles):
+        for rows, found in super().evaluate(programs, seed, epochs):
             curve = np.tile(np.float32([0.1, 0.3, 0.5, 0.7]), (len(rows), 1))
             yield rows, found._replace(curve=curve)
 

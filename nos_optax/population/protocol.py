@@ -1,14 +1,13 @@
 """How a candidate earns its reward, and what is known of it afterwards."""
 
 import dataclasses
-import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-STATUSES = ("trained", "dead", "diverged", "stopped")
-TRAINED, DEAD, DIVERGED, STOPPED = range(4)
+STATUSES = ("trained", "dead", "diverged")
+TRAINED, DEAD, DIVERGED = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,6 @@ class Protocol:
             class by this many standard errors of the validation accuracy. One that does not is
             dead: it isn't trained. The paper has no such margin. (Three would do for blind guesses,
             but the random features of an untrained network already see more than that.)
-        hurdle_epochs: epochs of the training after which a child must have reached a given
-            accuracy to go on; none in the paper's search.
 
     Raises:
         ValueError: a number is out of range.
@@ -44,7 +41,6 @@ class Protocol:
     sweep_examples: int = 10_000
     epochs: int = 5
     margin: float = 6.0
-    hurdle_epochs: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.learning_rates or not all(0 < r < math.inf for r in self.learning_rates):
@@ -56,19 +52,13 @@ class Protocol:
                 raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        rounds = (0, *self.hurdle_epochs, self.epochs)
-        if any(later <= earlier for earlier, later in itertools.pairwise(rounds)):
-            raise ValueError(
-                f"hurdle_epochs must rise from 1 to less than the {self.epochs} epochs, "
-                f"got {self.hurdle_epochs}"
-            )
 
 
 class Evaluation(NamedTuple):
     """What became of each candidate."""
 
-    reward: np.ndarray  # float32[P]: last accuracy measured; chance for the dead and the diverged
+    reward: np.ndarray  # float32[P]: validation accuracy; chance for the dead and the diverged
     learning_rate: np.ndarray  # float32[P]: the sweep's choice; nan where every rate diverged
     status: np.ndarray  # int32[P]: index in STATUSES
     sweep: np.ndarray  # float32[P, L]: validation accuracy of each rate; nan where it diverged
-    curve: np.ndarray  # float32[P, R]: accuracy at the R - 1 hurdles and the end; nan where not met
+    curve: np.ndarray  # float32[P, R]: what the reward is of, here the accuracy alone; nan for none

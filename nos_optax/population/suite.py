@@ -258,7 +258,6 @@ class SuiteTrainer:
         programs: np.typing.ArrayLike,
         seed: int = 0,
         epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
         rates: np.ndarray | None = None,
     ) -> Evaluation:
         """Train each rule on each task and return the rewards.
@@ -267,22 +266,21 @@ class SuiteTrainer:
             programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
             seed: which pair of seeds the trainings have.
             epochs: None, as trainings are as long as the workloads' horizons.
-            hurdles: None, as there are none.
             rates: `float32[P, tasks]`, rates that earlier seeds have chosen, to train with these
                 alone; nan where there is none. Adam, whose speed is 0, then has its tuned ones.
 
         Raises:
-            ValueError: epochs or hurdles are given.
+            ValueError: epochs are given.
 
         Returns:
             The evaluation of each program, in order. `learning_rate` is the geometric mean over the
             tasks of the best rates, `sweep` the best rate on each task, and `curve` the reward on
             each task with each seed, task by task.
         """
-        if epochs is not None or hurdles is not None:
+        if epochs is not None:
             raise ValueError(
-                f"epochs={epochs}, hurdles={hurdles}: the suite's trainings are as long as its "
-                "workloads' horizons, and have no hurdles; leave both out"
+                f"epochs={epochs}: the suite's trainings are as long as its workloads' horizons; "
+                "leave it out"
             )
         programs = pad_programs(as_population(programs), self.iterations)
         if rates is None:

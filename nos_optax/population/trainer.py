@@ -7,7 +7,6 @@ the rule's switches are real branches.
 """
 
 import warnings
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -27,7 +26,6 @@ from nos_optax.population.kernel import kernel_works
 from nos_optax.population.protocol import (
     DEAD,
     DIVERGED,
-    STOPPED,
     TRAINED,
     Evaluation,
     Protocol,
@@ -133,7 +131,7 @@ class PopulationTrainer:
             jax.shard_map(
                 self._evaluate_share,
                 mesh=self.mesh,
-                in_specs=(split, split, whole, whole, whole, whole, whole),
+                in_specs=(split, split, whole, whole, whole, whole),
                 out_specs=split,
                 check_vma=False,
             ),
@@ -146,7 +144,7 @@ class PopulationTrainer:
         seats = self._share * self.mesh.size
         programs = np.zeros((seats, self.iterations, TOKENS_PER_ITERATION), np.int32)
         none = np.zeros(self.mesh.size, np.int32)
-        self._within_memory(programs, none, *self._run(0, self.protocol.epochs, None), self._arrays)
+        self._within_memory(programs, none, *self._run(0, self.protocol.epochs), self._arrays)
 
     @property
     def train_steps(self) -> int:
@@ -178,7 +176,6 @@ class PopulationTrainer:
         programs: np.typing.ArrayLike,
         seed: int = 0,
         epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
     ) -> Evaluation:
         """Train a child with each program and return the rewards.
 
@@ -186,19 +183,16 @@ class PopulationTrainer:
             programs: `int32[P, G, 5]`, or the controller's `int32[P, 5 G]`.
             seed: of the initial weights, the order of the examples and the rules' random numbers.
             epochs: of the training after the sweep; the protocol's where None.
-            hurdles: score that lets a child go on after each of the protocol's `hurdle_epochs`;
-                where None all go on.
 
         Returns:
             The evaluation of each program, in order.
 
         Raises:
             ValueError: the population is empty or holds what is no program, its programs are longer
-                than `iterations`, there are more epochs than `max_epochs`, or not as many hurdles
-                as `hurdle_epochs`.
+                than `iterations`, or there are more epochs than `max_epochs`.
         """
         programs = pad_programs(as_population(programs), self.iterations)
-        run = self._run(seed, self.protocol.epochs if epochs is None else epochs, hurdles)
+        run = self._run(seed, self.protocol.epochs if epochs is None else epochs)
         capacity = self._share * self.mesh.size
         parts = [
             self._evaluate_part(programs[start : start + capacity], run)
@@ -213,21 +207,11 @@ class PopulationTrainer:
             )
         return evaluation
 
-    def _run(self, seed: int, epochs: int, hurdles: Sequence[float] | None) -> tuple:
-        """Return what the candidates of an evaluation share: order, ends, hurdles and key."""
-        hurdle_epochs = self.protocol.hurdle_epochs
-        if not max((0, *hurdle_epochs)) < epochs <= self.max_epochs:
-            raise ValueError(
-                f"epochs must be after the hurdles {hurdle_epochs} and at most max_epochs="
-                f"{self.max_epochs}, got {epochs}"
-            )
-        hurdles = [-np.inf] * len(hurdle_epochs) if hurdles is None else list(hurdles)
-        if len(hurdles) != len(hurdle_epochs):
-            raise ValueError(f"give a hurdle for each of the epochs {hurdle_epochs}, got {hurdles}")
-        ends = np.array([*hurdle_epochs, epochs], np.int32) * np.int32(self.epoch_steps)
-        least = np.array([*hurdles, -np.inf]) * self._validation_examples
-        least -= 1e-5 * np.nan_to_num(abs(least), posinf=0)  # no rounding decides
-        return self._order(seed), ends, least.astype(np.float32), jax.random.key(seed)
+    def _run(self, seed: int, epochs: int) -> tuple:
+        """Return what the candidates of an evaluation share: order, training steps and key."""
+        if not 1 <= epochs <= self.max_epochs:
+            raise ValueError(f"epochs must be 1 to max_epochs={self.max_epochs}, got {epochs}")
+        return self._order(seed), np.int32(epochs * self.epoch_steps), jax.random.key(seed)
 
     def _evaluate_part(self, programs: np.ndarray, run: tuple) -> Evaluation:
         """Evaluate at most `capacity` programs, dealt out to the devices like cards."""
@@ -261,7 +245,7 @@ class PopulationTrainer:
         full = [x[: len(x) // batch * batch] for x in (sweep, *epochs)]
         return np.concatenate(full).reshape(-1, batch).astype(np.int32)
 
-    def _evaluate_share(self, programs, counts, order, ends, hurdles, key, arrays):
+    def _evaluate_share(self, programs, counts, order, train_steps, key, arrays):
         """Evaluate one device's candidates `[p, G, 5]`, of which the first `counts[0]` are real."""
         streams = jax.vmap(program_streams)(programs)
         sweep_tasks = self._sweep_tasks(len(programs), counts[0])
@@ -276,29 +260,25 @@ class PopulationTrainer:
             minibatches = Minibatches(
                 order,
                 first=jnp.where(training, self.sweep_steps, 0),
-                ends=jnp.where(training, ends, self.sweep_steps),
-                hurdles=hurdles,
-                rounds=jnp.where(training, len(ends), 1),
+                steps=jnp.where(training, train_steps, self.sweep_steps),
             )
             candidates = Candidate(programs[task], streams[task], rate)
-            curves = self._train_all(start, candidates, count, minibatches, arrays, keys)
-            return jnp.where(training, sweep, curves[:, 0].reshape(sweep.shape)), (task, curves)
+            scores = self._train_all(start, candidates, count, minibatches, arrays, keys)
+            return jnp.where(training, sweep, scores.reshape(sweep.shape)), (task, scores)
 
         sweeps = len(programs), len(self.protocol.learning_rates)
         nothing = jnp.full(sweeps, jnp.nan, jnp.float32)
-        sweep, (tasks, curves) = jax.lax.scan(phase, nothing, jnp.array([False, True]))
-        order_trained, curve = tasks[1, : len(programs)], curves[1, : len(programs)]
-        curve = jnp.zeros_like(curve).at[order_trained].set(curve)
+        sweep, (tasks, scores) = jax.lax.scan(phase, nothing, jnp.array([False, True]))
+        order_trained, score = tasks[1, : len(programs)], scores[1, : len(programs)]
+        score = jnp.zeros_like(score).at[order_trained].set(score)
 
         learned, best_rate = self._survivors(sweep)
-        curve = jnp.where(learned[:, None], curve, jnp.nan)
-        failed = curve * self._validation_examples < hurdles
-        stopped, trained = failed.any(axis=1), jnp.isfinite(curve[:, -1])
+        score = jnp.where(learned, score, jnp.nan)
+        trained = jnp.isfinite(score)
         diverged = jnp.where(learned, ~trained, jnp.all(jnp.isnan(sweep), axis=1))
-        status = jnp.where(diverged, DIVERGED, DEAD)
-        status = jnp.where(trained, TRAINED, jnp.where(stopped, STOPPED, status))
-        last = jnp.where(trained, curve[:, -1], jnp.nanmin(jnp.where(failed, curve, jnp.nan), 1))
-        return jnp.where(trained | stopped, last, self.chance), best_rate, status, sweep, curve
+        status = jnp.where(trained, TRAINED, jnp.where(diverged, DIVERGED, DEAD))
+        reward = jnp.where(trained, score, self.chance)
+        return reward, best_rate, status, sweep, score[:, None]
 
     def _survivors(self, sweep):
         """Return which candidates left chance `[p]`, and their best learning rates `[p]`."""
@@ -323,7 +303,7 @@ class PopulationTrainer:
         return jnp.pad(first, padding), jnp.pad(rate[first], padding), learned.sum()
 
     def _train_all(self, start, candidates: Candidate, count, minibatches, arrays, keys):
-        """Train the first `count` candidates, `lanes` at a time; return curves `[p L, R]`."""
+        """Train the first `count` candidates, `lanes` at a time; return scores `[p L]`."""
 
         def chunk(i, scores):
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
@@ -331,10 +311,9 @@ class PopulationTrainer:
             lanes = None if self.lanes == 1 else self.lanes
             fused = self.fused and lanes is not None
             result = train(self.task, start, some, minibatches, arrays, *keys, lanes, fused)
-            return scores.at[rows].set(result.T, mode="drop")
+            return scores.at[rows].set(result, mode="drop")
 
         chunks = -(-count // self.lanes)
-        curves = len(candidates.learning_rate), len(minibatches.ends)
-        nothing = jnp.full(curves, jnp.nan, jnp.float32)
+        nothing = jnp.full(len(candidates.learning_rate), jnp.nan, jnp.float32)
         scores = jax.lax.fori_loop(0, chunks, chunk, nothing)
         return scores / self._validation_examples

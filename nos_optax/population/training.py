@@ -25,9 +25,7 @@ class Minibatches(NamedTuple):
 
     order: jax.Array  # int32[S, B]: rows of the training examples
     first: jax.Array  # int32[]
-    ends: jax.Array  # int32[R]: steps until the validation that ends each round
-    hurdles: jax.Array  # float32[R]: score, summed over the examples, that lets a child go on
-    rounds: jax.Array  # int32[], at most R
+    steps: jax.Array  # int32[]
 
 
 class Chunks(NamedTuple):
@@ -50,7 +48,7 @@ class Child(NamedTuple):
     params: jax.Array  # [D]
     state: State
     rule: ProgramState
-    running: jax.Array  # bool[]: finite, and over all hurdles so far
+    running: jax.Array  # bool[]: all was finite so far
 
 
 def cut(batch: Batch, size: int) -> Chunks:
@@ -172,7 +170,7 @@ def train(
 ) -> jax.Array:
     """Train children from the same initial weights; return their scores on the validation set.
 
-    A child stops once it isn't finite, and after a round in which it fails the hurdle.
+    A child stops once it isn't finite.
 
     Args:
         task: the model.
@@ -186,10 +184,8 @@ def train(
         fused: whether the rules of several lanes are applied by one kernel.
 
     Returns:
-        float32[R] or [R, lanes]: the sum of the scores after each round; nan where the child
-        diverged or had stopped before.
+        float32[] or [lanes]: the sum of the scores; nan where the child diverged.
     """
-    steps = minibatches.ends[minibatches.rounds - 1]
 
     def side_by_side(function, axes):
         return function if lanes is None else jax.vmap(function, axes)
@@ -201,10 +197,11 @@ def train(
 
         key = jax.random.fold_in(loss_key, i)
         if fused:
-            return i + 1, fused_step(task, child, candidate, batch, steps, rule_key, key)
+            stepped = fused_step(task, child, candidate, batch, minibatches.steps, rule_key, key)
+            return i + 1, stepped
 
         def one(child, candidate, batch):
-            return step(task, child, candidate, batch, steps, rule_key, key)[0]
+            return step(task, child, candidate, batch, minibatches.steps, rule_key, key)[0]
 
         return i + 1, side_by_side(one, (0, 0, None))(child, candidate, batch)
 
@@ -220,18 +217,9 @@ def train(
         return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros_like(child.running, jnp.float32))
 
     def unfinished(state):
-        r, _, child, _ = state
-        return (r < minibatches.rounds) & jnp.any(child.running)
-
-    def train_round(state):
-        r, i, child, scores = state
-        going = lambda state: (state[0] < minibatches.ends[r]) & jnp.any(state[1].running)  # noqa: E731
-        i, child = jax.lax.while_loop(going, train_step, (i, child))
-        total = validate(child)
-        scores = scores.at[r].set(jnp.where(child.running, total, jnp.nan))
-        running = child.running & (total >= minibatches.hurdles[r])
-        return r + 1, i, child._replace(running=running), scores
+        i, child = state
+        return (i < minibatches.steps) & jnp.any(child.running)
 
     child = side_by_side(lambda _: start, 0)(candidate.learning_rate)
-    scores = jnp.full((len(minibatches.ends), *child.running.shape), jnp.nan, jnp.float32)
-    return jax.lax.while_loop(unfinished, train_round, (0, 0, child, scores))[-1]
+    _, child = jax.lax.while_loop(unfinished, train_step, (0, child))
+    return jnp.where(child.running, validate(child), jnp.nan)

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 OF_PRESET = ("iterations", "live_results", "strategy")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
-    "speed": ("sweep_examples", "hurdle_epochs", "final_epochs"),
+    "speed": ("sweep_examples", "final_epochs"),
     "paper": ("watch",),
 }
 _SPACE = SearchSpace()
@@ -220,10 +220,6 @@ class SearchConfig(TaskConfig):
     training too; 0 takes equal ones alone (default: 0.02; 0 with --protocol paper)."""
     reject: bool = True
     """Give the chance level, untrained, to rules that ignore the gradient or point uphill."""
-    hurdle_epochs: tuple[int, ...] = ()
-    """Stop a child after these epochs if most before it were better then (default: never)."""
-    hurdle_quantile: float = 0.5
-    """The part of the children before it that a child must beat at a hurdle."""
     race: int | None = None
     """After each population, the best so many rules and as many that may be better are trained
     with one more seed each; 0 judges every rule by one (default: 8; 0 with --protocol paper)."""
@@ -279,8 +275,6 @@ class SearchConfig(TaskConfig):
             check_name("strategy", self.strategy, tuple(STRATEGIES))
         if not 0 <= (self.tolerance or 0) < 1:
             raise ValueError(f"--tolerance must be in [0, 1), got {self.tolerance}")
-        if not 0 <= self.hurdle_quantile < 1:
-            raise ValueError(f"--hurdle-quantile must be in [0, 1), got {self.hurdle_quantile}")
         if self.protocol == "paper":
             self.paper_protocol()
         if self.final_epochs is not None and self.final_epochs < super().max_epochs:
@@ -299,10 +293,6 @@ class SearchConfig(TaskConfig):
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise ValueError(f"--iterations must be 1 to {MAX_ITERATIONS}, got {self.iterations}")
         self.space()
-
-    def paper_protocol(self) -> Protocol:
-        """Return how a candidate earns its reward, where `protocol` is the paper's."""
-        return dataclasses.replace(super().paper_protocol(), hurdle_epochs=self.hurdle_epochs)
 
     @property
     def max_epochs(self) -> int:

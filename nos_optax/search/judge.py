@@ -1,6 +1,5 @@
 """The reward of each program that a strategy asks for, without training what need not be."""
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +12,6 @@ from nos_optax.search.config import SearchConfig
 from nos_optax.search.engines import Engine
 from nos_optax.search.history import REJECTED, Candidate, History, Training
 from nos_optax.search.probes import Behaviours, Probed, Probes
-
-HURDLE_AFTER = 32  # trainings before there is a hurdle
 
 
 class Judge:
@@ -43,7 +40,6 @@ class Judge:
         self._keys: dict[int, str] = {}  # what the training of each origin is stored under
         tolerance = config.tolerance or 0.0
         self._behaviours = Behaviours(tolerance if config.reuse else 0.0)  # of the origins
-        self._curves: dict[int, tuple[float | None, ...]] = {}  # of the candidates that trained
         self._recall(history.candidates())
 
     def __call__(self, tokens: np.ndarray) -> None:
@@ -138,38 +134,14 @@ class Judge:
             return
         keys, began = list(missing), time.perf_counter()
         population = np.stack(list(missing.values()))
-        parts = self.engine.evaluate(population, self.config.seed, hurdles=self._hurdles())
-        for rows, evaluation in parts:
+        for rows, evaluation in self.engine.evaluate(population, self.config.seed):
             seconds = (time.perf_counter() - began) / len(rows)
             self.history.add_trainings([keys[i] for i in rows], trainings(evaluation, seconds))
             began = time.perf_counter()
 
-    def _hurdles(self) -> list[float] | None:
-        """Return what a child must reach at each hurdle: a quantile of those that came there.
-
-        Only whole populations count: a population that an extended run completes has the hurdles
-        that it began with.
-        """
-        if not self.config.hurdle_epochs:
-            return None
-        size = self.config.batch_size
-        whole = len(self.candidates) // size * size
-        curves = [curve for number, curve in self._curves.items() if number < whole]
-        hurdles = []
-        for hurdle in range(len(self.config.hurdle_epochs)):
-            met = np.array([c[hurdle] for c in curves if c[hurdle] is not None], float)
-            enough = len(met) >= HURDLE_AFTER
-            hurdles.append(
-                float(np.quantile(met, self.config.hurdle_quantile)) if enough else -math.inf
-            )
-        return hurdles
-
     def _remember(self, batch: Sequence[Candidate]) -> None:
         for candidate in batch:
             self._fingerprints.setdefault(candidate.digest, candidate.fingerprint)
-            if candidate.is_training and self.config.hurdle_epochs:
-                training = self.history.training(self._key(candidate))
-                self._curves[candidate.id] = training.curve
         self.candidates += batch
 
     def _recall(self, candidates: Sequence[Candidate]) -> None:

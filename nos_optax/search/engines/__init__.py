@@ -32,7 +32,6 @@ class Engine(Protocol):
         programs: np.ndarray,
         seed: int,
         epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
         rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield the evaluation in parts, as they are done.
@@ -41,7 +40,6 @@ class Engine(Protocol):
             programs: `int32[P, 5 G]` or `int32[P, G, 5]`.
             seed: as in `PopulationTrainer.evaluate`, like what follows.
             epochs: of the training; those of the configuration where None.
-            hurdles: accuracies that let a child go on; where None all go on.
             rates: as in `SuiteTrainer.evaluate`; where None they are chosen anew.
 
         Yields:

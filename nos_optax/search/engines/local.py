@@ -48,13 +48,12 @@ class LocalEngine:
         programs: np.ndarray,
         seed: int,
         epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
         rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield all rows at once: the devices share them out among themselves."""
         self._compiled.result()
         chosen = {} if rates is None else {"rates": rates}
-        evaluate = partial(self.trainer.evaluate, programs, seed, epochs, hurdles, **chosen)
+        evaluate = partial(self.trainer.evaluate, programs, seed, epochs, **chosen)
         done = self._thread.submit(self._under_settings, evaluate)
         yield np.arange(len(programs)), done.result()
 

@@ -116,7 +116,6 @@ class RayEngine:
         programs: np.ndarray,
         seed: int,
         epochs: int | None = None,
-        hurdles: Sequence[float] | None = None,
         rates: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, Evaluation]]:
         """Yield each task's rows and their evaluation when it is done; see `Engine.evaluate`.
@@ -137,7 +136,7 @@ class RayEngine:
         def start(part: Part) -> None:
             rows = part.rows
             chosen = None if rates is None else rates[rows]
-            task = self._evaluate.remote(self.task, programs[rows], seed, epochs, hurdles, chosen)
+            task = self._evaluate.remote(self.task, programs[rows], seed, epochs, chosen)
             parts[task] = part
             # One callback a task: ray.wait would look at all of them each time.
             task.future().add_done_callback(lambda _: done.put(task))
@@ -355,11 +354,10 @@ def _evaluate(
     programs: np.ndarray,
     seed: int,
     epochs: int | None,
-    hurdles: Sequence[float] | None,
     rates: np.ndarray | None,
 ) -> Evaluation:
     chosen = {} if rates is None else {"rates": rates}
-    return _trainer(*task).evaluate(programs, seed, epochs, hurdles, **chosen)
+    return _trainer(*task).evaluate(programs, seed, epochs, **chosen)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,6 @@ VARIABLES = {name: f"var(--{name})" for name in COLOURS}  # of the page around a
 SERIES = ("blue", "orange", "green", "purple", "gold", "teal")
 STATUS_COLOURS = {
     "trained": "blue",
-    "stopped": "teal",
     "dead": "faint",
     "diverged": "orange",
     "rejected": "wash",
