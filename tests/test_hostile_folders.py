@@ -844,6 +844,16 @@ def test_a_refusal_names_the_function_that_changed(changed, tmp_path):
             folder.write_config(CONFIG, facts | {"functions": now})
 
 
+@pytest.mark.parametrize("begun", [{"children": [1]}, {}], ids=["recorded", "older"])
+def test_a_seed_of_more_trainings_is_another_reward(begun, tmp_path):
+    facts = {"tasks": ["digits-mlp"], "horizons": [120], "versions": {}, "device_kind": "cpu"}
+    with RunFolder(dataclasses.replace(CONFIG, out=tmp_path / "run")) as folder:
+        folder.write_config(CONFIG, facts | begun)
+        folder.write_config(CONFIG, facts | {"children": [1]})
+        with pytest.raises(ValueError, match=r"begun with children \[1\], now it is \[4\]"):
+            folder.write_config(CONFIG, facts | {"children": [4]})
+
+
 def test_a_history_that_is_read_cannot_be_written(folder):
     with contextlib.closing(History(folder / "history.sqlite", read_only=True)) as history:
         with pytest.raises(OSError, match="readonly"):
