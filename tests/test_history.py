@@ -1,6 +1,5 @@
 """The history file: whole populations or nothing, what is damaged is found, and the exports."""
 
-import csv
 import dataclasses
 import importlib.util
 import json
@@ -168,22 +167,6 @@ def test_jsonl_has_every_candidate_and_its_training(run):
     assert {"rejected", "trained", "dead", "diverged"} == {row["status"] for row in rows}
 
 
-def test_csv_holds_the_same(run, tmp_path):
-    out = export(run, "csv", tmp_path / "history.csv")
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, expected in zip(rows, read_jsonl(export(run)), strict=True):
-        for name, text in row.items():
-            value = expected[name]
-            if isinstance(value, list):
-                assert json.loads(text) == value
-            else:
-                written = "" if value is None else str(value)
-                if name == "rule" and written.startswith("-"):  # else a spreadsheet's formula
-                    written = f"({written})"
-                assert text == written
-
-
 def test_parquet_holds_the_same(run, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     out = export(run, "parquet", tmp_path / "history.parquet")
@@ -193,7 +176,6 @@ def test_parquet_holds_the_same(run, tmp_path):
 def test_a_run_without_candidates_is_exported_too(tmp_path):
     with RunFolder(dataclasses.replace(CONFIG, out=tmp_path / "run")):  # it is being written
         assert export(tmp_path / "run").read_bytes() == b""
-        assert export(tmp_path / "run", "csv").read_text().strip() == ",".join(FIELDS)
         if importlib.util.find_spec("pyarrow"):
             export(tmp_path / "run", "parquet")
 
@@ -228,8 +210,8 @@ def test_the_command_line_says_what_is_wrong(run, monkeypatch, tmp_path, argumen
 
 @pytest.mark.slow
 def test_the_module_runs(run, tmp_path):
-    out = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "nos_optax.search.export", run, "--format", "csv"]
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "nos_optax.search.export", run]
     done = subprocess.run([*command, "--out", out], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(out), "")
-    assert len(out.read_text().splitlines()) == 161
+    assert len(out.read_text().splitlines()) == 160

@@ -283,8 +283,8 @@ def test_what_the_metadata_require_is_enough(built, tmp_path, extra):
     if extra:
         assert code == 0 and "4 candidates" in said, errors
         assert "--format" in run("-m", "nos_optax.search.export", "--help")[1]
-        code, _, errors = run("-m", "nos_optax.search.export", "run", "--format", "csv")
+        code, _, errors = run("-m", "nos_optax.search.export", "run")
         assert code == 0, errors
-        assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 5
+        assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 4
     else:
         assert code != 0 and "pip install 'nos_optax[search]'" in errors

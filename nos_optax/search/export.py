@@ -1,28 +1,26 @@
 """A run's history for other programs: every candidate, with the training that its reward is of.
 
-Command:  python -m nos_optax.search.export RUN [--format jsonl|csv|parquet] [--out FILE]
+Command:  python -m nos_optax.search.export RUN [--format jsonl|parquet] [--out FILE]
 
 A candidate that shares an earlier one's training has that one's sweep, curve and seconds; one that
 was rejected untrained has none. A run that is being written is exported as far as it has come.
 """
 
-import csv
 import dataclasses
 import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from nos_optax._command import command_line, one_message, printable, say, user_path
+from nos_optax._command import command_line, one_message, say, user_path
 from nos_optax._files import write_whole
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.run_folder import open_history
 
-FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms
 NUMBERS = ("reward", "learning_rate", "seconds")
 LISTS = ("sweep", "curve")
 FIELDS = (*(field.name for field in dataclasses.fields(Candidate)), *LISTS, "seconds")
@@ -62,32 +60,6 @@ def jsonl(rows: Sequence[dict]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def comma_separated(rows: Sequence[dict]) -> bytes:
-    """Return a table with a header; lists are JSON, and what is missing is empty.
-
-    No text begins as a spreadsheet's formula does: a rule is put in parentheses then, which make no
-    other rule of it, and other text gets an apostrophe.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, FIELDS)
-    writer.writeheader()
-    for row in rows:
-        lists = {name: row[name] and json.dumps(row[name]) for name in LISTS}
-        cells = {name: _cell(name, value) for name, value in (row | lists).items()}
-        writer.writerow(cells)
-    return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(column: str, value: Any) -> Any:
-    """Return a value that no spreadsheet executes; numbers stay numbers."""
-    if not isinstance(value, str):
-        return value
-    value = printable(value)
-    if not value.lstrip(" '\"").startswith(FORMULA):
-        return value
-    return f"({value})" if column == "rule" and value.startswith("-") else f"'{value}"
-
-
 def parquet(rows: Sequence[dict]) -> bytes:
     """Return a Parquet file.
 
@@ -110,12 +82,12 @@ def parquet(rows: Sequence[dict]) -> bytes:
     return content.getvalue()
 
 
-FORMATS = {"jsonl": jsonl, "csv": comma_separated, "parquet": parquet}
+FORMATS = {"jsonl": jsonl, "parquet": parquet}
 
 
 def export(
     run: Annotated[Path, tyro.conf.Positional],
-    format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    format: Literal["jsonl", "parquet"] = "jsonl",
     out: Path | None = None,
 ) -> Path:
     """Write every candidate of a run, with its training's sweep, curve and seconds, to a file.
