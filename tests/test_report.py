@@ -37,7 +37,8 @@ from nos_optax import report
 from nos_optax.grammar import Program, SearchSpace, decode
 from nos_optax.grammar.vocabulary import OPERANDS
 from nos_optax.search import SearchConfig, run_search
-from nos_optax.search.history import Training, Watched
+from nos_optax.search.history import History, Training, Watched
+from nos_optax.search.judge import seed_key
 from nos_optax.search.race import Race
 from nos_optax.search.reports import read_run, write_comparison, write_report
 from nos_optax.search.reports.charts import charts
@@ -415,6 +416,26 @@ def test_the_estimates_are_those_of_the_race(fast):
         expected = [(candidate.rule, estimate) for candidate, estimate in race.best()]
     assert engine.evaluated == []
     assert [(r.candidate.rule, r.estimate) for r in raced_rules(read_run(fast))] == expected
+
+
+def test_what_a_rule_earns_on_each_task_is_the_mean_over_its_seeds(tmp_path):
+    config = dataclasses.replace(CONFIG, race=4)
+    facts = {"tasks": ["easy", "hard <"]}
+    path = by_hand(tmp_path / "run", [candidate(0), candidate(1, "m")], config, facts)
+    curves = {
+        "g": (0.2, 0.4, -1.0, -1.0),
+        seed_key("g", 1): (0.6, 0.8, -2.0, -2.0),
+        "m": (None,) * 4,
+    }
+    with contextlib.closing(History(path / "history.sqlite")) as history:
+        for key, curve in curves.items():
+            history.add_trainings([key], [Training(0.5, 0.1, "trained", (0.1,), curve, 1.0)])
+    run = read_run(path)
+    assert {r.candidate.rule: r.by_task for r in raced_rules(run)} == {
+        "g": pytest.approx({"easy": 0.5, "hard <": -1.5}),
+        "m": {},
+    }
+    assert "By task: easy +0.50, hard &lt; \u22121.50." in run_page(run, {})
 
 
 def test_a_race_without_an_end_shows_its_estimates(tmp_path):

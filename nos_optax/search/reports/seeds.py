@@ -1,13 +1,14 @@
 """What the race came to: the seeds of each rule, and the estimates of their mean rewards."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nos_optax.search.history import Candidate
+from nos_optax.search.history import Candidate, Training
 from nos_optax.search.judge import seed_key
 from nos_optax.search.race import Forms
 from nos_optax.search.reports.finals import is_drawable
@@ -24,6 +25,7 @@ class Raced(NamedTuple):
     candidate: Candidate  # its shortest form
     rewards: tuple[float, ...]  # one a seed, the first first
     estimate: Estimate  # of a rule that is not among the best the plain mean, with an error of nan
+    by_task: Mapping[str, float]  # mean reward on each task; of several tasks only
 
     @property
     def low(self) -> float:
@@ -59,18 +61,36 @@ def raced_rules(run: Run) -> list[Raced]:
     for key, values in rewards.items():
         if values:
             plain = Estimate(standings.mean(key), math.nan, len(values))
-            found.append(Raced(forms.shortest[key], values, estimates.get(key, plain)))
+            estimate = estimates.get(key, plain)
+            found.append(Raced(forms.shortest[key], values, estimate, _by_task(run, key)))
     return sorted(found, key=lambda rule: (-rule.low, -rule.estimate.mean))
 
 
 def _rewards(run: Run, key: str, first: float) -> tuple[float, ...]:
     """Return a rule's rewards, none less than chance, as the race counts them."""
     floor = run.facts.get("chance", -math.inf)
-    found, seed = [first], 1
-    while (training := run.trainings.get(seed_key(key, seed))) is not None:
-        found.append(max(training.reward, floor))
-        seed += 1
+    found = [first, *(max(training.reward, floor) for training in _further(run, key))]
     return tuple(float(reward) for reward in found if is_drawable(reward))
+
+
+def _further(run: Run, key: str) -> list[Training]:
+    """Return a rule's trainings with further seeds."""
+    found = (run.trainings.get(seed_key(key, seed)) for seed in itertools.count(1))
+    return list(itertools.takewhile(lambda training: training is not None, found))  # ty: ignore
+
+
+def _by_task(run: Run, key: str) -> dict[str, float]:
+    """Return a rule's mean reward on each task; nothing where there is one, or they are unknown."""
+    tasks = run.facts.get("tasks")
+    if not isinstance(tasks, list) or len(tasks) < 2:
+        return {}
+    trainings = [run.trainings[key]] if key in run.trainings else []
+    curves = [training.curve for training in trainings + _further(run, key)]
+    whole = [np.array(c, float) for c in curves if all(map(is_drawable, c))]
+    if not whole or {len(curve) % len(tasks) for curve in whole} != {0}:
+        return {}
+    means = np.mean([curve.reshape(len(tasks), -1).mean(axis=1) for curve in whole], axis=0)
+    return dict(zip(map(str, tasks), map(float, means), strict=True))
 
 
 def seed_counts(rules: Sequence[Raced]) -> dict[str, int]:
