@@ -172,6 +172,11 @@ def test_programs_that_are_too_long_are_refused():
         ("adam", "clip(exp(g^2), 1e-4) - -adam", True),
         ("adam", "adam + 1e-4 * w", True),
         ("g", "clip(m, 1e-5) + g", True),
+        ("drop(g, 0.1)", "drop(g + clip(m, 1e-5), 0.1)", True),  # other draws, but as many
+        ("drop(m, 0.3) * drop(g, 0.1)", "drop(2 * m, 0.3) * drop(g, 0.1)", True),
+        ("drop(m, 0.3) * drop(m, 0.3)", "drop(m^2, 0.3)", True),  # written twice it is one draw
+        ("drop(m, 0.3) * drop(g, 0.3)", "drop(m * g, 0.3)", False),
+        ("drop(g, 0.1)", "drop(g, 0.3)", False),
         ("adam", "-adam", False),
         ("adam", "drop(adam, 0.1)", False),
         ("adam", "adam * (1 + sign(g) * sign(m))", False),

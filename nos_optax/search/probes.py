@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
 from nos_optax.grammar.program import as_population, pad_programs
+from nos_optax.grammar.vocabulary import UNARY
 
 REASONS = ("not finite", "constant", "ignores the gradient", "points uphill")
 
@@ -28,6 +29,7 @@ PAIRS = 128  # of parameters with opposite gradients, of the rejection
 BEHAVIOUR = 1024  # updates that tell rules which do nearly the same
 FEW = 64  # of them, which tell most rules apart
 BITS = 16  # of each value's mantissa that the fingerprint keeps
+DROPS = [token for token, word in enumerate(UNARY) if word.startswith("drop")]
 
 RARE = 0.01  # share of the entries; one that is larger no network escapes
 NEARLY = 1e-3  # relative difference of entries that count as equal
@@ -81,7 +83,7 @@ class Probes:
         return [
             probed
             for start in range(0, len(programs), CHUNK)
-            for probed in _look(_all_updates(programs[start : start + CHUNK]))
+            for probed in _look(programs[start : start + CHUNK])
         ]
 
 
@@ -127,14 +129,38 @@ _WEIGHTS = np.concatenate([_wide_weights, _plausible_weights])
 _SEEN = np.sort(_rng.choice(_GRADIENTS.size, BEHAVIOUR, replace=False))
 
 
-def _all_updates(programs: np.ndarray) -> np.ndarray:
-    """Return the updates `[P, STEPS, 2, D]` of at most CHUNK programs."""
-    padded = np.pad(programs, ((0, CHUNK - len(programs)), (0, 0), (0, 0)), mode="edge")
+def _all_updates(programs: np.ndarray, streams: np.ndarray) -> np.ndarray:
+    """Return the updates `[P, STEPS, 2, D]` of at most CHUNK programs with these streams."""
+    padded = (_padded(x, CHUNK) for x in (programs, streams))
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        updates = np.asarray(_map_updates()(padded))[: len(programs)]
+        updates = np.asarray(_map_updates()(*padded))[: len(programs)]
     sizes = abs(updates)
     updates = np.where(sizes > _FLOAT32.max, np.copysign(np.inf, updates), updates)
     return np.where(sizes < _FLOAT32.tiny, 0.0, updates)
+
+
+def _padded(x: np.ndarray, length: int) -> np.ndarray:
+    """Return an array whose last row is repeated up to a length."""
+    return x[np.minimum(np.arange(length), len(x) - 1)]
+
+
+@jax.jit
+def _streams(programs: jax.Array) -> jax.Array:
+    """Return the random streams `uint32[P, G, 2]` of programs, each a hash of what is dropped."""
+    return jax.vmap(program_streams)(programs)
+
+
+def _numbered(streams: np.ndarray, drops: np.ndarray) -> np.ndarray:
+    """Return the streams `uint32[P, G, 2]`, those that are drawn from numbered as they come.
+
+    By its hash, a rule that drops next to nothing more than another, as `drop(g + clip(m, 1e-5),
+    0.1)` than `drop(g, 0.1)`, would draw otherwise, and not be seen to do the same.
+    """
+    numbered = np.zeros_like(streams)
+    for row, names, drawn in zip(numbered, streams, drops, strict=True):
+        order = {name: i for i, name in enumerate(dict.fromkeys(names[drawn]))}
+        row[drawn] = [order[name] for name in names[drawn]]
+    return numbered
 
 
 @functools.cache
@@ -146,7 +172,7 @@ def _map_updates():
     share = PartitionSpec("device")
     # A map, not a vmap: the rule's switches are real branches and rows have no neighbours.
     mapped = jax.shard_map(
-        functools.partial(jax.lax.map, _updates),
+        lambda *rows: jax.lax.map(lambda row: _updates(*row), rows),
         mesh=mesh,
         in_specs=share,
         out_specs=share,
@@ -155,9 +181,9 @@ def _map_updates():
     return jax.jit(mapped)
 
 
-def _updates(program: jax.Array) -> jax.Array:
+def _updates(program: jax.Array, streams: jax.Array) -> jax.Array:
     """Return the updates `[STEPS, 2, D]` of one program; both sequences have the same draws."""
-    weights, streams, key = jnp.asarray(_WEIGHTS), program_streams(program), jax.random.key(0)
+    weights, key = jnp.asarray(_WEIGHTS), jax.random.key(0)
 
     def step(state, g):
         update, state = jax.vmap(
@@ -171,11 +197,19 @@ def _updates(program: jax.Array) -> jax.Array:
     return jax.lax.scan(step, start, jnp.asarray(_GRADIENTS))[1]
 
 
-def _look(updates: np.ndarray) -> Iterator[Probed]:
-    """Return what is told of programs by their updates `[P, STEPS, 2, D]`."""
+def _look(programs: np.ndarray) -> Iterator[Probed]:
+    """Return what is told of at most CHUNK programs."""
+    streams = np.asarray(_streams(_padded(programs, CHUNK)))[: len(programs)]
+    updates = _all_updates(programs, streams)
     wide, plausible = updates[..., :WIDE], updates[..., WIDE:]
+    fingerprints, rejections = _fingerprints(wide), _rejections(plausible)
+    drops = np.isin(programs[..., 2:4], DROPS)
+    random = drops.any(axis=(1, 2))
+    if random.any():
+        numbered = _numbered(streams[random], drops[random])
+        updates[random] = _all_updates(programs[random], numbered)
     behaviours = (row.tobytes() for row in _behaviours(updates))
-    return map(Probed, _fingerprints(wide), _rejections(plausible), behaviours)
+    return map(Probed, fingerprints, rejections, behaviours)
 
 
 def _behaviours(updates: np.ndarray) -> np.ndarray:
