@@ -18,11 +18,13 @@ Command:  python experiments/discover.py --runs runs/a runs/b --data-dir DIR
           where an interrupted one stopped.
 Time:     small: half an hour for the funnel, some hours for the test tasks, on 2 cores.
 Writes:   experiments/results/discovery_SCALE: promotion.md, .json, .svg, and the comparison of the
-          test tasks, results.md, .json and .svg
+          test tasks, results.md, .json and .svg. `trainings` there has what was measured on the
+          test tasks so far, and what of it is wanted again is taken from there.
 """
 
 import dataclasses
 import json
+import lzma
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -32,8 +34,11 @@ from harness import command_line
 from held_out import HELD_OUT
 from rich.console import Console
 
+from nos_optax._files import slug, write_whole
 from nos_optax.compare import Rival
 from nos_optax.compare.command import show
+from nos_optax.population.accelerator import enable_compilation_cache
+from nos_optax.population.reference import reference_store
 from nos_optax.population.suite import LARGER
 from nos_optax.search import SearchConfig, run_search
 from nos_optax.search.promote import promote
@@ -70,6 +75,11 @@ class Arguments:
     results: Path = Path(__file__).parent / "results"
     """Where the results go."""
 
+    @property
+    def published(self) -> Path:
+        """The folder of the results."""
+        return self.results / f"discovery_{self.scale}"
+
 
 PRESETS = {
     "small": Arguments(),
@@ -97,6 +107,33 @@ def rivals() -> dict[str, str | Rival]:
     return ALL_RIVALS | {f"{best['kind']}, tuned constants": tuned}
 
 
+def places(a: Arguments) -> dict[Path, Path]:
+    """Return the folders of what was measured on test tasks, and where the repository keeps it."""
+    enable_compilation_cache()
+    found = {a.out / "test" / "trainings": a.published / "trainings"}
+    if (store := reference_store()) is not None:
+        found[store] = a.published / "references"
+    return found
+
+
+def recall(a: Arguments) -> None:
+    """Take up what the repository has measured, where it is not there."""
+    for folder, kept in places(a).items():
+        for file in kept.glob("*.xz"):
+            if not (folder / file.stem).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / file.stem, lzma.decompress(file.read_bytes()))
+
+
+def keep(a: Arguments) -> None:
+    """Give the repository what was measured on the test tasks."""
+    for folder, kept in places(a).items():
+        for file in (file for task in a.test for file in folder.glob(f"*{slug(task)}_*.json*")):
+            if file.suffix != ".lock":
+                kept.mkdir(parents=True, exist_ok=True)
+                write_whole(kept / f"{file.name}.xz", lzma.compress(file.read_bytes()))
+
+
 def search_a_little(out: Path) -> Path:
     """Return the folder of a search of a few trainings."""
     config = SearchConfig(task=("table",), trainings=6, race=2, finalists=0, watch=(), out=out)
@@ -110,28 +147,30 @@ def run(arguments: Arguments, console: Console) -> None:
     runs = a.runs or ((search_a_little(a.out / "run"),) if a.scale == "smoke" else ())
     if not runs:
         raise ValueError("name at least one folder of a search by --runs")
+    recall(a)
     tests = [HELD_OUT[name](a.data_dir) if name in HELD_OUT else name for name in a.test]
-    found = promote(
-        runs,
-        a.task,
-        rules=a.rules,
-        promoted=a.promoted,
-        seeds=a.seeds,
-        test=tests,
-        test_seeds=a.test_seeds,
-        rivals=rivals() if a.scale != "smoke" else {"Adam": "adam"},
-        out=a.out,
-        accelerator="cpu",
-    )
+    try:
+        found = promote(
+            runs,
+            a.task,
+            rules=a.rules,
+            promoted=a.promoted,
+            seeds=a.seeds,
+            test=tests,
+            test_seeds=a.test_seeds,
+            rivals=rivals() if a.scale != "smoke" else {"Adam": "adam"},
+            out=a.out,
+            accelerator="cpu",
+        )
+    finally:
+        keep(a)
     assert found.comparison is not None
     show(found.comparison, a.out / "test", console)
     console.print(found.sentence())
-    published = a.results / f"discovery_{a.scale}"
-    published.mkdir(parents=True, exist_ok=True)
     for folder, name in PUBLISHED.items():
         for suffix in ("md", "json", "svg"):
-            shutil.copyfile(a.out / folder / f"{name}.{suffix}", published / f"{name}.{suffix}")
-    funnel = published / "promotion.md"
+            shutil.copyfile(a.out / folder / f"{name}.{suffix}", a.published / f"{name}.{suffix}")
+    funnel = a.published / "promotion.md"
     funnel.write_text(funnel.read_text().replace("(test/results.md)", "(results.md)"))
 
 

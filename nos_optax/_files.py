@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever kills the process that writes them."""
+"""Files: their names, and how they appear whole or not at all, whatever kills their writer."""
 
 import contextlib
 import os
@@ -24,3 +24,8 @@ def write_whole(target: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(f"cannot write {target}: {error.strerror}") from error
+
+
+def slug(name: str) -> str:
+    """Return a name as a part of a file's: letters, digits and hyphens, at most 40."""
+    return "".join(c if c.isalnum() else "-" for c in name)[:40]

@@ -1,6 +1,7 @@
 """The claim of a discovery: test tasks, the ceiling of tuning, and the way from runs to tables."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,32 @@ def test_smoke_of_the_discovery(tmp_path):
     promoted = json.loads((folder / "promotion.json").read_text())["promoted"]
     assert len(promoted) == 1
     assert "(results.md)" in (folder / "promotion.md").read_text()
+    (reference,) = (folder / "references").iterdir()
+    assert "friedman-table" in reference.name
+
+
+def test_what_the_repository_has_measured_is_not_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(discover, "reference_store", lambda: tmp_path / "cache")
+    arguments = discover.Arguments("smoke", out=tmp_path / "out", results=tmp_path / "results")
+    trainings, cache = tmp_path / "out" / "test" / "trainings", tmp_path / "cache"
+    for folder in (trainings, cache):
+        folder.mkdir(parents=True)
+    whole = {
+        trainings / "cifar10-vae_1.jsonl": b'{"config": {}}\n',
+        cache / "adam_cifar10-vae_2.json": b"{}",
+    }
+    for path, content in whole.items():
+        path.write_bytes(content)
+    (cache / "adam_another-task_3.json").write_bytes(b"{}")
+    discover.keep(arguments)
+    kept = sorted(file.name for file in arguments.published.rglob("*.xz"))
+    assert kept == ["adam_cifar10-vae_2.json.xz", "cifar10-vae_1.jsonl.xz"]
+
+    shutil.rmtree(cache)
+    (trainings / "cifar10-vae_1.jsonl").write_bytes(b"longer by now")
+    discover.recall(arguments)
+    assert (cache / "adam_cifar10-vae_2.json").read_bytes() == b"{}"
+    assert (trainings / "cifar10-vae_1.jsonl").read_bytes() == b"longer by now"
 
 
 def test_the_ceiling_is_a_rival_once_it_is_known(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nos_optax._files import slug
 from nos_optax.compare.records import Records
 from nos_optax.compare.rivals import Rival
 from nos_optax.grammar.program import pad_programs
@@ -137,8 +138,8 @@ def digest_of(loop: TaskLoop, steps: int) -> str:
 def open_records(out: Path, loop: TaskLoop, steps: int) -> Records:
     """Return the trainings of a task that a folder holds; a new task or length has a new file."""
     digest = digest_of(loop, steps)
-    slug = "".join(c if c.isalnum() else "-" for c in loop.task.name)[:40]
-    return Records(out / "trainings" / f"{slug}_{digest}.jsonl", {"digest": digest})
+    name = f"{slug(loop.task.name)}_{digest}.jsonl"
+    return Records(out / "trainings" / name, {"digest": digest})
 
 
 class Trials:

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from nos_optax._files import write_whole
+from nos_optax._files import slug, write_whole
 from nos_optax._version import __version__
 from nos_optax.grammar import encode
 from nos_optax.population.loop import Losses, TaskLoop
@@ -166,7 +166,7 @@ def cached_reference(
         return shipped
     if store is None:
         return measure(loop, horizon)
-    file = store / f"adam_{_digest(loop, horizon)}.json"
+    file = store / f"adam_{slug(loop.task.name)}_{_digest(loop, horizon)}.json"
     try:
         return from_fields(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
