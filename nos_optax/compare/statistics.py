@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95  # of all intervals
 SIGNIFICANCE = 1 - LEVEL  # of Holm's procedure
@@ -49,6 +48,8 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference
         # All differences agree, as those of accuracies may, and the t-test would be certain. The
         # test of signs is not: by chance all of n are on one side once in 2^(n - 1) times.
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - len(change)))
+    from scipy import stats  # takes a second, which a search need not wait for at its start
+
     test = stats.ttest_1samp(change, 0)
     interval = test.confidence_interval(LEVEL)
     return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue))
