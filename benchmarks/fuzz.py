@@ -246,6 +246,7 @@ VALUES: dict[str, tuple] = {
     "preset": ("default", "paper"),
     "watch": (None, (), ("table",), ("digits-mlp",), ("nothing",)),
     "race": (None, 0, 1, -1, 16),
+    "slack": (None, 0.0, -1.0, 2, 0.5, float("nan"), float("inf")),
     "task": ((), ("digits",), ("cifar10",), ("digits-mlp", "table")),
     "protocol": ("speed", "paper"),
     "operands": (("g", "m"), ("g",), (), ("g", "g"), ("q",)),

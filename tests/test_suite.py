@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from nos_optax.grammar import encode, parse
 from nos_optax.population import reference as references
 from nos_optax.population import suite, update_size
 from nos_optax.population.loop import Losses, TaskLoop
-from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED
+from nos_optax.population.protocol import DEAD, DIVERGED, SLOW, TRAINED
 from nos_optax.population.reference import (
     LENGTHS,
     SWEEP,
@@ -237,6 +238,23 @@ def test_rules_that_learn_nothing_have_the_least_reward(evaluation):
 
 def test_gradient_descent_is_slower_than_adam(evaluation):
     assert LEAST < evaluation.reward[1] < -0.2
+
+
+def test_a_rule_that_is_hopelessly_slow_leaves_the_other_tasks_out(trainer, evaluation):
+    slower = -float(evaluation.curve[1, :SEEDS].mean())
+    assert slower > 0.2
+    for slack, slow in ((slower - 0.1, True), (slower + 0.1, False)):
+        with mock.patch.object(trainer, "slack", slack):
+            found = trainer.evaluate(population(*RULES), seed=1)
+        others = np.arange(len(RULES)) != 1 if slow else slice(None)
+        for a, b in zip(found, evaluation, strict=True):
+            np.testing.assert_array_equal(a[others], b[others])
+        if slow:
+            assert found.status[1] == SLOW
+            np.testing.assert_array_equal(found.curve[1, :SEEDS], evaluation.curve[1, :SEEDS])
+            assert np.isnan(found.curve[1, SEEDS:]).all() and np.isnan(found.sweep[1, 1])
+            np.testing.assert_allclose(found.reward[1], -slower, rtol=1e-5)
+            np.testing.assert_allclose(found.learning_rate[1], evaluation.sweep[1, 0], rtol=1e-5)
 
 
 def test_a_rule_depends_on_nothing_but_itself(trainer, evaluation):

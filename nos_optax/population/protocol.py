@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-STATUSES = ("trained", "dead", "diverged")
-TRAINED, DEAD, DIVERGED = range(3)
+STATUSES = ("trained", "dead", "diverged", "slow")
+TRAINED, DEAD, DIVERGED, SLOW = range(4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import as_population, pad_programs
 from nos_optax.population.loop import Factory, Losses, TaskLoop
-from nos_optax.population.protocol import DEAD, DIVERGED, TRAINED, Evaluation
+from nos_optax.population.protocol import DEAD, DIVERGED, SLOW, TRAINED, Evaluation
 from nos_optax.population.reference import (
     LENGTHS,
     LONGEST,
@@ -116,7 +116,8 @@ class SuiteTrainer:
     On each task every rule trains at seven rates for a quarter of the horizon, with one seed; from
     there the three best rates train from the start to the end, with two seeds. A rule that makes no
     twentieth of Adam's progress at any rate of a task is dead: it has the least reward, and does
-    not train on the tasks that follow.
+    not train on the tasks that follow. Nor does one that is slow: hopelessly behind Adam on those
+    before (`slack`). Its reward is the mean of the tasks that it has trained on.
 
     A rule's reward depends on the seed and its program alone, not on its neighbours.
 
@@ -128,6 +129,8 @@ class SuiteTrainer:
         store: a folder that keeps what Adam does on the tasks; None keeps nothing.
         fused: as for `TaskLoop`.
         references: what Adam does on the tasks, where it is known; measured where None.
+        slack: doublings; a rule is slow if being ahead of Adam by as many on each task to come
+            would not bring it level with Adam on average. None is slow where None.
 
     Example:
         >>> from nos_optax.grammar import encode
@@ -149,8 +152,9 @@ class SuiteTrainer:
         store: Path | None = None,
         fused: bool | None = None,
         references: Sequence[Reference] | None = None,
+        slack: float | None = None,
     ):
-        self.workloads, self.iterations = tuple(workloads), iterations
+        self.workloads, self.iterations, self.slack = tuple(workloads), iterations, slack
         self.devices = devices or jax.local_devices()
         self.loops = [
             TaskLoop(
@@ -291,15 +295,20 @@ class SuiteTrainer:
         return self._rewarded(known, known, best, speeds)
 
     def _evaluation(self, programs: np.ndarray | Factory, seed: int) -> Evaluation:
-        finite, alive, best, speeds = self._speeds(programs, seed)
-        return self._rewarded(finite, alive, best, speeds - self._adam(seed))
+        return self._rewarded(*self._rewards(programs, seed, self._adam(seed), self.slack))
 
     def _rewarded(self, finite, alive, best, rewards) -> Evaluation:
-        """Return the evaluation of rules with these rewards `[P, tasks, SEEDS]`."""
-        reward = np.where(alive, np.maximum(rewards.mean(axis=(1, 2)), LEAST), LEAST)
-        status = np.where(alive, TRAINED, np.where(finite, DEAD, DIVERGED))
+        """Return the evaluation of rules with these rewards `[P, tasks, SEEDS]`.
+
+        Of slow rules, those of the tasks that they did not train on are nan.
+        """
+        mean, tried = rewards.mean(axis=(1, 2)), np.isfinite(rewards[..., 0])
+        slow = ~tried.all(axis=1)
+        mean[slow] = _mean_where(tried[slow], rewards[slow].mean(axis=2))
+        reward = np.where(alive, np.maximum(mean, LEAST), LEAST)
+        status = np.where(alive, np.where(slow, SLOW, TRAINED), np.where(finite, DEAD, DIVERGED))
         with np.errstate(invalid="ignore"):
-            rate = np.exp(np.log(best).mean(axis=1))
+            rate = np.exp(_mean_where(tried, np.log(best)))
         return Evaluation(
             reward.astype(np.float32),
             rate.astype(np.float32),
@@ -310,7 +319,8 @@ class SuiteTrainer:
 
     def _adam_speeds(self, seed: int) -> np.ndarray:
         """Return the speeds of Adam itself, `[tasks, SEEDS]`: what 0 is with these seeds."""
-        return self._speeds(encode("adam", self.iterations).array[None], seed)[-1][0]
+        adam = encode("adam", self.iterations).array[None]
+        return self._rewards(adam, seed, np.zeros((len(self.loops), SEEDS)))[-1][0]
 
     def _adam_speeds_when_tuned(self, seed: int) -> np.ndarray:
         """Return the same of Adam with its tuned rates."""
@@ -327,10 +337,17 @@ class SuiteTrainer:
                 speeds[rows, i] = self._finish(i, programs[rows], tried, seed)[1]
         return speeds
 
-    def _speeds(self, programs: np.ndarray | Factory, seed: int) -> tuple[np.ndarray, ...]:
-        """Return whether rules are finite at first and learn on every task `[P]`.
+    def _rewards(
+        self,
+        programs: np.ndarray | Factory,
+        seed: int,
+        adam: np.ndarray,
+        slack: float | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """Return whether rules are finite at first and learn on every task they train on, `[P]`.
 
-        Beside these, the best rates `[P, tasks]` and the speeds there `[P, tasks, SEEDS]`.
+        Beside these, the best rates `[P, tasks]` and the speeds there, less Adam's
+        `[tasks, SEEDS]`, `[P, tasks, SEEDS]`; both are nan on the tasks that slow rules leave out.
         """
         if isinstance(programs, np.ndarray):
             sizes = self._sizes(programs)
@@ -340,18 +357,22 @@ class SuiteTrainer:
         count, tasks = sizes.shape
         rates, finite = self._rates(sizes), np.asarray(np.isfinite(sizes).all(axis=1))
         alive = np.asarray(np.isfinite(rates).all(axis=(1, 2)))
-        speeds = np.full((count, tasks, SEEDS), LEAST, np.float32)
+        rewards = np.full((count, tasks, SEEDS), np.nan, np.float32)
         best = np.full((count, tasks), np.nan, np.float32)
+        rows = np.flatnonzero(alive)  # of the rules that train on
         for i in range(tasks):
-            rows = np.flatnonzero(alive)
             if not len(rows):
                 break
             kept, learned = self._sweep(i, _rows(programs, rows), rates[rows, i], seed)
             alive[rows] = learned
             rows, kept = rows[learned], kept[learned]
             if len(rows):
-                best[rows, i], speeds[rows, i] = self._finish(i, _rows(programs, rows), kept, seed)
-        return finite, alive, best, speeds
+                best[rows, i], rewards[rows, i] = self._finish(i, _rows(programs, rows), kept, seed)
+                rewards[rows, i] -= adam[i]
+            if slack is not None and i < tasks - 1:
+                so_far = rewards[rows, : i + 1].mean(axis=2).sum(axis=1)
+                rows = rows[so_far >= -slack * (tasks - 1 - i)]
+        return finite, alive, best, rewards
 
     def _sweep(self, i: int, programs, rates, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the KEPT best rates of each rule `[P, KEPT]`, and whether any rate learned."""
@@ -387,6 +408,12 @@ class SuiteTrainer:
         )
         losses = self.loops[i].train(children, rates.T.ravel(), seed, steps)
         return Losses(*(x.reshape(tried, -1).T for x in losses))
+
+
+def _mean_where(condition: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return each row's mean where the condition holds; nan where it nowhere does."""
+    with np.errstate(invalid="ignore"):
+        return np.where(condition, x, 0).sum(axis=1) / condition.sum(axis=1)
 
 
 def _rows(programs: np.ndarray | Factory, rows: np.ndarray) -> np.ndarray | Factory:

@@ -47,7 +47,7 @@ OF_PRESET = ("iterations", "live_results", "strategy")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
     "speed": ("sweep_examples", "final_epochs"),
-    "paper": ("watch",),
+    "paper": ("watch", "slack"),
 }
 _SPACE = SearchSpace()
 # Upper bounds: far beyond any search, and below what overflows a counter of 32 bits, or asks for
@@ -98,6 +98,10 @@ class TaskConfig:
     minibatch_size: int | None = None
     """Examples in a child's minibatch (default: that of each task of the suite, 32 of others; 100
     with --protocol paper)."""
+    slack: float | None = 0.5
+    """With --protocol speed: a rule trains on no further task once being ahead of Adam by so many
+    doublings on each of them would not bring it level with Adam on average; None trains all rules
+    on all tasks."""
     lanes: int | None = None
     """Children side by side on a device (default: 1 on a CPU, else as many as were measured to be
     fast); halved if memory runs out."""
@@ -113,6 +117,8 @@ class TaskConfig:
             minibatch_size=(1, MOST_BATCH),
             lanes=(1, MOST_LANES),
         )
+        if self.slack is not None and not 0 <= self.slack < math.inf:
+            raise ValueError(f"--slack must be doublings, at least 0, got {self.slack}")
         # As text only: what they name is imported once a run has been compared with its folder.
         _check_tasks("task", self.task)
         if self.protocol == "paper" and len(self.task) > 1:

@@ -42,7 +42,7 @@ class Events:
             add(f"reward/{name}", np.quantile(rewards, q), step)
         add("reward/mean", rewards.mean(), step)
         add("reward/best_so_far", max(c.reward for c in candidates), step)
-        for status in ("trained", "dead", "diverged", "rejected"):
+        for status in ("trained", "dead", "diverged", "slow", "rejected"):
             add(f"share/{status}", np.mean([c.status == status for c in new]), step)
         add("share/repeats", np.mean([c.origin not in (None, c.id) for c in new]), step)
         self._written = step

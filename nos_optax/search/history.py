@@ -33,7 +33,7 @@ class Training(NamedTuple):
 
     reward: float  # validation score; the chance level for the dead and the diverged
     learning_rate: float | None  # None where every rate of the sweep diverged
-    status: str  # trained, dead or diverged
+    status: str  # trained, dead, diverged or slow
     sweep: tuple[float | None, ...]  # score of each learning rate; None where it diverged
     curve: tuple[float | None, ...]  # what the reward is of, as in an Evaluation
     seconds: float  # its share of the time that its population took

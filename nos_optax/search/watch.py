@@ -28,7 +28,7 @@ class Watch:
     def __init__(self, config: SearchConfig, history: History):
         # Not the run that goes on: what its folder says of Adam is of the tasks that are searched.
         tasks = config.watch or config.task
-        self._config = dataclasses.replace(config, task=tasks, watch=(), resume=False)
+        self._config = dataclasses.replace(config, task=tasks, watch=(), resume=False, slack=None)
         self._on, self._history = bool(config.watch), history
         self._seen = history.watched()
         self._rewards = {row.rule: row.rewards for row in self._seen.values()}

@@ -48,6 +48,7 @@ def make_trainer(
             config.lanes,
             reference_store(),
             references=begun_references(config) if references is None else references,
+            slack=config.slack,
         )
     (given,) = tasks or (None,)
     if isinstance(given, Workload):

@@ -21,5 +21,6 @@ STATUS_COLOURS = {
     "trained": "blue",
     "dead": "faint",
     "diverged": "orange",
+    "slow": "gold",
     "rejected": "wash",
 }
