@@ -18,6 +18,15 @@ from nos_optax.population.workloads import KNOWN as TASKS
 from nos_optax.search.strategies import STRATEGIES
 
 GIVEN = "given"  # a task or a strategy that a search was given from Python
+_SPACE = SearchSpace()
+# Without noise, dropped entries, restarts and large weights: with them, most of what a search breeds
+# from Adam is Adam with a little noise, which seeds alone tell from it.
+OPERANDS = tuple(
+    word
+    for word in _SPACE.operands
+    if word not in ("noise", "annealed_noise", "rd(10)", "rd(20)", "1e-1*w")
+)
+UNARY = tuple(word for word in _SPACE.unary if not word.startswith("drop"))
 # What is not said, by the protocol: how rules are rewarded decides what is worth searching.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "speed": {
@@ -26,6 +35,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "strategy": "evolution",
         "tolerance": 0.02,
         "iterations": 3,
+        "operands": OPERANDS,
+        "unary": UNARY,
         "live_results": True,
         "final_seeds": 10,
     },
@@ -39,17 +50,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "strategy": "ppo",
         "tolerance": 0.0,
         "iterations": 2,
+        "operands": _SPACE.operands,
+        "unary": _SPACE.unary,
         "live_results": False,
         "final_seeds": 5,
     },
 }
-OF_PRESET = ("iterations", "live_results", "strategy")
+OF_PRESET = ("iterations", "operands", "unary", "live_results", "strategy")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
     "speed": ("sweep_examples", "final_epochs"),
     "paper": ("watch", "slack"),
 }
-_SPACE = SearchSpace()
 # Upper bounds: far beyond any search, and below what overflows a counter of 32 bits, or asks for
 # memory that no machine has, hours after the start.
 MOST_EXAMPLES = 10**9
@@ -194,10 +206,12 @@ class SearchConfig(TaskConfig):
     iterations: int | None = None
     """Length of a rule, 1 to 4 iterations of op1 op2 u1 u2 b, five tokens each (default: 3; 2 with
     --protocol paper)."""
-    operands: tuple[str, ...] = _SPACE.operands
-    """Operands that a rule may read."""
-    unary: tuple[str, ...] = _SPACE.unary
-    """Unary functions that it may apply."""
+    operands: tuple[str, ...] | None = None
+    """Operands that a rule may read (default: all but noise, annealed_noise, rd(10), rd(20) and
+    1e-1*w; all with --protocol paper)."""
+    unary: tuple[str, ...] | None = None
+    """Unary functions that it may apply (default: all but drop and sigmoid; all but sigmoid with
+    --protocol paper)."""
     binary: tuple[str, ...] = _SPACE.binary
     """Binary functions that it may apply."""
     distinct_operands: bool = _SPACE.distinct_operands
