@@ -19,8 +19,8 @@ from nos_optax.search.strategies import STRATEGIES
 
 GIVEN = "given"  # a task or a strategy that a search was given from Python
 _SPACE = SearchSpace()
-# Without noise, dropped entries, restarts and large weights: with them, most of what a search breeds
-# from Adam is Adam with a little noise, which seeds alone tell from it.
+# Without noise, dropped entries, restarts and large weights: with them, most of what a search
+# breeds from Adam is Adam with a little noise, which seeds alone tell from it.
 OPERANDS = tuple(
     word
     for word in _SPACE.operands
