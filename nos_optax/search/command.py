@@ -53,7 +53,8 @@ class Arguments(SearchConfig):
 
     def __post_init__(self):
         for name in ("operands", "unary", "binary"):
-            object.__setattr__(self, name, unprotected(getattr(self, name)))
+            if (words := getattr(self, name)) is not None:
+                object.__setattr__(self, name, unprotected(words))
         super().__post_init__()
 
 
