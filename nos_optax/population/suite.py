@@ -378,7 +378,7 @@ class SuiteTrainer:
         """Return the KEPT best rates of each rule `[P, KEPT]`, and whether any rate learned."""
         steps = steps_of(SWEEP, self.workloads[i].horizon)
         first = seed * SEEDS * self.workloads[i].children
-        losses = self._train(i, programs, rates, first, steps)
+        losses = Losses(*(x[..., 0] for x in self._train(i, programs, rates, (first,), steps)))
         order = np.argsort(losses.late, axis=1, kind="stable")[:, :KEPT]
         learned = np.asarray(self.references[i].learned(losses).any(axis=1))
         return np.take_along_axis(rates, order, axis=1), learned
@@ -387,18 +387,18 @@ class SuiteTrainer:
         """Return each rule's best rate `[P]` and its speed with each seed `[P, SEEDS]`."""
         workload, rows = self.workloads[i], np.arange(len(rates))
         count = SEEDS * workload.children
-        losses = [
-            self._train(i, programs, rates, s, workload.horizon)
-            for s in range(seed * count, (seed + 1) * count)
-        ]
-        speeds = np.stack([self.references[i].speed(x) for x in losses], axis=-1)
+        seeds = range(seed * count, (seed + 1) * count)
+        losses = self._train(i, programs, rates, seeds, workload.horizon)
+        speeds = self.references[i].speed(losses)
         of_children = speeds.reshape(*speeds.shape[:2], SEEDS, workload.children)
         speeds = of_children.mean(axis=-1)
         best = speeds.mean(axis=-1).argmax(axis=1)
         return rates[rows, best], speeds[rows, best]
 
-    def _train(self, i: int, programs, rates: np.ndarray, seed: int, steps: int) -> Losses:
-        """Train each rule at each of its rates; return losses `[P, rates]`.
+    def _train(
+        self, i: int, programs, rates: np.ndarray, seeds: Sequence[int], steps: int
+    ) -> Losses:
+        """Train each rule at each of its rates with each seed; return losses `[P, rates, seeds]`.
 
         The children are rate by rate, so that a group of lanes holds trainings of about one length.
         """
@@ -406,8 +406,8 @@ class SuiteTrainer:
         children = (
             np.tile(programs, (tried, 1, 1)) if isinstance(programs, np.ndarray) else programs
         )
-        losses = self.loops[i].train(children, rates.T.ravel(), seed, steps)
-        return Losses(*(x.reshape(tried, -1).T for x in losses))
+        losses = self.loops[i].train_seeds(children, rates.T.ravel(), seeds, steps)
+        return Losses(*(x.reshape(tried, -1, len(seeds)).swapaxes(0, 1) for x in losses))
 
 
 def _mean_where(condition: np.ndarray, x: np.ndarray) -> np.ndarray:
