@@ -20,6 +20,15 @@ class ManyTrain(FakeEngine):
         return Evaluation(reward, found.learning_rate, np.int32(0), found.sweep, found.curve)
 
 
+class FewTrain(FakeEngine):
+    """Nothing learns before the fortieth program, and then each third."""
+
+    def _result(self, number):
+        found = super()._result(number)
+        dead = len(self.evaluated) < 40 or number % 3
+        return found._replace(status=np.int32(1 if dead else 0), reward=np.float32(0.5))
+
+
 class WatchEngine(FakeEngine):
     """Two tasks of two weights each."""
 
@@ -69,6 +78,17 @@ def test_the_best_rule_is_tried_now_and_then_and_nothing_is_chosen_by_it(tmp_pat
     assert len(watching) == 1 and watching[0].task == watched, "one engine, for the watch tasks"
     assert set(WatchEngine.tried) == {1}
     assert len(WatchEngine.tried) == len({row.rule for row in rows.values()})
+
+
+def test_trainings_are_counted_that_came_to_nothing_too(tmp_path, watching):
+    run_search(config(tmp_path / "run", watch=("table",), samples=320), engine=FewTrain())
+    history = History(tmp_path / "run" / FILE)
+    rows, candidates = history.watched(), history.candidates()
+    history.close()
+    trained = sum(c.is_training for c in candidates)
+    assert sum(c.status == "trained" for c in candidates) < 100 < trained
+    assert max(rows) == trained // 100 * 100
+    assert rows[25].trained > 40, "there was nothing to try before"
 
 
 def test_a_search_that_goes_on_tries_nothing_twice(tmp_path, watching):

@@ -73,12 +73,14 @@ class Race:
     Attributes:
         standings: of all rules that are settled, by what their training is stored under.
         forms: how they are written.
+        trained: how many rules have trained, those that failed too.
     """
 
     def __init__(self, config: SearchConfig, history: History, engine: Engine):
         self.config, self.history, self.engine = config, history, engine
         self.standings = Standings()
         self.forms = Forms(config.reuse)
+        self.trained = 0
         self._programs: dict[str, dict[str, None]] = defaultdict(dict)  # of each rule, as words
         self._told: dict[str, float] = {}  # the reward of each rule that strategies have
         self._contended: set[str] = set()  # the contenders after the last population
@@ -113,6 +115,7 @@ class Race:
 
     def _take_up(self, candidate: Candidate) -> None:
         """Count a candidate's reward, if it is a training of its own, and how it is written."""
+        self.trained += candidate.is_training
         key = self.forms.take_up(candidate)
         if key is None:
             return

@@ -36,8 +36,8 @@ class Watch:
 
     def __call__(self, race: Race) -> None:
         """Try the best rule if it is time."""
-        due = _last_due(len(race.standings))
-        if not self._on or not due or due in self._seen:
+        due = _last_due(race.trained)
+        if not self._on or not due or due in self._seen or not len(race.standings):
             return
         candidate, estimate = race.best()[0]
         with self._history.timed("watch"):
@@ -45,7 +45,7 @@ class Watch:
                 self._rewards[candidate.rule] = self._try(Program.from_words(candidate.tokens))
         row = Watched(
             due,
-            len(race.standings),
+            race.trained,
             candidate.rule,
             estimate.mean,
             estimate.low,
