@@ -76,7 +76,8 @@ class Run:
         asked = self.config.get("samples")
         if isinstance(asked, int):
             return asked
-        return SAMPLES if self.asked_trainings is None else None
+        few = SAMPLES.get(str(self.config.get("protocol")))
+        return few if self.asked_trainings is None else None
 
     @property
     def finished(self) -> bool:
