@@ -51,7 +51,8 @@ def test_the_run_folder_holds_everything(run):
     assert read_candidates(folder) == result.candidates
     for candidate in result.candidates:
         rule = decode(Program.from_words(candidate.tokens))
-        assert str(rule) == candidate.rule and rule.digest == candidate.digest
+        assert rule.digest == candidate.digest == parse(candidate.rule).digest
+        assert len(candidate.rule) <= len(str(rule))
         assert 0 <= candidate.reward <= 1 and candidate.status in (*STATUSES, "rejected")
     results = json.loads((folder / "results.json").read_text())
     assert [r["mean"] for r in results] == sorted((r["mean"] for r in results), reverse=True)

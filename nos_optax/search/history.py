@@ -44,7 +44,7 @@ class Candidate:
     """One sample of the search. It depends on the configuration alone, not on time or machine."""
 
     id: int
-    rule: str  # infix
+    rule: str  # infix, the shorter of what was written and its canonical form
     tokens: str  # the vocabulary's words
     digest: str  # of the canonical form: the same for rules that algebra makes equal
     fingerprint: str  # the same for rules whose updates agree on the probes
