@@ -1,6 +1,7 @@
 """The end of a search: what is said of its best rule, and who is compared."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from fake_engine import FakeEngine
 from nos_optax.compare import Comparison, Row, as_rival
 from nos_optax.compare.results import ALL_TASKS, BETTER, UNDECIDED, WORSE
 from nos_optax.compare.statistics import Difference
-from nos_optax.grammar import Program
+from nos_optax.grammar import Program, encode, parse
 from nos_optax.grammar.program import pad_programs
-from nos_optax.search import History, SearchConfig
+from nos_optax.search import History, SearchConfig, finals
 from nos_optax.search.finals import BASELINE, RIVALS, as_results, finalists, verdict
 from nos_optax.search.history import FILE, Candidate
 from nos_optax.search.probes import Probes
@@ -79,3 +80,20 @@ def test_finalists_are_no_rivals_by_another_name(tmp_path):
     assert named["Lion"].tokens == "" and named["Lion"].searched is None
     assert named["PowerSign"].tokens.startswith("sign(g) sign(m)")
     history.close()
+
+
+def test_a_finalist_trains_by_its_program_and_not_by_what_is_written(monkeypatch, tmp_path):
+    """A rule's shortest form may have numbers that no token is, or take another iteration."""
+    program = encode("(sqrt(-cd * rmsprop) - clip(2, 1e-5)) * clip(adam, 1e-5)", 3)
+    written = "clip(adam, 1e-5) * (sqrt(cd * rmsprop) - 1e-5)"
+    found = Candidate(0, written, str(program), "d", "f", 0, 0.5, 0.1, "trained", None)
+    asked = {}
+    monkeypatch.setattr(finals, "halve", lambda race: None)
+    monkeypatch.setattr(finals, "finalists", lambda race: [found])
+    monkeypatch.setattr(finals, "compare", lambda rivals, *args, **kw: asked.update(r=rivals))
+    suite = SimpleNamespace(workloads=[])
+    finals.speed_finals(None, SearchConfig(), (), tmp_path, suite=suite)
+    rival = asked["r"][-1]
+    assert (rival.name, rival.what) == ("found 1", written)
+    assert rival.program().shape == (3, 5)
+    assert rival.optimizer.digest == parse(written).digest

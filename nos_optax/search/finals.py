@@ -10,7 +10,7 @@ import numpy as np
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.results import ALL_TASKS, BETTER, WORSE, interval
 from nos_optax.compare.rivals import OPTAX
-from nos_optax.grammar import Program, decode, encode, parse
+from nos_optax.grammar import Program, decode, encode
 from nos_optax.grammar.catalogue import named_rule
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, SuiteTrainer
@@ -64,7 +64,8 @@ def speed_finals(
     assert config.final_seeds is not None  # by the defaults
     rivals = [as_rival(text)._replace(name=name) for name, text in RIVALS.items()]
     rivals += [
-        Rival(f"found {i}", candidate.rule, parse(candidate.rule))
+        # By its program: what is written may take more iterations than the space has.
+        Rival(f"found {i}", candidate.rule, decode(Program.from_words(candidate.tokens)))
         for i, candidate in enumerate(found, 1)
     ]
     budget = Budget(

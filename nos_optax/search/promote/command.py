@@ -11,7 +11,7 @@ from nos_optax._command import make_console, printable, user_path
 from nos_optax._version import __version__
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.records import write_results
-from nos_optax.grammar import UpdateRule, parse
+from nos_optax.grammar import Program, UpdateRule, decode, parse
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer, Task, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
@@ -180,8 +180,11 @@ def _funnel(
     shown,
 ) -> tuple[list[Promoted], list, dict[str, float]]:
     """Return who came through, what happened at each stage, and what was spent on each rule."""
-    rivals = [Rival(e.rule, e.rule, parse(e.rule)) for e in entrants]
     programs = [entrant.program() for entrant in entrants]
+    rivals = [
+        Rival(e.rule, e.rule, decode(Program.from_array(program)))
+        for e, program in zip(entrants, programs, strict=True)
+    ]
     longest = max(map(len, programs))
     padded = np.stack([pad_programs(program, longest) for program in programs])
     factors = np.array([entrant.factor for entrant in entrants])

@@ -125,6 +125,7 @@ def deletions(e: Expression) -> Iterator[Expression]:
 
 def _relative(suite: SuiteTrainer, rival: Rival, others: Sequence[Rival]) -> np.ndarray:
     """Return by how much others' rates are larger than a rule's for updates as large, `[R, T]`."""
-    programs = [encode(each.what).array for each in (rival, *others)]
+    rules = [each.optimizer for each in (rival, *others)]
+    programs = [encode(rule).array for rule in rules if isinstance(rule, UpdateRule)]  # all are
     centres = suite.centres(np.stack([pad_programs(p, suite.iterations) for p in programs]))
     return centres[1:] / centres[0]
