@@ -493,7 +493,7 @@ def test_flags_of_another_kind_are_named(folder, name, value):
     edit_config(folder, **{name: value})
     page, said = reported(folder)
     right = (name, value) == ("strategy", "x")
-    right |= value is None and name in ("samples", "strategy", "final_epochs")
+    right |= value is None and name in ("samples", "operands", "strategy", "final_epochs")
     assert right == (not said) and (right or f"config.json is damaged: {name} is" in said[0])
     assert "Candidates by status" in page
 
