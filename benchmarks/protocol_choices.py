@@ -39,7 +39,7 @@ from nos_optax._command import make_console, one_message
 from nos_optax.compare.records import write_results
 from nos_optax.grammar import Program
 from nos_optax.grammar.program import pad_programs
-from nos_optax.population import suite
+from nos_optax.population import reference, suite
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.reference import reference_store
 from nos_optax.population.suite import SuiteTrainer, load_suite
@@ -98,7 +98,7 @@ SETTINGS = {
     "the perceptron's seed is one training": {"one_child": True},
     "one seed, not two": {"SEEDS": 1},
     "the best rate alone is trained to the end": {"KEPT": 1},
-    "rates are chosen after a twelfth of the length": {"SWEEP": 1 / 12},
+    "rates are chosen after an eighth of the length": {"SWEEP": 1 / 8},
     "five rates a decade apart": {"RATES": tuple(10.0**k for k in range(-2, 3))},
     "rates around Adam's for all rules": {"_centres": not_centred},
 }
@@ -111,6 +111,8 @@ def changed(trainer: SuiteTrainer, setting: dict) -> Generator[SuiteTrainer]:
         for name in ("SEEDS", "KEPT", "SWEEP", "RATES"):
             if name in setting:
                 stack.enter_context(mock.patch.object(suite, name, setting[name]))
+        if "SWEEP" in setting:  # what Adam has learned by then, too
+            stack.enter_context(mock.patch.object(reference, "SWEEP", setting["SWEEP"]))
         if "_centres" in setting:
             patched = mock.patch.object(SuiteTrainer, "_centres", setting["_centres"])
             stack.enter_context(patched)

@@ -18,8 +18,8 @@ Command:  python experiments/discover.py --runs runs/a runs/b --data-dir DIR
           where an interrupted one stopped.
 Time:     small: half an hour for the funnel, some hours for the test tasks, on 2 cores.
 Writes:   experiments/results/discovery_SCALE: promotion.md, .json, .svg, and the comparison of the
-          test tasks, results.md, .json and .svg. `trainings` there has what was measured on the
-          test tasks so far, and what of it is wanted again is taken from there.
+          test tasks, results.md, .json and .svg. `trainings` and `references` there have what was
+          measured on the test tasks so far, and what of it is wanted again is taken from there.
 """
 
 import dataclasses
@@ -117,19 +117,21 @@ def places(a: Arguments) -> dict[Path, Path]:
 
 
 def recall(a: Arguments) -> None:
-    """Take up what the repository has measured, where it is not there."""
+    """Take up what the repository has measured, where less of it is there."""
     for folder, kept in places(a).items():
         for file in kept.glob("*.xz"):
-            if not (folder / file.stem).exists():
+            content, here = lzma.decompress(file.read_bytes()), folder / file.stem
+            if not here.exists() or here.stat().st_size < len(content):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_whole(folder / file.stem, lzma.decompress(file.read_bytes()))
+                write_whole(here, content)
 
 
 def keep(a: Arguments) -> None:
     """Give the repository what was measured on the test tasks."""
     for folder, kept in places(a).items():
-        for file in (file for task in a.test for file in folder.glob(f"*{slug(task)}_*.json*")):
-            if file.suffix != ".lock":
+        for task in a.test:
+            name = slug(task)
+            for file in (*folder.glob(f"{name}_*.jsonl"), *folder.glob(f"adam_{name}_*.json")):
                 kept.mkdir(parents=True, exist_ok=True)
                 write_whole(kept / f"{file.name}.xz", lzma.compress(file.read_bytes()))
 

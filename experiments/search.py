@@ -1,6 +1,7 @@
 """The search (Bello et al., 2017, sections 3, 4, 5.1): update rules for small networks.
 
-Claim:    a controller trained by PPO writes better and better update rules (figure 4).
+Claim:    rules that a search finds train well (figure 4, section 5.1). With --preset paper the
+          paper's controller writes them, else evolution.
 Command:  python experiments/search.py                 (four small tasks, minutes on 2 cores)
           python experiments/search.py --protocol paper --preset paper --task cifar10 \
               --data-dir DIR --samples 10000

@@ -125,10 +125,12 @@ def test_what_the_repository_has_measured_is_not_measured_again(tmp_path, monkey
     assert kept == ["adam_cifar10-vae_2.json.xz", "cifar10-vae_1.jsonl.xz"]
 
     shutil.rmtree(cache)
-    (trainings / "cifar10-vae_1.jsonl").write_bytes(b"longer by now")
-    discover.recall(arguments)
+    longer = b"longer by now, as it went on"
+    for here, then in ((longer, longer), (b"", b'{"config": {}}\n')):
+        (trainings / "cifar10-vae_1.jsonl").write_bytes(here)
+        discover.recall(arguments)
+        assert (trainings / "cifar10-vae_1.jsonl").read_bytes() == then
     assert (cache / "adam_cifar10-vae_2.json").read_bytes() == b"{}"
-    assert (trainings / "cifar10-vae_1.jsonl").read_bytes() == b"longer by now"
 
 
 def test_the_ceiling_is_a_rival_once_it_is_known(tmp_path, monkeypatch):

@@ -240,6 +240,13 @@ def test_gradient_descent_is_slower_than_adam(evaluation):
     assert LEAST < evaluation.reward[1] < -0.2
 
 
+def test_where_adam_does_not_learn_every_rule_that_does_is_ahead(trainer, evaluation):
+    stubborn = lambda self, losses: np.arange(losses.late.size).reshape(losses.late.shape) < 0  # noqa: E731
+    with mock.patch.object(references.Reference, "learned", stubborn):
+        np.testing.assert_array_equal(trainer._adam_speeds(5), LEAST)
+    assert np.isfinite(trainer._adam_speeds(5)).all()
+
+
 def test_a_rule_that_is_hopelessly_slow_leaves_the_other_tasks_out(trainer, evaluation):
     slower = -float(evaluation.curve[1, :SEEDS].mean())
     assert slower > 0.2

@@ -320,7 +320,8 @@ class SuiteTrainer:
     def _adam_speeds(self, seed: int) -> np.ndarray:
         """Return the speeds of Adam itself, `[tasks, SEEDS]`: what 0 is with these seeds."""
         adam = encode("adam", self.iterations).array[None]
-        return self._rewards(adam, seed, np.zeros((len(self.loops), SEEDS)))[-1][0]
+        speeds = self._rewards(adam, seed, np.zeros((len(self.loops), SEEDS)))[-1][0]
+        return np.nan_to_num(speeds, nan=LEAST)  # where it did not learn
 
     def _adam_speeds_when_tuned(self, seed: int) -> np.ndarray:
         """Return the same of Adam with its tuned rates."""

@@ -42,7 +42,8 @@ def search(
             as `digits-mlp`, `cifar10`, or `module:name` of a task, which `engine="ray"` needs.
             Also several of them, in a list. Where None, the suite, or the tasks of the run to
             resume.
-        space: the rules that may be written; where None, those of three iterations.
+        space: the rules that may be written; where None, those of three iterations, each of which
+            matters, of the words that `SearchConfig` says.
         progress: whether to show a progress bar, in a notebook or a terminal.
         **settings: of the search, fields of `SearchConfig`: `samples`, `strategy`, `seed`, `out`,
             `resume` and so on. A `strategy` may also be a class, called with the space and a key.

@@ -41,7 +41,7 @@ PROGRAM = "python -m nos_optax.search"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(SearchConfig):
-    """Search for update rules: a controller writes them, child networks that use them score them.
+    """Search for update rules: a strategy writes them, child networks that use them score them.
 
     Evaluates --samples candidates, a population at a time, and keeps every one of them in the run
     folder. Ends by training the best rules and the standard optimizers again with fresh seeds,

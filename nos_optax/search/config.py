@@ -46,6 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "epochs": 5,
         "minibatch_size": 100,
         "watch": (),
+        "slack": None,
         "race": 0,
         "strategy": "ppo",
         "tolerance": 0.0,
@@ -187,6 +188,7 @@ class PaperTaskConfig(TaskConfig):
     sweep_examples: int = 10_000
     epochs: int = 5
     minibatch_size: int = 100
+    slack: tyro.conf.Suppress[float | None] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,10 +211,10 @@ class SearchConfig(TaskConfig):
     --protocol paper)."""
     operands: tuple[str, ...] | None = None
     """Operands that a rule may read (default: all but noise, annealed_noise, rd(10), rd(20) and
-    1e-1*w; all with --protocol paper)."""
+    1e-1*w; all with --protocol or --preset paper)."""
     unary: tuple[str, ...] | None = None
     """Unary functions that it may apply (default: all but drop and sigmoid; all but sigmoid with
-    --protocol paper)."""
+    --protocol or --preset paper)."""
     binary: tuple[str, ...] = _SPACE.binary
     """Binary functions that it may apply."""
     distinct_operands: bool = _SPACE.distinct_operands

@@ -204,12 +204,16 @@ def paper_finals(engine: Engine, found: Sequence[Candidate], config: SearchConfi
     names = [f"found {i + 1}" for i in range(len(found))]
     programs = {name: Program.from_words(c.tokens) for name, c in zip(names, found, strict=True)}
     programs |= {name: encode(rule) for name, rule in STANDARD.items()}
-    searched = dict(zip(names, (c.reward for c in found), strict=True))
+    candidates = dict(zip(names, found, strict=True))
     assert config.final_seeds is not None  # by the defaults
     seeds = range(FRESH_SEEDS, FRESH_SEEDS + config.final_seeds)
     results = train_again(engine, programs, seeds, config.final_epochs)
-    again = [r._replace(searched=searched[r.name]) for r in results if r.name in searched]
+    again = [
+        r._replace(rule=candidates[r.name].rule, searched=candidates[r.name].reward)
+        for r in results
+        if r.name in candidates
+    ]
     # Until here by their rewards in the search, which flatter; from here by the fresh seeds'.
     ranked = sorted(again, key=lambda r: -r.mean)
     numbered = [r._replace(name=name) for r, name in zip(ranked, names, strict=True)]
-    return numbered + [r for r in results if r.name not in searched]
+    return numbered + [r for r in results if r.name not in candidates]

@@ -35,7 +35,8 @@ class Training(NamedTuple):
     learning_rate: float | None  # None where every rate of the sweep diverged
     status: str  # trained, dead, diverged or slow
     sweep: tuple[float | None, ...]  # score of each learning rate; None where it diverged
-    curve: tuple[float | None, ...]  # what the reward is of, as in an Evaluation
+    # The reward on each task with each seed, task by task; of the paper's protocol, the accuracy.
+    curve: tuple[float | None, ...]
     seconds: float  # its share of the time that its population took
 
 

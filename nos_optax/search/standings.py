@@ -51,8 +51,8 @@ class Standings:
 
     Rewards of rule i are :math:`\mathcal N(\mu_i, \sigma_i^2)`, and the means of rules above their
     median :math:`\mu_0` are as those of :math:`\mathcal N(\mu_0, \tau^2)`; below, where rules fail
-    in many ways, nothing is assumed. So the estimate of a rule with n rewards of mean
-    :math:`\bar x` is
+    in many ways, nothing is assumed, and slow ones (`SuiteTrainer`) are not among them. So the
+    estimate of a rule with n rewards of mean :math:`\bar x` is
 
     .. math::
         \frac{n \bar x / \sigma^2 + \mu_0 / \tau^2}{n / \sigma^2 + 1 / \tau^2}, \quad

@@ -244,10 +244,13 @@ def _tested(
     rivals = [as_rival(text)._replace(name=name) for name, text in others.items()]
     known = {r.optimizer.digest for r in rivals if isinstance(r.optimizer, UpdateRule)}
     for promoted in through:
-        rule = parse(promoted.simplified)
+        entrant = promoted.entrant
+        # By its program, where nothing was deleted: what is written may need other tokens.
+        whole = promoted.simplified == entrant.rule
+        rule = decode(Program.from_words(entrant.tokens)) if whole else parse(promoted.simplified)
         if rule.digest not in known:
             known.add(rule.digest)
-            rivals.append(Rival(promoted.name, str(rule), rule))
+            rivals.append(Rival(promoted.name, promoted.simplified, rule))
     return compare(
         rivals,
         tested,
