@@ -68,12 +68,16 @@ class UpdateRule:
 
     def canonical(self) -> "UpdateRule":
         """Return the one rule that stands for all that are equal to this by algebra."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> "UpdateRule":
         return UpdateRule(canonical(self.expression))
 
     @cached_property
     def digest(self) -> str:
         """The hash of the canonical form, 16 hexadecimal digits, the same in every process."""
-        return hashlib.sha256(str(self.canonical()).encode()).hexdigest()[:16]
+        return hashlib.sha256(str(self._canonical).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """Return the tree as JSON, such as `["*", ["exp", "m"], ["clip", "g", 0.001]]`."""

@@ -61,6 +61,5 @@ class Evaluation(NamedTuple):
     learning_rate: np.ndarray  # float32[P]: the sweep's choice; nan where every rate diverged
     status: np.ndarray  # int32[P]: index in STATUSES
     sweep: np.ndarray  # float32[P, L]: validation accuracy of each rate; nan where it diverged
-    curve: (
-        np.ndarray
-    )  # float32[P, 1]: the reward of what trained, else nan; a suite's `evaluate` has its own
+    # float32[P, 1]: the reward of what trained, else nan; a suite's `evaluate` has its own
+    curve: np.ndarray

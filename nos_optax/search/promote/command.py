@@ -11,7 +11,7 @@ from nos_optax._command import make_console, printable, user_path
 from nos_optax._version import __version__
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.records import write_results
-from nos_optax.grammar import Program, UpdateRule, decode, parse
+from nos_optax.grammar import UpdateRule, parse
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer, Task, Workload
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
@@ -115,7 +115,7 @@ def promote(
     through, results, spent = found
     comparison = _tested(through, rivals, tested, test_seeds, out, accelerator, progress)
     facts = {
-        "runs": [str(run) for run in runs],
+        "runs": sorted({entrant.run for entrant in entrants}),
         "seeds": seeds,
         "test_tasks": [workload.task.name for workload in tested],
         "devices": [str(device) for device in devices],
@@ -180,11 +180,8 @@ def _funnel(
     shown,
 ) -> tuple[list[Promoted], list, dict[str, float]]:
     """Return who came through, what happened at each stage, and what was spent on each rule."""
+    rivals = [Rival(e.rule, e.rule, e.update_rule()) for e in entrants]
     programs = [entrant.program() for entrant in entrants]
-    rivals = [
-        Rival(e.rule, e.rule, decode(Program.from_array(program)))
-        for e, program in zip(entrants, programs, strict=True)
-    ]
     longest = max(map(len, programs))
     padded = np.stack([pad_programs(program, longest) for program in programs])
     factors = np.array([entrant.factor for entrant in entrants])
@@ -244,10 +241,8 @@ def _tested(
     rivals = [as_rival(text)._replace(name=name) for name, text in others.items()]
     known = {r.optimizer.digest for r in rivals if isinstance(r.optimizer, UpdateRule)}
     for promoted in through:
-        entrant = promoted.entrant
-        # By its program, where nothing was deleted: what is written may need other tokens.
-        whole = promoted.simplified == entrant.rule
-        rule = decode(Program.from_words(entrant.tokens)) if whole else parse(promoted.simplified)
+        whole = promoted.simplified == promoted.entrant.rule
+        rule = promoted.entrant.update_rule() if whole else parse(promoted.simplified)
         if rule.digest not in known:
             known.add(rule.digest)
             rivals.append(Rival(promoted.name, promoted.simplified, rule))

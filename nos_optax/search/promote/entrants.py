@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nos_optax.grammar import Program
+from nos_optax.grammar import Program, UpdateRule, decode
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import reference_store
@@ -43,6 +43,10 @@ class Entrant(NamedTuple):
     def program(self) -> np.ndarray:
         """Return its tokens, `int32[G, 5]`."""
         return Program.from_words(self.tokens).array
+
+    def update_rule(self) -> UpdateRule:
+        """Return what its program computes: `rule`, as written, may need other tokens."""
+        return decode(Program.from_words(self.tokens))
 
 
 def best_of_runs(runs: Sequence[Path], count: int, devices: list[jax.Device]) -> list[Entrant]:
