@@ -40,7 +40,7 @@ from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.reference import reference_store
-from nos_optax.population.suite import SEEDS, SUITE, WATCH, SuiteTrainer, load_suite
+from nos_optax.population.suite import SEEDS, SUITE, WATCH, SuiteTrainer, joint_speed, load_suite
 
 FIRST_SEED = 600_000  # far from those of searches, of experiments and of Adam's tuning
 OPTIMIZERS = {
@@ -104,11 +104,9 @@ def train(trainer: SuiteTrainer, seed: int) -> np.ndarray:
 def measure(tasks: tuple[str, ...], seeds: range, longer: int, records: Records) -> np.ndarray:
     """Return rewards `[P, tasks, trainings]`; what is on record is not trained again."""
     trainer, parts, suite = None, [], load_suite(tasks)
-    children = [w.children for w in suite]
+    facts = {"steps": [w.horizon for w in suite], "children": [w.children for w in suite]}
     for seed in seeds:
-        key: dict[str, Any] = {"tasks": list(tasks), "seed": seed, "longer": longer}
-        if max(children) > 1:  # records are older than children
-            key["children"] = children
+        key: dict[str, Any] = {"tasks": list(tasks), "seed": seed, "longer": longer, **facts}
         kept = records.get(key)
         if kept is None:
             if trainer is None:
@@ -164,7 +162,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return what the rewards `[P, tasks, n]` of the suite and of other trainings say."""
     names_ = names()
-    reward = suite.mean(axis=1)  # [P, n]
+    reward = joint_speed(suite.swapaxes(1, 2))  # [P, n]
     learned = np.isfinite(reward).all(axis=1)
     rows = dict(zip(names_, reward, strict=True))
     adam = rows["adam"]
@@ -184,7 +182,7 @@ def summary(
         },
         "against adam": {name: against_adam(name) for name in (*AHEAD, BEHIND)},
         "ranks": {
-            name: rank_correlation(reward.mean(axis=1), x.mean(axis=(1, 2)))
+            name: rank_correlation(reward.mean(axis=1), joint_speed(x.mean(axis=2)))
             for name, x in others.items()
         },
         "rewards": {

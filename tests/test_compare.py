@@ -475,7 +475,7 @@ def test_random_optimizers_have_the_seeds_of_their_trainings(own):
         ({"rivals": ["adam", "g"], "tasks": []}, "no tasks"),
         ({"rivals": ["adam", "adam"]}, "given more than once: adam"),
         ({"rivals": ["adam", "g"], "baseline": "m"}, "the baseline m"),
-        ({"rivals": ["adam", "g"], "tasks": "nowhere"}, "task must be one of digits-mlp"),
+        ({"rivals": ["adam", "g"], "tasks": "nowhere"}, "task must be one of characters"),
         ({"rivals": ["adam", "g"], "tasks": "my_line:number"}, "is a int; give a nos_optax"),
         ({"rivals": ["adam", "g"], "minibatch_size": 49}, "from 1 to the 48 .*got 49"),
         ({"rivals": ["adam", "g"], "epochs": 0}, "epochs must be at least 1, got 0"),
@@ -522,7 +522,7 @@ def test_budgets_that_are_none_are_refused(fields, message):
 
 
 def test_workloads_by_name_and_given(own):
-    assert load_workload("digits-mlp").horizon == 120
+    assert load_workload("digits-mlp").horizon == 480
     given = load_workload(own.task)
     assert (given.minibatch_size, given.horizon) == (32, 5)
     given = load_workload("my_line:line", minibatch_size=8, epochs=2)

@@ -1,6 +1,7 @@
 """The suite of small tasks: what Adam does on them, and what a rule earns."""
 
 import dataclasses
+import functools
 import json
 import math
 from unittest import mock
@@ -23,7 +24,15 @@ from nos_optax.population.reference import (
     cached_reference,
     measure_reference,
 )
-from nos_optax.population.suite import LEAST, RATES, SEEDS, SuiteTrainer, Workload, load_suite
+from nos_optax.population.suite import (
+    LEAST,
+    RATES,
+    SEEDS,
+    SuiteTrainer,
+    Workload,
+    joint_speed,
+    load_suite,
+)
 from nos_optax.population.task_check import check_task
 from nos_optax.population.tasks import (
     characters,
@@ -222,11 +231,28 @@ def test_adam_is_at_zero(evaluation):
     np.testing.assert_array_equal(evaluation.curve[0], 0)
 
 
-def test_a_reward_is_the_mean_over_tasks_and_seeds(evaluation):
+def test_a_reward_is_the_joint_speed_on_the_tasks(evaluation):
     assert evaluation.curve.shape == (len(RULES), 2 * SEEDS)
     for i in (0, 1, 4):
         assert evaluation.status[i] == TRAINED
-        np.testing.assert_allclose(evaluation.reward[i], evaluation.curve[i].mean(), rtol=1e-5)
+        times = [2.0 ** (-(a + b) / 2) for a, b in evaluation.curve[i].reshape(-1, SEEDS)]
+        reward = -math.log2(math.fsum(t**4 for t in times) / 2) / 4
+        np.testing.assert_allclose(evaluation.reward[i], reward, rtol=1e-5)
+
+
+def test_a_joint_speed_is_that_of_all_tasks_and_for_the_most_part_of_the_slowest():
+    np.testing.assert_allclose(joint_speed(np.full((3, 5), 0.7)), 0.7)
+    speeds = np.random.default_rng(0).normal(size=(50, 4))
+    joint = joint_speed(speeds)
+    assert (joint < speeds.mean(axis=1)).all() and (joint > speeds.min(axis=1)).all()
+    assert (joint_speed(speeds + np.eye(4)[0]) > joint).all()  # to gain on one task is a gain
+    # What is won on one task does not pay for half as much that is lost on another.
+    assert joint_speed(np.array([1.0, -0.5, 0, 0])) < 0
+
+
+def test_a_joint_speed_is_of_the_tasks_with_a_training():
+    np.testing.assert_allclose(joint_speed(np.array([-0.4, np.nan, -0.4])), -0.4)
+    assert np.isnan(joint_speed(np.full(3, np.nan)))
 
 
 def test_rules_that_learn_nothing_have_the_least_reward(evaluation):
@@ -250,11 +276,16 @@ def test_where_adam_does_not_learn_every_rule_that_does_is_ahead(trainer, evalua
 def test_a_rule_that_is_hopelessly_slow_leaves_the_other_tasks_out(trainer, evaluation):
     slower = -float(evaluation.curve[1, :SEEDS].mean())
     assert slower > 0.2
+    joint = functools.partial(joint_speed, order=1e-6)  # the mean, by which the bound is plain
     for slack, slow in ((slower - 0.1, True), (slower + 0.1, False)):
-        with mock.patch.object(trainer, "slack", slack):
+        with (
+            mock.patch.object(trainer, "slack", slack),
+            mock.patch.object(suite, "joint_speed", joint),
+        ):
             found = trainer.evaluate(population(*RULES), seed=1)
         others = np.arange(len(RULES)) != 1 if slow else slice(None)
-        for a, b in zip(found, evaluation, strict=True):
+        for field in ("learning_rate", "status", "sweep", "curve"):
+            a, b = getattr(found, field), getattr(evaluation, field)
             np.testing.assert_array_equal(a[others], b[others])
         if slow:
             assert found.status[1] == SLOW

@@ -10,6 +10,7 @@ from nos_optax.grammar import RuleError, UpdateRule, encode
 from nos_optax.grammar.expression import Binary, Expression, Unary, children
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer
+from nos_optax.population.suite import joint_speed
 from nos_optax.search.promote.stages import BOUND, LENGTHS, Course, error_of_differences
 
 
@@ -73,7 +74,7 @@ def _best(
         if not variants:
             return None
         speeds, best = course.train([found, *variants], np.vstack([rates, around]), length, seeds)
-        scores = speeds.mean(axis=1)
+        scores = joint_speed(speeds.swapaxes(1, 2))
         error = error_of_differences(scores)
         differences = scores[1:].mean(axis=1) - scores[0].mean()
         equal = differences >= -BOUND * error

@@ -17,6 +17,7 @@ from nos_optax.compare import Budget, Rival
 from nos_optax.compare.trials import Trials, open_records
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import steps_of
+from nos_optax.population.suite import joint_speed
 
 LENGTHS = (1 / 4, 1 / 2, 1.0)  # parts of the tasks' lengths
 STEP = 3.0  # from a learning rate to the next: half a decade
@@ -50,7 +51,7 @@ class Heat(NamedTuple):
     Attributes:
         length: part of the tasks' lengths.
         rules: their names.
-        scores: `[R, S]`, of each seed the mean over the tasks, in doublings of Adam's training.
+        scores: `[R, S]`, of each seed the joint speed on the tasks, in doublings.
         rates: `[R, T]`, the best learning rates.
         by_task: `[R, T]`, the means over the seeds.
         error: standard error of the difference between two rules' means.
@@ -167,7 +168,7 @@ def run_stage(
     heats = []
     for length in lengths:
         speeds, rates = course.train(rivals, around, length, seeds)
-        scores = speeds.mean(axis=1)
+        scores = joint_speed(speeds.swapaxes(1, 2))
         error = error_of_differences(scores)
         stays = staying(scores, stage.kept, error if length < 1 else 0.0)
         names = tuple(rival.name for rival in rivals)
