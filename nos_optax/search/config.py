@@ -37,6 +37,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "iterations": 3,
         "operands": OPERANDS,
         "unary": UNARY,
+        "final_addition": True,
         "live_results": True,
         "final_seeds": 10,
     },
@@ -53,11 +54,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "iterations": 2,
         "operands": _SPACE.operands,
         "unary": _SPACE.unary,
+        "final_addition": False,
         "live_results": False,
         "final_seeds": 5,
     },
 }
-OF_PRESET = ("iterations", "operands", "unary", "live_results", "strategy")
+OF_PRESET = ("iterations", "operands", "unary", "final_addition", "live_results", "strategy")
 # Settings that one of the protocols has no use for.
 FOREIGN = {
     "speed": ("sweep_examples", "final_epochs"),
@@ -97,9 +99,9 @@ class TaskConfig:
     paper's ConvNet; MODULE:TASK is a nos_optax.population.Task or Workload of your own, or a
     function that returns one, importable."""
     protocol: Literal["speed", "paper"] = "speed"
-    """What is rewarded. speed: how much faster than tuned Adam a rule trains, in doublings, a mean
-    over the tasks. paper: the validation score of one task after training at the best of seven
-    learning rates a decade apart."""
+    """What is rewarded. speed: how much faster than tuned Adam a rule trains, in doublings, on all
+    tasks, the slowest of which weigh most. paper: the validation score of one task after training
+    at the best of seven learning rates a decade apart."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     train_examples: int | None = None
@@ -114,8 +116,8 @@ class TaskConfig:
     with --protocol paper)."""
     slack: float | None = 0.5
     """With --protocol speed: a rule trains on no further task once being ahead of Adam by so many
-    doublings on each of them would not bring it level with Adam on average; None trains all rules
-    on all tasks."""
+    doublings on each of them would not bring its reward to 0; None trains all rules on all
+    tasks."""
     lanes: int | None = None
     """Children side by side on a device (default: 1 on a CPU, else as many as were measured to be
     fast); halved if memory runs out."""
@@ -219,13 +221,13 @@ class SearchConfig(TaskConfig):
     """Binary functions that it may apply."""
     distinct_operands: bool = _SPACE.distinct_operands
     """The two operands of an iteration must differ."""
-    final_addition: bool = _SPACE.final_addition
-    """The last binary function may be +."""
+    final_addition: bool | None = None
+    """The last binary function may be + (default: it may; it may not with --protocol paper)."""
     reuse_results: bool = _SPACE.reuse_results
     """Every iteration after the first must use an earlier result."""
     live_results: bool | None = None
-    """The rule must depend on the result of every iteration, and be no sum through left either
-    (default: it must; it need not with --protocol paper)."""
+    """The rule must depend on the result of every iteration; where it may be no sum, it is none
+    through left either (default: it must; it need not with --protocol paper)."""
     strategy: Annotated[
         str | None, tyro.conf.arg(metavar="{" + ",".join([*STRATEGIES, "MODULE:CLASS"]) + "}")
     ] = None

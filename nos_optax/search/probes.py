@@ -86,6 +86,31 @@ class Probes:
             for probed in _look(programs[start : start + CHUNK])
         ]
 
+    def directions(self, programs: np.typing.ArrayLike) -> np.ndarray:
+        """Return where each program goes, `float32[P, D]` of length 1 (`_directions`)."""
+        programs = pad_programs(as_population(programs), self.iterations)
+        parts = []
+        for start in range(0, len(programs), CHUNK):
+            rows = programs[start : start + CHUNK]
+            streams = np.asarray(_streams(_padded(rows, CHUNK)))[: len(rows)]
+            parts.append(_directions(_all_updates(rows, streams)))
+        return np.concatenate(parts)
+
+
+def _directions(updates: np.ndarray) -> np.ndarray:
+    """Return each program's updates on the plausible problem, over their size at each step.
+
+    Not those of the first step, where averages are the gradient, and of the last, where decays are
+    zero.
+    """
+    steps = np.nan_to_num(updates[:, 1:-1, :, WIDE:], posinf=0, neginf=0)
+    steps = steps.reshape(*steps.shape[:2], -1)
+    with np.errstate(over="ignore"):
+        sizes = np.linalg.norm(steps, axis=2, keepdims=True)
+    finite = np.isfinite(sizes) & (sizes > 0)
+    units = np.where(finite, steps / np.where(finite, sizes, 1), 0)
+    return (units.reshape(len(units), -1) / np.sqrt(units.shape[1])).astype(np.float32)
+
 
 def _wide(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return gradients `[STEPS, 2, WIDE]` and weights `[WIDE]` of all magnitudes."""

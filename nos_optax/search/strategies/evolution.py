@@ -1,4 +1,4 @@
-"""Evolution: the best of a random few has a child, and the oldest program dies."""
+"""Evolution: the best of a random few has a child, and rules that are alike share few places."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,20 @@ import jax
 import numpy as np
 
 from nos_optax.grammar import SearchSpace
+from nos_optax.search.strategies.niches import Directions, cleared
 from nos_optax.search.strategies.strategy import KeyStream, check_answer
+from nos_optax.search.strategies.trees import restructure
 
 CHANGES = (0.6, 0.25, 0.15)  # shares of children with one, two and three other tokens
 CROSSED = 0.15  # share of children of two parents
+RESTRUCTURED = 0.5  # share of children whose tree is changed, and not single tokens
 MOST_TRIES = 10  # changes of a child that is there already
 FOUNDERS = 32
 ENOUGH = 8  # samples for each founder: where rewards are few, as of a coarse score, these must do
 
 
 class EvolutionState(NamedTuple):
-    """What evolution's next asks depend on; the oldest program comes first."""
+    """What evolution's next asks depend on; the programs that have lived longest come first."""
 
     keys: KeyStream
     tokens: np.ndarray  # int32[P, 5 G]
@@ -26,16 +29,20 @@ class EvolutionState(NamedTuple):
 
 
 class Evolution:
-    """Regularized evolution: the best of a random few has a child, and the oldest program dies.
+    """Evolution in niches: the best of a random few has a child, and the worst programs die.
 
-    In the population one program, the youngest, stands for all that have the same reward: equal
-    rewards are of one training, and all rules that fail have one, too. The first programs are
-    uniform samples, until enough of them differ: nine of ten fail, and from the few others a search
-    would go where chance had led these. From then on each program asked for is a child of the
-    winner of its own tournament among the population of the last `tell`, or now and then another
-    uniform sample, so that a search which stands still has somewhere to go. Some children have
-    iterations of a second winner, all have one to three other tokens, and in place of one that
-    equals a program of the population or an earlier child its parent has another.
+    In the population one program stands for all that have the same reward: equal rewards are of
+    one training, and all rules that fail have one, too. Of programs that go in nearly the same
+    direction on the probes only the best few live (`niches`): otherwise one good idea in a hundred
+    decorations would soon be the whole population.
+
+    The first programs are uniform samples, until enough of them differ: nine of ten fail, and from
+    the few others a search would go where chance had led these. From then on each program asked
+    for is a child of the winner of its own tournament among the population of the last `tell`, or
+    now and then another uniform sample, so that a search which stands still has somewhere to go.
+    Half of the children have their parent's tree with a node or two changed (`trees`). Of the
+    others some have iterations of a second winner, and all have one to three other tokens. In place
+    of a child that equals a program of the population or an earlier child its parent has another.
 
     Args:
         space: what to search.
@@ -45,14 +52,17 @@ class Evolution:
         founders: how many different rewards begin, or all there are after 8 times as many samples;
             32, or the population if it is smaller, where None.
         immigrants: share of uniform samples among the programs asked for after that.
+        niche_size: how many programs that go in nearly the same direction may live.
 
     Raises:
         ValueError: a size is less than 1, the founders are more than the population, or the share
             is outside [0, 1].
 
     References:
-        Real et al., `Regularized Evolution for Image Classifier Architecture Search
-        <https://arxiv.org/abs/1802.01548>`_, 2019, algorithm 1
+        Tournaments and children as in Real et al., `Regularized Evolution for Image Classifier
+        Architecture Search <https://arxiv.org/abs/1802.01548>`_, 2019, algorithm 1; death by
+        clearing, Petrowski, `A clearing procedure as a niching method for genetic algorithms
+        <https://doi.org/10.1109/ICEC.1996.542703>`_, 1996.
     """
 
     def __init__(
@@ -63,18 +73,21 @@ class Evolution:
         tournament_size: int = 16,
         founders: int | None = None,
         immigrants: float = 0.1,
+        niche_size: int = 6,
     ):
         founders = min(FOUNDERS, population_size) if founders is None else founders
-        if min(population_size, tournament_size, founders) < 1 or founders > population_size:
+        sizes = population_size, tournament_size, founders, niche_size
+        if min(sizes) < 1 or founders > population_size:
             raise ValueError(
                 f"population_size={population_size}, tournament_size={tournament_size}, "
-                f"founders={founders}: give at least 1 of each, and no more founders than the "
-                "population has."
+                f"founders={founders}, niche_size={niche_size}: give at least 1 of each, and no "
+                "more founders than the population has."
             )
         if not 0 <= immigrants <= 1:
             raise ValueError(f"immigrants must be a share from 0 to 1, got {immigrants}")
         self.space, self.tournament_size, self._asked = space, tournament_size, None
-        self.founders, self.immigrants = founders, immigrants
+        self.founders, self.immigrants, self.niche_size = founders, immigrants, niche_size
+        self._directions = Directions(space.iterations)
         self.state = EvolutionState(
             KeyStream.start(key),
             np.zeros((population_size, len(space.num_choices)), np.int32),
@@ -100,8 +113,12 @@ class Evolution:
         first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
         children = _cross(self.space, rng, first, second)
         changes = rng.choice(len(CHANGES), size=len(strays), p=CHANGES) + 1
+        restructured = rng.random(len(strays)) < RESTRUCTURED
+        children[restructured] = restructure(
+            self.space, rng, first[restructured], second[restructured]
+        )
         for number in range(len(CHANGES)):
-            chosen = changes > number
+            chosen = (changes > number) & ~restructured
             children[chosen] = _mutate(self.space, rng, children[chosen], strays[chosen])
         population = {row.tobytes() for row in tokens}
         for _ in range(MOST_TRIES):
@@ -119,14 +136,15 @@ class Evolution:
         return tokens[entrants[np.arange(count), winners]]
 
     def tell(self, tokens: np.ndarray, rewards: np.ndarray) -> None:
-        """Let the newest live, and their twins and the oldest die."""
+        """Take up programs, and let the worst of each niche, twins, and the worst of all die."""
         tokens, rewards = check_answer(self._asked, tokens, rewards)
         keys, old_tokens, old_rewards, size, told = self.state
         most, told = len(old_rewards), told + len(tokens)
         tokens = np.concatenate([old_tokens[most - size :], tokens])
         rewards = np.concatenate([old_rewards[most - size :], rewards])
-        youngest = len(rewards) - 1 - np.unique(rewards[::-1], return_index=True)[1]
-        living = np.sort(youngest)[-most:]
+        different = np.sort(np.unique(rewards, return_index=True)[1])
+        tokens, rewards = tokens[different], rewards[different]
+        living = np.sort(cleared(self._directions(tokens), rewards, self.niche_size)[:most])
         nobody = most - len(living)
         self.state = EvolutionState(
             keys,
