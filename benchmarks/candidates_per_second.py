@@ -44,9 +44,9 @@ def main() -> None:
     devices = select_devices("auto")
     # CIFAR-10's whole training takes minutes a candidate: here the sweep is the paper's, and the
     # training has 10,000 of the 45,000 examples.
-    small = args.dataset == "cifar10"
+    small = args.task == "cifar10"
     config = TaskConfig(
-        task=(args.dataset,),
+        task=(args.task,),
         protocol="paper",
         data_dir=args.data_dir,
         train_examples=10_000 if small else None,
@@ -93,7 +93,7 @@ def main() -> None:
             for name, row in rows.items()
         },
     }
-    path = args.out / f"candidates_per_second_{args.dataset}.json"
+    path = args.out / f"candidates_per_second_{args.task}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -2,19 +2,22 @@
 
 Claim:    `kill -9` at a random moment, Ctrl-C and SIGTERM lose nothing: after `--resume` the
           history equals, row for row and byte for byte, that of an unbroken run.
-Method:   a small digits search runs unbroken for each strategy. Then it is begun again, killed,
-          resumed, killed again and resumed, at most --in-a-row times, until it ends by itself; and
-          so on until --kills kills were survived. Half of the moments are uniform in time, from
-          the start of the process to the unbroken run's end; half are up to a second after a
-          uniform number of candidates is in the history. Of every run that ends, candidates.jsonl
-          and both tables (but for the seconds that a training took) are compared with the
-          unbroken run's. The strategy's state is stored after every population, far more often than
-          by default, so that kills fall into that too. Then the same with --signals of each other
-          signal, which must not leave a traceback.
-Command:  python benchmarks/kills.py
-          python benchmarks/kills.py --data-dir DIR --strategies ppo --kills 4 --signals 1
-Time:     about 15 minutes on one core; with --data-dir, on CIFAR-10, 8 minutes.
-Writes:   benchmarks/results/kills.json; with --data-dir kills_cifar10.json
+Method:   a small search runs unbroken for each strategy: by default one with all that a search has,
+          two tasks of the suite, a race and a watch task; with --search digits or cifar10 one with
+          the paper's protocol. Then it is begun again, killed, resumed, killed again and resumed,
+          at most --in-a-row times, until it ends by itself; and so on until --kills kills were
+          survived. Half of the moments are uniform in time, from the start of the process to the
+          unbroken run's end; half are up to a second after a uniform number of candidates is in
+          the history. Of every run that ends, candidates.jsonl and the tables of candidates,
+          trainings (but for their seconds) and watch tasks are compared with the unbroken run's.
+          The strategy's state is stored after every population, far more often than by default, so
+          that kills fall into that too. Then the same with --signals of each other signal, which
+          must not leave a traceback.
+Command:  python benchmarks/kills.py [--search digits]
+          python benchmarks/kills.py --search cifar10 --data-dir DIR --strategies ppo --kills 4
+          --signals 1
+Time:     about 15 minutes on one core; on CIFAR-10, 8 minutes.
+Writes:   benchmarks/results/kills_SEARCH.json
 """
 
 import argparse
@@ -36,13 +39,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEARCH = Path(__file__).parents[1] / "experiments" / "search.py"
-FLAGS = (
-    "--batch-size 16 --epochs 1 --finalists 1 --final-seeds 1 --accelerator cpu --protocol paper"
-).split()
-DIGITS = "--samples 96 --train-examples 200".split()
-CIFAR10 = (
-    "--samples 48 --task cifar10 --train-examples 500 --sweep-examples 200 --minibatch-size 20"
-).split()
+FLAGS = "--batch-size 16 --finalists 1 --accelerator cpu".split()
+PAPER = "--protocol paper --epochs 1 --final-seeds 1".split()
+SEARCHES = {
+    "suite": (
+        "--samples 160 --task digits-convnet characters --watch table --race 4 --final-seeds 2"
+    ).split(),
+    "digits": ["--samples", "96", "--train-examples", "200", *PAPER],
+    "cifar10": [
+        *"--samples 48 --task cifar10 --train-examples 500 --sweep-examples 200".split(),
+        *("--minibatch-size", "20", *PAPER),
+    ],
+}
 STRATEGIES = ("ppo", "random", "evolution")
 # The search as its users run it, but for the strategy's states.
 CHILD = (
@@ -66,6 +74,7 @@ class History(NamedTuple):
     exported: bytes
     candidates: list[tuple]
     trainings: list[tuple]
+    watched: list[tuple]
 
 
 def main() -> None:
@@ -75,7 +84,8 @@ def main() -> None:
     parser.add_argument("--in-a-row", type=int, default=4)
     parser.add_argument("--signals", type=int, default=6, help="of each of SIGINT and SIGTERM")
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
-    parser.add_argument("--data-dir", help="of CIFAR-10, to search on that instead of digits")
+    parser.add_argument("--search", default="suite", choices=SEARCHES)
+    parser.add_argument("--data-dir", help="of CIFAR-10")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
@@ -83,7 +93,7 @@ def main() -> None:
     # In the background of a shell SIGINT is ignored, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    flags = [*CIFAR10, "--data-dir", args.data_dir] if args.data_dir else DIGITS
+    flags = SEARCHES[args.search] + (["--data-dir", args.data_dir] if args.data_dir else [])
     searches = [Search(name, int(flags[1]), [*flags, *FLAGS]) for name in args.strategies]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +113,7 @@ def main() -> None:
             report[kind.name] = survive(folder, searches, kind, count, args.in_a_row, unbroken, rng)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / ("kills_cifar10.json" if args.data_dir else "kills.json")).write_text(
-        json.dumps(report, indent=2) + "\n"
-    )
+    (args.out / f"kills_{args.search}.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def run_unbroken(folder: Path, search: Search) -> tuple[History, float]:
@@ -210,7 +218,7 @@ def stage_of(path: Path, samples: int) -> str:
         copy = Path(folder) / "copy"
         shutil.copytree(path, copy)
         candidates = count_rows(copy, "candidates")
-        ahead = "trainings WHERE key NOT IN (SELECT fingerprint FROM candidates)"
+        ahead = "trainings WHERE substr(key, 1, 16) NOT IN (SELECT fingerprint FROM candidates)"
         trainings = count_rows(copy, ahead)
     if candidates == samples:
         return "after the last population"
@@ -235,8 +243,9 @@ def read(path: Path) -> History:
     candidates = connection.execute("SELECT * FROM candidates ORDER BY id").fetchall()
     columns = "key, reward, learning_rate, status, sweep, curve"
     trainings = connection.execute(f"SELECT {columns} FROM trainings ORDER BY key").fetchall()
+    watched = connection.execute("SELECT * FROM watched ORDER BY number").fetchall()
     connection.close()
-    return History((path / "candidates.jsonl").read_bytes(), candidates, trainings)
+    return History((path / "candidates.jsonl").read_bytes(), candidates, trainings, watched)
 
 
 if __name__ == "__main__":

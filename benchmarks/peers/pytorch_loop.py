@@ -92,6 +92,33 @@ BINARY = {
 }
 
 
+class FlatRule:
+    """A rule's update of one flat tensor, with the moments that it reads.
+
+    Args:
+        expression: the rule.
+        flat: the parameters, which change in place.
+    """
+
+    def __init__(self, expression: Expression, flat: torch.Tensor):
+        self.expression, self.flat, self.count = expression, flat, 0
+        self.m, self.v, self.gamma = (torch.zeros_like(flat) for _ in range(3))
+        self.names = {e.name for e in _leaves(expression)}
+
+    def __call__(self, grad: torch.Tensor, total_steps: int) -> torch.Tensor:
+        """Return the next update, of a training of so many steps."""
+        env = {"g": grad, "w": self.flat, "t": self.count, "T": total_steps}
+        self.count += 1
+        if self.names & {"m", "adam"}:
+            env["m"] = self.m.lerp_(grad, 0.1) / (1 - 0.9**self.count)
+        if self.names & {"v", "adam", "rmsprop"}:
+            self.v.mul_(0.999).addcmul_(grad, grad, value=0.001)
+            env["v"] = self.v / (1 - 0.999**self.count)
+        if "gamma" in self.names:
+            env["gamma"] = self.gamma.lerp_(grad**3, 0.001) / (1 - 0.999**self.count)
+        return evaluate(self.expression, env)
+
+
 class Loop:
     """Evaluates candidates one after another, by the protocol of a `PopulationTrainer`."""
 
@@ -141,24 +168,15 @@ class Loop:
             p.grad = grad[start : start + p.numel()].view_as(p)
             start += p.numel()
         forward = torch.compile(child) if self.compile_child else child
-        m, v, gamma = (torch.zeros_like(flat) for _ in range(3))
-        names = {e.name for e in _leaves(expression)}
-        for t, rows in enumerate(order):
+        update = FlatRule(expression, flat)
+        for rows in order:
             loss = F.cross_entropy(forward(self.train[0][rows]), self.train[1][rows])
             if not torch.isfinite(loss):
                 return -1.0
             grad.zero_()
             loss.backward()
             with torch.no_grad():
-                env = {"g": grad, "w": flat, "t": t, "T": len(order)}
-                if names & {"m", "adam"}:
-                    env["m"] = m.lerp_(grad, 0.1) / (1 - 0.9 ** (t + 1))
-                if names & {"v", "adam", "rmsprop"}:
-                    v.mul_(0.999).addcmul_(grad, grad, value=0.001)
-                    env["v"] = v / (1 - 0.999 ** (t + 1))
-                if "gamma" in names:
-                    env["gamma"] = gamma.lerp_(grad**3, 0.001) / (1 - 0.999 ** (t + 1))
-                flat -= rate * evaluate(expression, env)
+                flat -= rate * update(grad, len(order))
         if not torch.isfinite(flat).all():
             return -1.0
         child.eval()
