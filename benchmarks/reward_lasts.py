@@ -17,9 +17,9 @@ Time:     half an hour on 2 cores; each part is kept as it is done, and a killed
 Writes:   benchmarks/results/reward_lasts.json, .md, and .jsonl, which a killed run goes on from
 """
 
+import contextlib
 import dataclasses
 import json
-import lzma
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ import nos_optax
 from nos_optax._command import make_console, one_message
 from nos_optax.compare.records import Records, write_results
 from nos_optax.compare.results import ALL_TASKS
-from nos_optax.grammar import Program, encode
+from nos_optax.grammar import encode
+from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.program import MAX_ITERATIONS, pad_programs
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.protocol import TRAINED
@@ -51,9 +52,13 @@ from nos_optax.population.suite import (
 
 ROOT = Path(__file__).parents[1]
 FIRST_SEED = 650_000  # far from those of searches, of experiments and of Adam's tuning
-JOINED = [
-    f"{decay}(adam + rmsprop)" for decay in ("", "ld * ", "cd * ", "sqrt(ld) * ", "sqrt(cd) * ")
-]
+JOINED = (
+    "adam + rmsprop",
+    "ld * (adam + rmsprop)",
+    "cd * (adam + rmsprop)",
+    "sqrt(ld) * (adam + rmsprop)",
+    "sqrt(cd) * (adam + rmsprop)",
+)
 LENGTHS = {  # of a training, in steps
     "short": dict(zip(SUITE, (240, 60, 120, 160), strict=True)),
     "the suite": {name: make().horizon for name, make in SUITE.items()},
@@ -77,15 +82,14 @@ class Arguments:
 
 def rules_of(searches: Path) -> dict[str, np.ndarray]:
     """Return the program of each rule, by how it is written."""
-    texts = [name for name in names() if name not in OPTIMIZERS] + JOINED
+    texts = [name for name in names() if name not in OPTIMIZERS] + [*JOINED]
     programs = {text: encode(text).array for text in texts}
-    for run in sorted(searches.glob("seed-*")):
-        rows = json.loads((run / "results.json").read_text())["tasks"][ALL_TASKS]["rivals"]
-        finalists = {row["what"] for row in rows if row["name"].startswith("found")}
-        lines = lzma.decompress((run / "history.jsonl.xz").read_bytes()).splitlines()
-        for row in map(json.loads, lines):  # what is written may take more iterations
-            if row["rule"] in finalists:
-                programs[row["rule"]] = Program.from_words(row["tokens"]).array
+    for file in sorted(searches.glob("**/results.json")):
+        rows = json.loads(file.read_text())["tasks"][ALL_TASKS]["rivals"]
+        for row in rows:
+            with contextlib.suppress(RuleError):  # a sum may be written with a step too many
+                if row["name"].startswith("found"):
+                    programs[row["what"]] = encode(row["what"]).array
     return {text: pad_programs(program, MAX_ITERATIONS) for text, program in programs.items()}
 
 
