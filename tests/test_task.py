@@ -91,7 +91,7 @@ def test_a_task_is_named_on_the_command_line(own, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": ("imagenet",)}, "one of digits-mlp, .*cifar10, or module:name, got 'imagenet'"),
+        ({"task": ("imagenet",)}, "one of characters, .*cifar10, or module:name, got 'imagenet'"),
         ({"task": ("own_task:nothing",)}, "own_task has no 'nothing'; it has"),
         ({"task": ("own_task:number",)}, "is a int; give a nos_optax.population.Task"),
         ({"task": ("own_task:few",), "train_examples": 61}, "is 61; line has 60"),
