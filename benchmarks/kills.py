@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
+    if (args.search == "cifar10") != bool(args.data_dir):
+        parser.error("--search cifar10 needs --data-dir, and no other search has a use for it")
     rng = random.Random(args.seed)
     # In the background of a shell SIGINT is ignored, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

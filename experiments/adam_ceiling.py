@@ -36,7 +36,15 @@ from nos_optax.compare.results import interval
 from nos_optax.compare.statistics import difference
 from nos_optax.population import Losses
 from nos_optax.population.reference import SWEEP, reference_store, steps_of
-from nos_optax.population.suite import KEPT, RATES, SUITE, SuiteTrainer, joint_speed, load_suite
+from nos_optax.population.suite import (
+    KEPT,
+    ORDER,
+    RATES,
+    SUITE,
+    SuiteTrainer,
+    joint_speed,
+    load_suite,
+)
 from nos_optax.search import select_devices
 
 KINDS = {"Adam": optax.adam, "NAdam": optax.nadam}
@@ -204,7 +212,12 @@ def run(arguments: Arguments, console: Console) -> None:
     suite = SuiteTrainer(load_suite(arguments.tasks), 1, store=reference_store())
     tuners = [Tuner(samples, suite, task) for task in range(len(arguments.tasks))]
     name = f"adam_ceiling_{arguments.scale}"
-    config = {"samples": arguments.samples, "tasks": arguments.tasks, "seed": arguments.seed}
+    config = {
+        "samples": arguments.samples,
+        "tasks": {w.task.name: w.horizon for w in suite.workloads},
+        "seed": arguments.seed,
+        "reward": f"joint speed of order {ORDER}",
+    }
     records = Records(arguments.out / f"{name}.jsonl", config | {"jax": jax.__version__})
     rewards, rates = search(tuners, arguments.samples, records, console)
     best = halve(tuners, rewards, rates)

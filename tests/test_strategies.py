@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import sys
+import zlib
 from unittest import mock
 
 import jax
@@ -168,6 +169,40 @@ def test_a_restored_strategy_goes_on_as_if_nothing_had_happened(name, told, tmp_
     resumed.state = save_and_restore(unbroken.state, resumed.state, tmp_path)
     np.testing.assert_array_equal(rounds(resumed, 3), rounds(unbroken, 3))
     jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.state)
+
+
+def test_evolution_goes_on_where_programs_have_died_and_been_revised(tmp_path):
+    def play(strategy, count):
+        asked = []
+        for _ in range(count):
+            asked.append(strategy.ask(BATCH))
+            living = strategy.state.tokens[-3:]
+            strategy.revise(living, living.sum(axis=1).astype(np.float32) % 1.7)
+            values = [zlib.crc32(row.tobytes()) / 2**32 for row in asked[-1]]  # all different
+            strategy.tell(asked[-1], np.array(values, np.float32))
+        return np.concatenate(asked)
+
+    unbroken, resumed = (
+        Evolution(SearchSpace(2), jax.random.key(i), 16, founders=4, niche_size=2) for i in range(2)
+    )
+    play(unbroken, 3)
+    assert unbroken.state.size == 16, "more were told than may live"
+    resumed.state = save_and_restore(unbroken.state, resumed.state, tmp_path)
+    np.testing.assert_array_equal(play(resumed, 3), play(unbroken, 3))
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.state)
+
+
+def test_a_repeat_with_a_revised_reward_takes_no_second_place():
+    """A search revises before it tells, so that a rule and its repeat have one reward."""
+    space = SearchSpace(2, final_addition=True)
+    strategy = Evolution(space, jax.random.key(0), 16, founders=4, niche_size=2)
+    rows = np.stack([encode(text, 2).array.ravel() for text in ("adam", "ld * adam", "adam * 1")])
+    strategy._asked = rows[:2]
+    strategy.tell(rows[:2], np.array([0.5, 0.4]))
+    strategy._asked = rows[2:]
+    strategy.revise(rows[[0, 2]], np.array([0.51, 0.51], np.float32))
+    strategy.tell(rows[2:], np.array([0.51]))
+    np.testing.assert_array_equal(strategy.state.tokens[-strategy.state.size :], rows[:2])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -414,6 +449,7 @@ FAMILIES = (
     ("sign(m)", "ld * clip(m, 1e-5)", "sign(adam)"),
     ("(1 + sign(g) * sign(m)) * adam",),
     ("g", "sqrt(cd) * g"),
+    ("drop(adam, 0.3)", "drop(ld * adam, 0.3)"),
 )
 
 
@@ -454,7 +490,7 @@ def test_a_good_rule_and_its_decorations_do_not_fill_the_population():
     assert strategy.state.size > 20
 
 
-def test_trees_change_in_a_node_or_two_and_stay_in_the_space():
+def test_trees_change_and_stay_in_the_space():
     space = SearchSpace(3, final_addition=True, live_results=True)
     parents = np.asarray(space.sample(jax.random.key(0), 200))
     others = np.asarray(space.sample(jax.random.key(1), 200))

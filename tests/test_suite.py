@@ -276,6 +276,11 @@ def test_where_adam_does_not_learn_every_rule_that_does_is_ahead(trainer, evalua
 def test_a_rule_that_is_hopelessly_slow_leaves_the_other_tasks_out(trainer, evaluation):
     slower = -float(evaluation.curve[1, :SEEDS].mean())
     assert slower > 0.2
+    with mock.patch.object(trainer, "slack", 0.5):
+        found = trainer.evaluate(population(*RULES), seed=1)
+    assert found.status[1] == SLOW and found.reward[1] == pytest.approx(-slower, rel=1e-5)
+    others = np.arange(len(RULES)) != 1
+    np.testing.assert_array_equal(found.reward[others], evaluation.reward[others])
     joint = functools.partial(joint_speed, order=1e-6)  # the mean, by which the bound is plain
     for slack, slow in ((slower - 0.1, True), (slower + 0.1, False)):
         with (

@@ -43,7 +43,7 @@ def optax_loop(workload: Workload, rule: UpdateRule) -> Train:
         params = jax.tree.map(lambda w, u: w - rate * u, params, updates)
         return params, state, moments, loss
 
-    init = jax.jit(task.init)
+    init, key = jax.jit(task.init), jax.random.key(0)
     train_data = jax.tree.map(jnp.asarray, task.train)
     take = jax.jit(lambda rows: jax.tree.map(lambda x: x[rows], train_data))
 
@@ -53,7 +53,7 @@ def optax_loop(workload: Workload, rule: UpdateRule) -> Train:
         losses = []
         for rows in order_of(len(jax.tree.leaves(task.train)[0]), size, steps, seed):
             params, state, moments, loss = step(
-                params, state, moments, rate, steps, take(rows), jax.random.key(0)
+                params, state, moments, rate, steps, take(rows), key
             )
             losses.append(loss)
         return late_loss([float(x) for x in losses])

@@ -418,9 +418,9 @@ class SuiteTrainer:
 def joint_speed(speeds: np.ndarray, order: float = ORDER) -> np.ndarray:
     r"""Return how fast rules are on several tasks at once, in doublings of Adam's training.
 
-    The power mean of order 4 of the times that a rule takes relative to Adam, as a speed:
+    The power mean of order p of the times that a rule takes relative to Adam, as a speed:
 
-    .. math:: -\tfrac14 \log_2 \Big( \tfrac1n \sum_{i=1}^n 2^{-4 s_i} \Big) .
+    .. math:: -\tfrac1p \log_2 \Big( \tfrac1n \sum_{i=1}^n 2^{-p s_i} \Big), \quad p = 4 .
 
     It is `s` where all speeds are, and never more than their mean. What is gained on one task pays
     for little of what is lost on another: rules that are ahead everywhere are so elsewhere, too.
@@ -433,7 +433,7 @@ def joint_speed(speeds: np.ndarray, order: float = ORDER) -> np.ndarray:
         `[...]`; nan where it trained on none.
     """
     times = 2.0 ** (-order * np.asarray(speeds, np.float64))
-    return np.log2(1 / _mean_where(np.isfinite(times), times)) / order
+    return np.log2(1 / _mean_where(~np.isnan(times), times)) / order
 
 
 def _mean_where(condition: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -222,7 +222,8 @@ class SearchConfig(TaskConfig):
     distinct_operands: bool = _SPACE.distinct_operands
     """The two operands of an iteration must differ."""
     final_addition: bool | None = None
-    """The last binary function may be + (default: it may; it may not with --protocol paper)."""
+    """The last binary function may be + (default: it may; it may not with --protocol paper or
+    --preset paper)."""
     reuse_results: bool = _SPACE.reuse_results
     """Every iteration after the first must use an earlier result."""
     live_results: bool | None = None

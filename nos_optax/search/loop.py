@@ -296,9 +296,11 @@ def _settle(
     if strategy is None:
         return
     with race.history.timed("tell"):
-        strategy.tell(tokens, settled.rewards)
+        # Before the new ones: a repeat of a rule has the estimate that is revised, and beside the
+        # old one it would seem another rule.
         if callable(revise := getattr(strategy, "revise", None)):
             revise(settled.programs, settled.revised)
+        strategy.tell(tokens, settled.rewards)
 
 
 def _restore(

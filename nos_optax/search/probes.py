@@ -87,29 +87,31 @@ class Probes:
         ]
 
     def directions(self, programs: np.typing.ArrayLike) -> np.ndarray:
-        """Return where each program goes, `float32[P, D]` of length 1 (`_directions`)."""
+        """Return where each program goes, `float32[P, D]`: its updates, each step of size 1.
+
+        So the size of its steps, and how it changes as a training goes on, have no part in it. A
+        direction has length 1, or 0 where there are no finite updates.
+        """
         programs = pad_programs(as_population(programs), self.iterations)
-        parts = []
-        for start in range(0, len(programs), CHUNK):
-            rows = programs[start : start + CHUNK]
-            streams = np.asarray(_streams(_padded(rows, CHUNK)))[: len(rows)]
-            parts.append(_directions(_all_updates(rows, streams)))
-        return np.concatenate(parts)
+        chunks = (programs[start : start + CHUNK] for start in range(0, len(programs), CHUNK))
+        return np.concatenate([_directions(_updates_of(chunk)[1]) for chunk in chunks])
 
 
 def _directions(updates: np.ndarray) -> np.ndarray:
-    """Return each program's updates on the plausible problem, over their size at each step.
+    """Return each program's updates on the plausible problem, of each step over their size.
 
     Not those of the first step, where averages are the gradient, and of the last, where decays are
     zero.
     """
     steps = np.nan_to_num(updates[:, 1:-1, :, WIDE:], posinf=0, neginf=0)
     steps = steps.reshape(*steps.shape[:2], -1)
-    with np.errstate(over="ignore"):
-        sizes = np.linalg.norm(steps, axis=2, keepdims=True)
-    finite = np.isfinite(sizes) & (sizes > 0)
-    units = np.where(finite, steps / np.where(finite, sizes, 1), 0)
-    return (units.reshape(len(units), -1) / np.sqrt(units.shape[1])).astype(np.float32)
+    return _unit(_unit(steps).reshape(len(steps), -1)).astype(np.float32)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Return vectors `[..., D]` over their lengths; those of length 0 as they are."""
+    sizes = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(sizes > 0, sizes, 1)
 
 
 def _wide(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -224,17 +226,29 @@ def _updates(program: jax.Array, streams: jax.Array) -> jax.Array:
 
 def _look(programs: np.ndarray) -> Iterator[Probed]:
     """Return what is told of at most CHUNK programs."""
-    streams = np.asarray(_streams(_padded(programs, CHUNK)))[: len(programs)]
-    updates = _all_updates(programs, streams)
+    updates, comparable = _updates_of(programs)
     wide, plausible = updates[..., :WIDE], updates[..., WIDE:]
     fingerprints, rejections = _fingerprints(wide), _rejections(plausible)
+    behaviours = (row.tobytes() for row in _behaviours(comparable))
+    return map(Probed, fingerprints, rejections, behaviours)
+
+
+def _updates_of(programs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the updates of at most CHUNK programs, twice.
+
+    First with the draws that children have, then with those by which rules that drop entries can
+    be compared (`_numbered`).
+    """
+    streams = np.asarray(_streams(_padded(programs, CHUNK)))[: len(programs)]
+    updates = _all_updates(programs, streams)
     drops = np.isin(programs[..., 2:4], DROPS)
     random = drops.any(axis=(1, 2))
-    if random.any():
-        numbered = _numbered(streams[random], drops[random])
-        updates[random] = _all_updates(programs[random], numbered)
-    behaviours = (row.tobytes() for row in _behaviours(updates))
-    return map(Probed, fingerprints, rejections, behaviours)
+    if not random.any():
+        return updates, updates
+    comparable = updates.copy()
+    numbered = _numbered(streams[random], drops[random])
+    comparable[random] = _all_updates(programs[random], numbered)
+    return updates, comparable
 
 
 def _behaviours(updates: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from nos_optax.search.strategies.niches import Directions, cleared
 from nos_optax.search.strategies.strategy import KeyStream, check_answer
 from nos_optax.search.strategies.trees import restructure
 
-CHANGES = (0.6, 0.25, 0.15)  # shares of children with one, two and three other tokens
-CROSSED = 0.15  # share of children of two parents
 RESTRUCTURED = 0.5  # share of children whose tree is changed, and not single tokens
+CHANGES = (0.6, 0.25, 0.15)  # shares of the others with one, two and three other tokens
+CROSSED = 0.15  # share of the others that have iterations of two parents
 MOST_TRIES = 10  # changes of a child that is there already
 FOUNDERS = 32
 ENOUGH = 8  # samples for each founder: where rewards are few, as of a coarse score, these must do
@@ -49,8 +49,8 @@ class Evolution:
         key: PRNG key of all choices.
         population_size: how many different rewards may have children.
         tournament_size: how many of them, drawn with replacement, compete for each child.
-        founders: how many different rewards begin, or all there are after 8 times as many samples;
-            32, or the population if it is smaller, where None.
+        founders: how many programs live before they have children, or all there are after 8 times
+            as many samples; 32, or the population if it is smaller, where None.
         immigrants: share of uniform samples among the programs asked for after that.
         niche_size: how many programs that go in nearly the same direction may live.
 
@@ -113,12 +113,13 @@ class Evolution:
         first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
         children = _cross(self.space, rng, first, second)
         changes = rng.choice(len(CHANGES), size=len(strays), p=CHANGES) + 1
-        restructured = rng.random(len(strays)) < RESTRUCTURED
-        children[restructured] = restructure(
-            self.space, rng, first[restructured], second[restructured]
-        )
+        rows = np.flatnonzero(rng.random(len(strays)) < RESTRUCTURED)
+        trees = restructure(self.space, rng, first[rows], second[rows])
+        changed = (trees != first[rows]).any(axis=1)  # not all, where a space lacks what pads rules
+        children[rows[changed]] = trees[changed]
+        others = np.isin(range(len(strays)), rows[changed], invert=True)
         for number in range(len(CHANGES)):
-            chosen = (changes > number) & ~restructured
+            chosen = (changes > number) & others
             children[chosen] = _mutate(self.space, rng, children[chosen], strays[chosen])
         population = {row.tobytes() for row in tokens}
         for _ in range(MOST_TRIES):

@@ -12,9 +12,7 @@ ALIKE = 0.98  # cosine of directions in one niche
 
 
 class Directions:
-    """Where programs go on the probes: their updates at each step, over the size of the step.
-
-    So the size of a rule's steps, and how it changes as a training goes on, have no part in it.
+    """Where programs go on the probes (`Probes.directions`), of those of the last call known.
 
     Args:
         iterations: of each program.
@@ -25,7 +23,7 @@ class Directions:
         self._known: dict[bytes, np.ndarray] = {}  # of the programs of the last call
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the directions of programs, `int32[P, 5 G]`: `float32[P, D]` of length 1."""
+        """Return the directions `float32[P, D]` of programs, `int32[P, 5 G]`."""
         rows = [row.tobytes() for row in tokens]
         new = [i for i, row in enumerate(rows) if row not in self._known]
         if new:

@@ -34,7 +34,7 @@ class Strategy(Protocol):
         ...
 
     # A strategy may have a method `revise(tokens, rewards)`, as Evolution's: a search calls it
-    # after `tell` with earlier programs whose rewards more seeds have changed.
+    # before `tell` with earlier programs whose rewards more seeds have changed.
 
 
 class KeyStream(NamedTuple):
