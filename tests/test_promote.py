@@ -12,12 +12,12 @@ from nos_optax.compare.records import Records
 from nos_optax.compare.results import BASELINE as AGAINST
 from nos_optax.grammar import UpdateRule, encode
 from nos_optax.grammar.expression import walk
-from nos_optax.population.suite import LARGER, SuiteTrainer, load_suite
+from nos_optax.population.suite import LARGER, SuiteTrainer, joint_speed, load_suite
 from nos_optax.search import SearchConfig, run_search
 from nos_optax.search.promote import Stage, promote
 from nos_optax.search.promote.entrants import best_of_runs
 from nos_optax.search.promote.simplify import deletions, shorter
-from nos_optax.search.promote.stages import error_of_differences, staying
+from nos_optax.search.promote.stages import error_of_differences, joint_scores, staying
 from nos_optax.search.rivals import ALL_RIVALS, RIVALS, lion_cosine
 
 
@@ -34,6 +34,21 @@ from nos_optax.search.rivals import ALL_RIVALS, RIVALS, lion_cosine
 def test_rules_stop_by_bounds_and_not_by_luck(means, kept, error, expected):
     scores = np.array(means)[:, None] + np.array([-0.2, 0.0, 0.2])  # seeds that are alike for all
     assert staying(scores, kept, error).tolist() == expected
+
+
+def test_a_rules_scores_are_about_the_joint_speed_of_its_means():
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 0.3, (5, 4, 1))
+    noise = rng.normal(0, 0.2, (5, 4, 400))
+    scores = joint_scores(true + noise)
+    assert scores.shape == (5, 400)
+    np.testing.assert_allclose(scores.mean(axis=1), joint_speed((true + noise).mean(axis=2)))
+    # Noise does not pass for slowness, as it would seed by seed.
+    np.testing.assert_allclose(scores.mean(axis=1), joint_speed(true[:, :, 0]), atol=0.03)
+    assert (joint_speed((true + noise).swapaxes(1, 2)).mean(axis=1) < scores.mean(axis=1)).all()
+    # A task that is behind moves the scores most.
+    slow = np.array([[[0.0, 0.0], [-1.0, -0.9]]])
+    assert np.ptp(joint_scores(slow)) > 0.09
 
 
 def test_the_error_of_a_difference_is_what_repeated_measurements_have():

@@ -10,8 +10,13 @@ from nos_optax.grammar import RuleError, UpdateRule, encode
 from nos_optax.grammar.expression import Binary, Expression, Unary, children
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import SuiteTrainer
-from nos_optax.population.suite import joint_speed
-from nos_optax.search.promote.stages import BOUND, LENGTHS, Course, error_of_differences
+from nos_optax.search.promote.stages import (
+    BOUND,
+    LENGTHS,
+    Course,
+    error_of_differences,
+    joint_scores,
+)
 
 
 class Deletion(NamedTuple):
@@ -74,7 +79,7 @@ def _best(
         if not variants:
             return None
         speeds, best = course.train([found, *variants], np.vstack([rates, around]), length, seeds)
-        scores = joint_speed(speeds.swapaxes(1, 2))
+        scores = joint_scores(speeds)
         error = error_of_differences(scores)
         differences = scores[1:].mean(axis=1) - scores[0].mean()
         equal = differences >= -BOUND * error

@@ -17,7 +17,7 @@ from nos_optax.compare import Budget, Rival
 from nos_optax.compare.trials import Trials, open_records
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import steps_of
-from nos_optax.population.suite import joint_speed
+from nos_optax.population.suite import ORDER, joint_speed
 
 LENGTHS = (1 / 4, 1 / 2, 1.0)  # parts of the tasks' lengths
 STEP = 3.0  # from a learning rate to the next: half a decade
@@ -51,7 +51,7 @@ class Heat(NamedTuple):
     Attributes:
         length: part of the tasks' lengths.
         rules: their names.
-        scores: `[R, S]`, of each seed the joint speed on the tasks, in doublings.
+        scores: `[R, S]`, the joint speed on the tasks, seed by seed (`joint_scores`).
         rates: `[R, T]`, the best learning rates.
         by_task: `[R, T]`, the means over the seeds.
         error: standard error of the difference between two rules' means.
@@ -168,7 +168,7 @@ def run_stage(
     heats = []
     for length in lengths:
         speeds, rates = course.train(rivals, around, length, seeds)
-        scores = joint_speed(speeds.swapaxes(1, 2))
+        scores = joint_scores(speeds)
         error = error_of_differences(scores)
         stays = staying(scores, stage.kept, error if length < 1 else 0.0)
         names = tuple(rival.name for rival in rivals)
@@ -176,6 +176,28 @@ def run_stage(
         rivals = [rival for rival, stay in zip(rivals, stays, strict=True) if stay]
         around = rates[stays]
     return heats
+
+
+def joint_scores(speeds: np.ndarray) -> np.ndarray:
+    r"""Return the joint speed of each rule as a mean over its seeds.
+
+    The joint speed of single seeds would take noise for slowness, as it weighs what is slowest
+    most. So it is that of the means over the seeds, :math:`\bar s_t`, and a seed's part in it is
+    its first order:
+
+    .. math:: J(\bar s) + \sum_t w_t (s_t - \bar s_t), \quad w_t = \partial J / \partial \bar s_t .
+
+    Args:
+        speeds: `[R, T, S]`, in doublings.
+
+    Returns:
+        `[R, S]`.
+    """
+    means = speeds.mean(axis=2)
+    times = 2.0 ** (-ORDER * means)
+    weights = times / times.sum(axis=1, keepdims=True)
+    parts = np.einsum("rt,rts->rs", weights, speeds - means[:, :, None])
+    return joint_speed(means)[:, None] + parts
 
 
 def staying(scores: np.ndarray, kept: int, error: float) -> np.ndarray:
