@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nos_optax.compare import Budget, Rival
+from nos_optax.compare import Budget, Rival, as_rival
 from nos_optax.compare.trials import Trials, open_records
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import steps_of
@@ -22,6 +22,7 @@ from nos_optax.population.suite import ORDER, joint_speed
 LENGTHS = (1 / 4, 1 / 2, 1.0)  # parts of the tasks' lengths
 STEP = 3.0  # from a learning rate to the next: half a decade
 BOUND = 2.0  # standard errors
+ADAM = as_rival("adam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Course:
         self.suite = suite
         self._out, self._advance, self._say = out, advance, say
         self._trials: dict[tuple[int, int], Trials] = {}
+        self._adams: dict[tuple[float, tuple[int, ...]], np.ndarray] = {}
         self.spent: dict[str, float] = defaultdict(float)
 
     @property
@@ -116,9 +118,23 @@ class Course:
             seeds: S of them, the same for all.
 
         Returns:
-            Speeds `[R, T, S]` in doublings of the training, as long, of Adam with the rate that is
-            best for the whole length; and the best rates `[R, T]`.
+            Speeds `[R, T, S]` in doublings, less those of Adam, trained as long and tuned alike;
+            and the best rates `[R, T]`.
         """
+        speeds, rates = self._train(rivals, around, length, seeds)
+        return speeds - self._adam(length, tuple(seeds)), rates
+
+    def _adam(self, length: float, seeds: tuple[int, ...]) -> np.ndarray:
+        """Return the speeds of Adam itself, `[T, S]`: what 0 is at this length."""
+        if (length, seeds) not in self._adams:
+            around = np.array([[r.learning_rate for r in self.suite.references]])
+            self._adams[length, seeds] = self._train([ADAM], around, length, seeds)[0][0]
+        return self._adams[length, seeds]
+
+    def _train(
+        self, rivals: Sequence[Rival], around: np.ndarray, length: float, seeds: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the speeds in doublings of the reference's whole length, and the best rates."""
         speeds = np.empty((*around.shape, len(seeds)))
         rates = np.empty(around.shape)
         for t, task in enumerate(self.tasks):
@@ -127,10 +143,11 @@ class Course:
             for r, rival in enumerate(rivals):
                 near = [around[r, t] * factor for factor in (1 / STEP, 1.0, STEP)]
                 rates[r, t], tried = trials.tune(rival, near, seeds)
-                self.spent[rival.name] += length * len(tried) * len(seeds)
+                if rival is not ADAM:
+                    self.spent[rival.name] += length * len(tried) * len(seeds)
                 (runs,) = trials.trainings(rival, [rates[r, t]], seeds)  # they are on record
                 speeds[r, t] = [trials.value(run) for run in runs]
-        return speeds - np.log2(length), rates
+        return speeds, rates
 
     def _of(self, task: int, length: float) -> Trials:
         """Return what trains on a task for a part of its length."""
