@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from nos_optax.compare import Comparison
 from nos_optax.compare.results import cell
+from nos_optax.grammar import parse
 from nos_optax.search.promote.entrants import Entrant
 from nos_optax.search.promote.simplify import Deletion
 from nos_optax.search.promote.stages import LENGTHS, Heat
@@ -88,8 +89,13 @@ class Promotion:
 
     def sentence(self) -> str:
         """Return what to take home."""
-        names = ", ".join(promoted.simplified for promoted in self.promoted)
-        said = f"Of {len(self.entrants)} rules {len(self.promoted)} came through: {names}."
+        left: dict[str, str] = {}
+        for promoted in self.promoted:
+            left.setdefault(parse(promoted.simplified).digest, promoted.simplified)
+        said = f"Of {len(self.entrants)} rules {len(self.promoted)} came through"
+        if len(left) < len(self.promoted):
+            said += f", {len(left)} different ones once they were simplified"
+        said += f": {', '.join(left.values())}."
         if self.comparison is not None:
             whole = self.comparison.tasks[0]  # all of them together, where there are several
             said += f" On the test tasks, {self.comparison.sentence(whole)}"

@@ -114,7 +114,8 @@ def shorter(rival: Rival, suite: SuiteTrainer) -> list[Rival]:
         except RuleError:
             continue
         if length <= suite.iterations:
-            found.append(Rival(str(rule), str(rule), rule))
+            text = min(str(rule), str(rule.canonical()), key=len)
+            found.append(Rival(text, text, rule))
     return found
 
 
