@@ -554,7 +554,7 @@ def test_the_command(own, tmp_path):
     assert "line: against adam" in done.stdout and "verdict" in done.stdout
     assert (tmp_path / "runs" / "compare" / "results.svg").exists()
     for arguments, message in (
-        (["adam", "g"], "error: --task is missing: name one of digits-mlp"),
+        (["adam", "g"], "error: --task is missing: name one of characters"),
         (["adam", "optax.gone", "--task", "digits-mlp"], "error: rival 'optax.gone'"),
         (["adam", "g", "--task", "gone"], "error: task must be one of"),
     ):
