@@ -82,6 +82,7 @@ class Race:
         self.forms = Forms(config.reuse)
         self.trained = 0
         self._programs: dict[str, dict[str, None]] = defaultdict(dict)  # of each rule, as words
+        self._settled: set[str] = set()  # all programs, as words
         self._told: dict[str, float] = {}  # the reward of each rule that strategies have
         self._contended: set[str] = set()  # the contenders after the last population
 
@@ -100,8 +101,14 @@ class Race:
         if race and self.config.race:
             with self.history.timed("race"):
                 self.train(self.standings.due(self.config.race))
-        changed = self._changes()
-        rows = [(words, changed[key]) for key in changed for words in self._programs[key]]
+        changed, new = self._changes(), {candidate.tokens for candidate in batch} - self._settled
+        self._settled |= new
+        rows = [
+            (words, changed[key])
+            for key in changed
+            for words in self._programs[key]
+            if words not in new
+        ]
         return Settled(
             np.array([self._reward(candidate) for candidate in batch], np.float32),
             np.array([Program.from_words(words).array.ravel() for words, _ in rows], np.int32),
