@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from nos_optax.grammar import SearchSpace, decode
+from nos_optax.grammar import SearchSpace, decode, encode
 from nos_optax.population import DatasetError
 from nos_optax.search import AcceleratorError, TaskConfig
 from nos_optax.search.engines import cluster as cluster_module
@@ -368,14 +368,16 @@ def test_the_speed_protocol_is_the_same_on_workers(cluster, tmp_path):
     """Also at rates that were chosen before."""
     task = TaskConfig(accelerator="cpu", task=("digits-mlp",))
     local = LocalEngine(task, iterations=2)
-    expected = next(local.evaluate(PROGRAMS[:8], seed=3))[1]
+    good = [encode(rule, 2).array.ravel() for rule in ("adam", "ld * sign(m)")]
+    programs = np.concatenate([PROGRAMS[:6], good])
+    expected = next(local.evaluate(programs, seed=3))[1]
     assert (expected.status == 0).any()
     ray = RayEngine(task, iterations=2, address=cluster.address)
     try:
         assert ray.facts["adam"] == local.facts["adam"]
-        assert_whole(list(ray.evaluate(PROGRAMS[:8], seed=3)), expected)
-        again = next(local.evaluate(PROGRAMS[:8], seed=7, rates=expected.sweep))[1]
-        assert_whole(list(ray.evaluate(PROGRAMS[:8], seed=7, rates=expected.sweep)), again)
+        assert_whole(list(ray.evaluate(programs, seed=3)), expected)
+        again = next(local.evaluate(programs, seed=7, rates=expected.sweep))[1]
+        assert_whole(list(ray.evaluate(programs, seed=7, rates=expected.sweep)), again)
     finally:
         ray.close()
         local.close()
