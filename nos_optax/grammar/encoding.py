@@ -58,12 +58,13 @@ def decode(program: Program | np.typing.ArrayLike) -> UpdateRule:
     results: list[Expression] = []
     for op1, op2, u1, u2, b in program.iterations:
         operands = (*operand_expressions(), *results)
-        left, right = _apply(u1, operands[op1]), _apply(u2, operands[op2])
+        left, right = apply_unary(u1, operands[op1]), apply_unary(u2, operands[op2])
         results.append(left if b == LEFT else Binary(BINARY[b], left, right))
     return UpdateRule(results[-1])
 
 
-def _apply(unary: int, argument: Expression) -> Expression:
+def apply_unary(unary: int, argument: Expression) -> Expression:
+    """Return what a unary token makes of an argument."""
     function, parameter = UNARY_TOKENS[UNARY[unary]]
     return argument if function == "identity" else Unary(function, argument, parameter)
 

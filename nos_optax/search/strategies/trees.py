@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from nos_optax.grammar import Program, SearchSpace, decode, encode
-from nos_optax.grammar.encoding import operand_expressions
+from nos_optax.grammar.encoding import apply_unary, operand_expressions
 from nos_optax.grammar.errors import RuleError
 from nos_optax.grammar.expression import Binary, Expression, Unary, children, walk
 from nos_optax.grammar.rule import UpdateRule
-from nos_optax.grammar.vocabulary import OPERANDS, UNARY_TOKENS
+from nos_optax.grammar.vocabulary import OPERANDS, UNARY
 
 MOST = 2  # nodes that change: where there is no iteration left, one goes for another to come
 TRIES = 10  # changes of a tree, until one is a program of the space
@@ -59,7 +59,7 @@ def _grow(space: SearchSpace, rng, tree: Expression, giver: Expression) -> Expre
     node = _any(rng, walk(tree))
     leaf = operand_expressions()[OPERANDS.index(_any(rng, space.operands))]
     if rng.random() < 0.5:
-        leaf = _apply(_any(rng, space.unary), leaf)
+        leaf = apply_unary(UNARY.index(_any(rng, space.unary)), leaf)
     function = _any(rng, [word for word in space.binary if word != "left"] or ["*"])
     pair = (node, leaf) if rng.random() < 0.5 else (leaf, node)
     return _replace(tree, node, Binary(function, *pair))
@@ -77,7 +77,7 @@ def _shrink(space: SearchSpace, rng, tree: Expression, giver: Expression) -> Exp
 def _wrap(space: SearchSpace, rng, tree: Expression, giver: Expression) -> Expression:
     """Apply a function to a node."""
     node = _any(rng, walk(tree))
-    return _replace(tree, node, _apply(_any(rng, space.unary), node))
+    return _replace(tree, node, apply_unary(UNARY.index(_any(rng, space.unary)), node))
 
 
 def _graft(space: SearchSpace, rng, tree: Expression, giver: Expression) -> Expression:
@@ -86,11 +86,6 @@ def _graft(space: SearchSpace, rng, tree: Expression, giver: Expression) -> Expr
 
 
 _CHANGES = (_grow, _shrink, _wrap, _graft)
-
-
-def _apply(word: str, argument: Expression) -> Expression:
-    function, parameter = UNARY_TOKENS[word]
-    return argument if function == "identity" else Unary(function, argument, parameter)
 
 
 def _replace(tree: Expression, old: Expression, new: Expression) -> Expression:
