@@ -6,7 +6,8 @@ import pytest
 
 from nos_optax.grammar import SearchSpace, decode, encode, rules
 from nos_optax.grammar.program import pad_programs
-from nos_optax.search.probes import CHUNK, REASONS, Probes, are_alike
+from nos_optax.search import probes
+from nos_optax.search.probes import CHUNK, REASONS, RECENT, Probes, are_alike
 
 ITERATIONS = 4
 PROBES = Probes(ITERATIONS)
@@ -18,6 +19,12 @@ def probe(*texts):
 
 def fingerprints(*texts):
     return [p.fingerprint for p in probe(*texts)]
+
+
+def anew(programs):
+    """Probe programs without what is known of them."""
+    probes._recent.clear()
+    return PROBES(programs)
 
 
 def random_programs(count):
@@ -78,16 +85,27 @@ def test_equal_digests_have_equal_fingerprints():
 def test_a_fingerprint_does_not_depend_on_the_padding():
     programs = random_programs(20)
     padded = pad_programs(programs.reshape(-1, 2, 5), ITERATIONS)
-    assert Probes(2)(programs) == PROBES(programs) == PROBES(padded)
+    assert Probes(2)(programs) == PROBES(programs) == anew(padded)
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
     programs = random_programs(CHUNK + 5)
-    together = PROBES(programs)
-    assert PROBES(programs[::-1])[::-1] == together
-    assert [PROBES(programs[i : i + 1])[0] for i in (0, 7, CHUNK, CHUNK + 4)] == [
+    together = anew(programs)
+    assert anew(programs[::-1])[::-1] == together
+    assert [anew(programs[i : i + 1])[0] for i in (0, 7, CHUNK, CHUNK + 4)] == [
         together[i] for i in (0, 7, CHUNK, CHUNK + 4)
     ]
+
+
+def test_what_was_probed_lately_is_known_and_the_same():
+    programs = random_programs(RECENT + 2 * CHUNK)
+    first = PROBES(programs)
+    assert len(probes._recent) <= RECENT
+    mixed = np.concatenate([programs[-3:], programs[:3]])  # known ones beside forgotten ones
+    assert PROBES(mixed) == first[-3:] + first[:3] == anew(mixed)
+    np.testing.assert_array_equal(
+        PROBES.directions(mixed), PROBES.directions(programs)[[-3, -2, -1, 0, 1, 2]]
+    )
 
 
 def test_the_precision_of_the_caller_is_left_alone():

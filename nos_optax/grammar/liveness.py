@@ -9,7 +9,7 @@ the same continuations become one state, so that the tables stay small.
 
 import dataclasses
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -58,12 +58,7 @@ class Automaton:
 
     def sample(self, key: jax.Array, count: int) -> jax.Array:
         """Draw programs uniformly, `int32[count, L]`: each word by its share."""
-        state, tokens = jnp.zeros(count, jnp.int32), []
-        for step, (following, share) in enumerate(zip(self.following, self.share, strict=True)):
-            logits = jnp.log(jnp.asarray(share))[state]
-            tokens.append(jax.random.categorical(jax.random.fold_in(key, step), logits))
-            state = jnp.asarray(following)[state, tokens[-1]]
-        return jnp.stack(tokens, axis=1).astype(jnp.int32)
+        return _draw(self.following, self.share, key, count)
 
     def allows(self, tokens: np.ndarray) -> np.ndarray:
         """Return which programs are among them, `bool[B]` of `int[B, L]`; words are below K."""
@@ -72,6 +67,20 @@ class Automaton:
             allowed &= self.share[step, state, word] > 0
             state = self.following[step, state, word]
         return allowed
+
+
+@partial(jax.jit, static_argnames="count")  # word by word it would be most of a strategy's ask
+def _draw(following: jax.Array, share: jax.Array, key: jax.Array, count: int) -> jax.Array:
+    """Return programs `int32[count, L]` of an automaton's tables, each word drawn by its share."""
+
+    def next_word(state, place):
+        step, following, share = place
+        word = jax.random.categorical(jax.random.fold_in(key, step), jnp.log(share)[state])
+        return following[state, word], word
+
+    places = jnp.arange(len(share)), following, share
+    _, tokens = jax.lax.scan(next_word, jnp.zeros(count, jnp.int32), places)
+    return tokens.T.astype(jnp.int32)
 
 
 @cache  # a search asks for the same space many times

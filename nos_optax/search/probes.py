@@ -23,6 +23,7 @@ from nos_optax.grammar.vocabulary import UNARY
 REASONS = ("not finite", "constant", "ignores the gradient", "points uphill")
 
 CHUNK = 32  # programs in one call of the compiled function, shared out among the CPU's cores
+RECENT = 128  # programs whose updates are kept, 72 kB each
 STEPS = 7  # T of the decays too; a prime, so that no restart of rd(10) or rd(20) falls on a step
 WIDE = 64  # parameters of the fingerprint
 PAIRS = 128  # of parameters with opposite gradients, of the rejection
@@ -153,6 +154,7 @@ _wide_gradients, _wide_weights = _wide(_rng)
 _plausible_gradients, _plausible_weights, _MEANS = _plausible(_rng)
 _GRADIENTS = np.concatenate([_wide_gradients, _plausible_gradients], axis=-1)
 _WEIGHTS = np.concatenate([_wide_weights, _plausible_weights])
+_recent: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # by program, the oldest first
 _SEEN = np.sort(_rng.choice(_GRADIENTS.size, BEHAVIOUR, replace=False))
 
 
@@ -237,8 +239,22 @@ def _updates_of(programs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the updates of at most CHUNK programs, twice.
 
     First with the draws that children have, then with those by which rules that drop entries can
-    be compared (`_numbered`).
+    be compared (`_numbered`). Those of the last programs are known: a strategy looks at what the
+    judge has just looked at.
     """
+    keys = [row.tobytes() for row in programs]
+    new = {key: i for i, key in enumerate(keys) if key not in _recent}
+    if new:
+        found = zip(*_simulate(programs[list(new.values())]), strict=True)
+        _recent.update(zip(new, found, strict=True))
+    updates, comparable = zip(*(_recent[key] for key in keys), strict=True)
+    while len(_recent) > RECENT:
+        del _recent[next(iter(_recent))]
+    return np.stack(updates), np.stack(comparable)
+
+
+def _simulate(programs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the updates of at most CHUNK programs on the probes, twice."""
     streams = np.asarray(_streams(_padded(programs, CHUNK)))[: len(programs)]
     updates = _all_updates(programs, streams)
     drops = np.isin(programs[..., 2:4], DROPS)

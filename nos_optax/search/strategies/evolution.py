@@ -10,7 +10,6 @@ from nos_optax.search.strategies.niches import Directions, cleared
 from nos_optax.search.strategies.strategy import KeyStream, check_answer
 from nos_optax.search.strategies.trees import restructure
 
-RESTRUCTURED = 0.5  # share of children whose tree is changed, and not single tokens
 CHANGES = (0.6, 0.25, 0.15)  # shares of the others with one, two and three other tokens
 CROSSED = 0.15  # share of the others that have iterations of two parents
 MOST_TRIES = 10  # changes of a child that is there already
@@ -53,10 +52,11 @@ class Evolution:
             as many samples; 32, or the population if it is smaller, where None.
         immigrants: share of uniform samples among the programs asked for after that.
         niche_size: how many programs that go in nearly the same direction may live.
+        restructured: share of the children whose tree is changed, and not single tokens.
 
     Raises:
-        ValueError: a size is less than 1, the founders are more than the population, or the share
-            is outside [0, 1].
+        ValueError: a size is less than 1, the founders are more than the population, or a share is
+            outside [0, 1].
 
     References:
         Tournaments and children as in Real et al., `Regularized Evolution for Image Classifier
@@ -74,6 +74,7 @@ class Evolution:
         founders: int | None = None,
         immigrants: float = 0.1,
         niche_size: int = 6,
+        restructured: float = 0.5,
     ):
         founders = min(FOUNDERS, population_size) if founders is None else founders
         sizes = population_size, tournament_size, founders, niche_size
@@ -83,10 +84,12 @@ class Evolution:
                 f"founders={founders}, niche_size={niche_size}: give at least 1 of each, and no "
                 "more founders than the population has."
             )
-        if not 0 <= immigrants <= 1:
-            raise ValueError(f"immigrants must be a share from 0 to 1, got {immigrants}")
+        for name, share in (("immigrants", immigrants), ("restructured", restructured)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a share from 0 to 1, got {share}")
         self.space, self.tournament_size, self._asked = space, tournament_size, None
         self.founders, self.immigrants, self.niche_size = founders, immigrants, niche_size
+        self.restructured = restructured
         self._directions = Directions(space.iterations)
         self.state = EvolutionState(
             KeyStream.start(key),
@@ -113,7 +116,7 @@ class Evolution:
         first, second = (self._winners(rng, tokens, rewards, len(strays)) for _ in range(2))
         children = _cross(self.space, rng, first, second)
         changes = rng.choice(len(CHANGES), size=len(strays), p=CHANGES) + 1
-        rows = np.flatnonzero(rng.random(len(strays)) < RESTRUCTURED)
+        rows = np.flatnonzero(rng.random(len(strays)) < self.restructured)
         trees = restructure(self.space, rng, first[rows], second[rows])
         changed = (trees != first[rows]).any(axis=1)  # not all, where a space lacks what pads rules
         children[rows[changed]] = trees[changed]
