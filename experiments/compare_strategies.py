@@ -1,7 +1,7 @@
 """Does the controller learn, and does it find more? PPO, REINFORCE, evolution and random search.
 
 Claim:    a controller trained by policy gradients writes better and better rules. The paper shows
-          its reward rising (figure 4, a picture that is not part of the text).
+          its reward rising (figure 4, a picture without numbers).
 Method:   one search for each strategy and seed, all with the same number of samples, the same
           child, protocol and compiled program. A search's seed is that of its children too, so
           strategies are compared seed by seed: intervals are t intervals of 95 % over the seeds'

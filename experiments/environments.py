@@ -1,8 +1,8 @@
 """Can rules be searched for an environment, here arithmetic of three bits?
 
 Claim:    the paper's conclusion proposes to search for update rules that work in an environment:
-          under low-precision arithmetic of, say, 4 bits, or where workers may send only a few bits
-          of their gradients. It shows no such search.
+          under low-precision arithmetic of, say, 4 bits, or where workers can exchange only a few
+          bits. It shows no such search.
 Paper:    no figures.
 Method:   searches with PPO in the environment and in the plain task, seed by seed with equal
           samples. The best rules of each search, by their reward there, train again with seeds that

@@ -16,7 +16,9 @@ Method:   (a) Searches with PPO and with random sampling, seed by seed on the sa
           how many different rules and updates were seen. The best of many single rewards flatters.
           --scale paper, and small on digits, have the paper's controller, which is made for tens of
           thousands of samples; small on CIFAR-10 has the default one, which learns in hundreds.
-          --scale paper has depths 1 to 4, like the paper's trees, and 14,400 samples of each.
+          --scale paper has depths 1 to 4, like the paper's trees, and 14,400 samples of each;
+          as in all our searches, hopeless rules have the reward of chance untrained, and equal
+          ones train once.
           (b) The common optimizers, both families without and with the decays ld and cd, and the
           five rules of table 6 with the best final validation accuracy. Each tries every learning
           rate with one seed to the end; the rate with the best validation accuracy at the end

@@ -6,11 +6,11 @@ Claim:    section 6.1 and figure 5, about PowerSign alone: on Rosenbrock's funct
           logarithmic scale from 1e-3 to 1e-8. The figure is a picture, without numbers.
 Method:   f(x, y) = (1 - x)^2 + 100 (y - x^2)^2, whose only minimum is f(1, 1) = 0, in float32, with
           exact gradients. The paper's optimizers are TensorFlow's, and so are ours: Momentum adds
-          0.9 times its sum to the gradient; RMSProp's average of g^2 starts at 1 and has the decay
-          0.9, and 1e-10 is added inside the root; Adam's epsilon is added before the bias
-          correction. PowerSign has the paper's defaults, the base e and no internal decay. Adam
-          with TensorFlow's epsilon of 1e-8, and AddSign, are not in the paper's figure; they stand
-          beside it.
+          0.9 times its sum to the gradient, a coefficient that the paper does not state; RMSProp's
+          average of g^2 starts at 1 and has the decay 0.9, and 1e-10 is added inside the root;
+          Adam's epsilon is added before the bias correction. PowerSign has the paper's defaults,
+          the base e and no internal decay. Adam with TensorFlow's epsilon of 1e-8, and AddSign, are
+          not in the paper's figure; they stand beside it.
           The paper states neither the start nor the rates. Ours, chosen before any run:
           Rosenbrock's own start (-1.2, 1) and the rates 1e-4, 1e-3, 1e-2, 1e-1 for everyone. A
           setting is chosen by f after the last step. A run that still jumps may be lucky in its

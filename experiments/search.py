@@ -1,7 +1,8 @@
 """The search (Bello et al., 2017, sections 3, 4, 5.1): update rules for small networks.
 
-Claim:    rules that a search finds train well (figure 4, section 5.1). With --preset paper the
-          paper's controller writes them, else evolution.
+Claim:    rules that a search finds train well (figure 4, section 5.1). With --protocol paper the
+          paper's controller writes them, with --preset paper by the paper's numbers, else
+          evolution.
 Command:  python experiments/search.py                 (four small tasks, minutes on 2 cores)
           python experiments/search.py --protocol paper --preset paper --task cifar10 \
               --data-dir DIR --samples 10000

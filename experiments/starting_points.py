@@ -1,7 +1,8 @@
 """Which learning rate and weight decay should one start from, coming from another optimizer?
 
-Claim:    none of the paper's. Who has a learning rate for SGD, Momentum or Adam wants to know what
-          PowerSign and AddSign need in its place, and whether their weight decay is another.
+Claim:    section 8.1: SGD's learning rate is usually a good first choice for PowerSign and AddSign.
+          The paper's no more: who has a rate for Momentum or Adam wants to know what they need in
+          its place, too, and whether their weight decay is another.
 Method:   four tasks: the paper's child on digits, small MLPs on tables, one of two classes
           (docs/examples/breast_cancer.py) and one of squared errors (scikit-learn's diabetes), and
           an LSTM language model on Penn Treebank; --tasks also

@@ -144,7 +144,7 @@ def test_wide_resnet_size(depth, width, classes):
 
 
 def test_wrn_40_4_has_9_million_parameters():
-    assert wide_resnet_size(40, 4, 10) == 8_949_210  # 8.9M in the paper's table 4
+    assert wide_resnet_size(40, 4, 10) == 8_949_210  # 8.9M in table 4 of Wide Residual Networks
     assert count(shapes(WideResNet(), 32)["params"]) == 8_949_210
 
 
@@ -227,7 +227,7 @@ def auxiliary_size(features, positions, classes):
 
 def test_nasnet_mobile_has_as_many_parameters_as_its_authors_say():
     size = nasnet_size(44, 4, 32, 1000, "imagenet")
-    assert size == pytest.approx(5.3e6, rel=0.01)  # the paper's table 3
+    assert size == pytest.approx(5.3e6, rel=0.01)  # table 3 of NASNet's paper
     assert size == 5_289_978  # the trainable parameters of the authors' TensorFlow code
     mobile = shapes(NASNetA(), 224)["params"]
     head = mobile.pop("AuxiliaryHead_0")
@@ -240,7 +240,7 @@ def test_nasnet_for_cifar_has_as_many_parameters_as_its_authors_say():
     model = NASNetA(10, 32, 6, stem="cifar", stem_filters=96, auxiliary=False)
     size = count(shapes(model, 32)["params"])
     assert size == nasnet_size(32, 6, 96, 10, "cifar")
-    assert size == pytest.approx(3.3e6, rel=0.01)  # NASNet-A (6 @ 768), the paper's table 1
+    assert size == pytest.approx(3.3e6, rel=0.01)  # NASNet-A (6 @ 768), table 1 of NASNet's paper
 
 
 def test_nasnet_parameters_do_not_depend_on_the_image_size():

@@ -95,7 +95,7 @@ def verdict(runs: Mapping[str, Runs]) -> str:
     return (
         f"From the single start, {SUBJECT} ends at f = {value(best[SUBJECT])} with its best rate. "
         f"Better: {', '.join(better) or 'none'}. Worse: {', '.join(worse) or 'none'}. "
-        "The paper, from its picture: ahead of Adam, RMSProp and SGD, close to Momentum."
+        "The paper (section 6.1): ahead of Adam, RMSProp and SGD, close to Momentum."
     )
 
 

@@ -3,13 +3,14 @@
 Bello et al. (2017) settle most of it. Section 4.1 says that `log` and `sqrt` take |x|, that `x / y`
 is `x / (y + DELTA)`, that `clip(x, c)` limits x to [-c, c], that `drop(x, p)` sets entries to 0
 with probability p, and what the decays and both noises are. Section 4.2 sets DELTA and the decay
-rates of the moving averages. By the caption of figure 2, these averages are bias-corrected.
+rates of the moving averages. By the caption of figure 2, those of g and g^2 are bias-corrected.
 
-The paper leaves these to us: DELTA stands outside the root, so `adam` is `m / (sqrt(v) + DELTA)`
-and `rmsprop` is `g / (sqrt(v) + DELTA)`, as its division would write them; `sign(0)` is 0; `drop`
-does not rescale what it keeps; the 0.01 of N(0, 0.01) is a variance; the averages include the
-current gradient; a decay's t is 0 at the first step and at most T; a power of a negative number is
-nan unless the exponent is whole.
+The paper leaves these to us: the average of g^3 is bias-corrected too; DELTA stands outside the
+root, so `adam` is `m / (sqrt(v) + DELTA)` and `rmsprop` is `g / (sqrt(v) + DELTA)`, as its division
+would write them; `sign(0)` is 0; `drop` does not rescale what it keeps; the second number of both
+noises is a variance, and they are drawn for each entry; the averages include the current gradient;
+a decay's t is 0 at the first step and at most T; a power of a negative number is nan unless the
+exponent is whole.
 """
 
 from collections.abc import Callable

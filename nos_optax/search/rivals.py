@@ -17,7 +17,7 @@ RIVALS = {
 """Those at the end of each search, by what tables call them: see `nos_optax.compare.as_rival`."""
 
 ALL_RIVALS = RIVALS | {
-    "Cautious Adam": "(1 + sign(g) * sign(m)) * adam",
+    "Cautious Adam": "(1 + sign(g) * sign(m)) * adam",  # addsign_adam, a row of Table 6
     "AdaBelief": "optax.adabelief",
     "AdamW, cosine decay": f"{__name__}:adamw_cosine",
     "Lion, cosine decay": f"{__name__}:lion_cosine",
