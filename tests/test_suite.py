@@ -80,10 +80,19 @@ def test_speeds_end_where_adams_curve_does():
     np.testing.assert_allclose(found, [LEAST, LEAST, np.log2(3), np.log2(3)])
 
 
-def test_half_of_the_speed_is_on_the_way_and_half_at_the_end():
+def test_a_quarter_of_the_loss_is_on_the_way_and_the_rest_at_the_end():
     way, end, x = CURVE[3], CURVE[5], np.array(0.0)
     found = REFERENCE.speed(Losses(np.array(way), x, np.array(end), x))
-    np.testing.assert_allclose(found, (np.log2(LENGTHS[3]) + np.log2(LENGTHS[5])) / 2, rtol=1e-6)
+    assert found == REFERENCE.speed(losses((way + 3 * end) / 4))
+    assert found > REFERENCE.speed(Losses(np.array(end), x, np.array(way), x))
+
+
+def test_where_adams_validation_loss_is_flat_its_losses_on_the_way_decide():
+    flat = Reference(0.01, train=CURVE, validation=(0.5,) * len(LENGTHS), late=CURVE)
+    way, end = np.array(CURVE[3]), np.array([0.5, 0.5 + 1e-3])
+    found = flat.speed(Losses(way, way, end, way))
+    np.testing.assert_allclose(found[0], np.log2(LENGTHS[3]), atol=1e-6)
+    assert found[0] - 0.1 < found[1] < found[0], "a little noise there is little"
 
 
 def test_a_longer_training_that_is_no_better_does_not_count():

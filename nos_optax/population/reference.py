@@ -2,8 +2,10 @@
 
 A rule's loss says nothing across tasks. How long Adam would have had to train for that loss does:
 the unit is a doubling of Adam's training, 0 is as good as Adam, 1 is twice as fast. That is VeLO's
-normaliser (Metz et al., 2022, appendix), once for the loss at the end and once for the mean loss
-on the way there, because the first alone is noisy and the second alone rewards haste.
+normaliser (Metz et al., 2022, appendix) of a loss that is three quarters the validation loss at the
+end, and a quarter the mean loss on the way there. The first alone is noisy where Adam's own hardly
+falls any more, and the second alone rewards haste (`benchmarks/reward_lasts.py`). They are joined
+as losses, not as lengths: where one is flat, the other decides.
 """
 
 import contextlib
@@ -32,6 +34,7 @@ LONGEST = max(LENGTHS)
 # By Python: NumPy's powers differ in their last digit from processor to processor.
 COARSE = tuple(10 ** (k / 2) for k in range(-10, 3))
 FINE = tuple(10 ** (k / 4) for k in (-1, 0, 1))
+ON_THE_WAY, AT_THE_END = 1 / 4, 3 / 4  # of the loss by which trainings are compared
 LAST_SEED = 2**31  # those of searches and of fresh trainings lie far below
 TUNING_SEEDS = range(LAST_SEED - 4, LAST_SEED)
 CURVE_SEEDS = range(LAST_SEED - 12, LAST_SEED - 4)  # seeds that chose the rate never judge it
@@ -65,11 +68,11 @@ class Reference:
             losses: of trainings, arrays of any one shape.
 
         Returns:
-            The same shape: half log2 of the length at which Adam has the same mean loss, half that
-            at which it has the same validation loss; from -3 to log2(3), beyond which nobody looks.
+            The same shape: log2 of the length at which Adam has the same loss, from -3 to log2(3),
+            beyond which nobody looks.
         """
-        by_train = _length(losses.train, self.train)
-        return (by_train + _length(losses.validation, self.validation)) / 2
+        curve = joined_loss(self.train, self.validation)
+        return _length(joined_loss(losses.train, losses.validation), curve)
 
     def learned(self, losses: Losses) -> np.ndarray:
         """Return which trainings of a sweep's length made a twentieth of Adam's progress."""
@@ -77,14 +80,24 @@ class Reference:
         return np.asarray(losses.late < losses.initial - (losses.initial - adam) / 20)
 
 
-def _length(values: np.typing.ArrayLike, curve: tuple[float, ...]) -> np.ndarray:
+def joined_loss(train: np.typing.ArrayLike, validation: np.typing.ArrayLike) -> np.ndarray:
+    """Return the loss by which trainings are compared.
+
+    Args:
+        train: mean losses of the minibatches.
+        validation: validation losses at the end.
+    """
+    return ON_THE_WAY * np.asarray(train) + AT_THE_END * np.asarray(validation)
+
+
+def _length(values: np.ndarray, curve: np.ndarray) -> np.ndarray:
     """Return log2 of the lengths at which a curve of Adam's has these values.
 
     The curve is made to fall: a longer training counts where it is better than all shorter ones.
     """
     best = np.minimum.accumulate(curve)
     falls = np.r_[True, best[1:] < best[:-1]]
-    return np.interp(-np.asarray(values), -best[falls], np.log2(LENGTHS)[falls])
+    return np.interp(-values, -best[falls], np.log2(LENGTHS)[falls])
 
 
 def measure_reference(loop: TaskLoop, horizon: int) -> Reference:
@@ -124,9 +137,9 @@ def steps_of(length: float, horizon: int) -> int:
 
 
 def _tune(loop: TaskLoop, rates: np.ndarray, horizon: int) -> np.ndarray:
-    """Return the mean over seeds of Adam's loss with each rate, on the way and at the end."""
+    """Return the mean over seeds of Adam's loss with each rate."""
     losses = [_adam(loop, rates, seed, horizon) for seed in TUNING_SEEDS]
-    return np.mean([x.train + x.validation for x in losses], axis=0)
+    return np.mean([joined_loss(x.train, x.validation) for x in losses], axis=0)
 
 
 def _adam(loop: TaskLoop, rates: np.ndarray, seed: int, steps: int) -> Losses:
@@ -206,7 +219,7 @@ def data_digest(loop: TaskLoop, horizon: int) -> str:
 
 def _digest(loop: TaskLoop, horizon: int) -> str:
     """Return a hash of all that a reference depends on."""
-    how = (LENGTHS, COARSE, FINE, TUNING_SEEDS, CURVE_SEEDS)
+    how = (LENGTHS, COARSE, FINE, ON_THE_WAY, AT_THE_END, TUNING_SEEDS, CURVE_SEEDS)
     return hashlib.sha256((training_digest(loop, horizon) + repr(how)).encode()).hexdigest()[:16]
 
 
