@@ -9,12 +9,13 @@ Method:   one search for each strategy and seed, in the default space and on the
           Strategies are compared by the mean over their searches, search by search (paired by
           seed), with t intervals of 95 %. A search has found a rule better than Adam from the first
           population on after which each leader's own interval over the fresh seeds is above 0.
-          Only trainings count: repeats and rejections are free.
+          Only trainings count: repeats and rejections are free. The winner's curse is what a search
+          believes of its last leader, by the race's estimate, more than fresh seeds do.
 Command:  python benchmarks/live_searches.py
           python benchmarks/live_searches.py --strategy evolution --seeds 10 --trainings 600
           python benchmarks/live_searches.py --strategy random mymodule:MyStrategy
           The same command goes on where a killed one stopped, and more trainings or seeds go on
-          from fewer: the runs are in --runs.
+          from fewer: the runs are in --runs, as evolution-0 and so on, and may come from elsewhere.
 Time:     two minutes for a search of 400 trainings on 2 cores.
 Writes:   benchmarks/results/live_searches_TRAININGS.json, .md and .png
 """
@@ -32,7 +33,7 @@ from scipy import stats
 
 from nos_optax._command import make_console, one_message
 from nos_optax.compare.records import write_results
-from nos_optax.compare.statistics import difference
+from nos_optax.compare.statistics import Difference, difference
 from nos_optax.grammar import Program
 from nos_optax.population.accelerator import enable_compilation_cache
 from nos_optax.search import Engine, History, LocalEngine, SearchConfig, run_search
@@ -79,8 +80,20 @@ class Leader(NamedTuple):
     fresh: tuple[float, ...]  # doublings ahead of Adam, by fresh seeds
 
 
-def search(strategy: str, seed: int, arguments: Arguments, engine: Engine) -> list[Leader]:
-    """Run a search, or what is left of it, and return its leaders in turn."""
+class Outcome(NamedTuple):
+    """What a search came to."""
+
+    leaders: list[Leader]  # in turn
+    estimate: float  # of the last one, by the search's own race
+
+    @property
+    def curse(self) -> float:
+        """What the search believes of its last leader more than fresh seeds do."""
+        return self.estimate - float(np.mean(self.leaders[-1].fresh))
+
+
+def search(strategy: str, seed: int, arguments: Arguments, engine: Engine) -> Outcome:
+    """Run a search, or what is left of it, and return what it came to."""
     folder = arguments.runs / f"{strategy.split(':')[-1]}-{seed}"
     config = SearchConfig(
         strategy=strategy,
@@ -91,28 +104,40 @@ def search(strategy: str, seed: int, arguments: Arguments, engine: Engine) -> li
         out=folder,
         resume=True,
     )
-    run_search(config, engine=engine)
+    if not is_there(folder, arguments.trainings):
+        run_search(config, engine=engine)
     history = History(folder / "history.sqlite", read_only=True)
     try:
-        return leaders(config, history, engine, arguments)
+        return judge(config, history, engine, arguments)
     finally:
         history.close()
 
 
-def leaders(
-    config: SearchConfig, history: History, engine: Engine, arguments: Arguments
-) -> list[Leader]:
+def is_there(folder: Path, trainings: int) -> bool:
+    """Return whether a folder holds a search of so many trainings."""
+    if not (folder / "history.sqlite").exists():
+        return False
+    history = History(folder / "history.sqlite", read_only=True)
+    try:
+        return sum(c.is_training for c in history.candidates()) >= trainings
+    finally:
+        history.close()
+
+
+def judge(config: SearchConfig, history: History, engine: Engine, arguments: Arguments) -> Outcome:
     """Let the race of a search that is over run again, and judge who was ahead."""
     candidates, race, size = history.candidates(), Race(config, history, engine), config.batch_size
     judged: dict[str, tuple[float, ...]] = {}
     found: list[Leader] = []
+    estimate = np.nan
     for first in range(0, len(candidates) - size + 1, size):
         race.settle(candidates[first : first + size])
         if race.trained > arguments.trainings + size:  # of a folder that holds a longer search
             break
         if not len(race.standings):
             continue
-        best = race.best()[0][0]
+        best, estimated = race.best()[0]
+        estimate = estimated.mean
         if found and found[-1].rule == best.rule:
             continue
         if best.rule not in judged:
@@ -126,11 +151,12 @@ def leaders(
             )
             judged[best.rule] = tuple(decimal(x.reward[0]) for one in parts for _, x in one)
         found.append(Leader(race.trained, best.rule, judged[best.rule]))
-    return found
+    return Outcome(found, estimate)
 
 
-def outcome(found: list[Leader]) -> str:
+def told(outcome: Outcome) -> str:
     """Return what came out of a search, in words."""
+    found = outcome.leaders
     if not found:
         return "no rule learned"
     since = ahead_from(found)
@@ -162,7 +188,9 @@ def median(values: list[int | None]) -> float | None:
 
 
 def interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Return a mean with its t interval of 95 %."""
+    """Return a mean with its t interval of 95 %; nan of fewer than two values."""
+    if len(values) < 2:
+        return Difference(np.nan, np.nan, np.nan, 1.0)._asdict()
     return difference(list(values), [0.0] * len(values))._asdict()
 
 
@@ -171,11 +199,12 @@ def run(arguments: Arguments, console: Console) -> None:
     enable_compilation_cache()
     config = SearchConfig(watch=())
     engine = LocalEngine(config, config.space().iterations)
-    found: dict[str, list[list[Leader]]] = {name: [] for name in arguments.strategy}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in arguments.strategy}
     for seed in range(arguments.seeds):
         for name in arguments.strategy:
-            found[name].append(search(name, seed, arguments, engine))
-            console.print(f"{name}, seed {seed}: {outcome(found[name][-1])}", markup=False)
+            outcomes[name].append(search(name, seed, arguments, engine))
+            console.print(f"{name}, seed {seed}: {told(outcomes[name][-1])}", markup=False)
+    found = {name: [x.leaders for x in searches] for name, searches in outcomes.items()}
     steps = [n for n in CHECKED if n < arguments.trainings] + [arguments.trainings]
     curves = {
         name: np.array([[reward_after(s, n, engine.chance) for n in steps] for s in searches])
@@ -190,7 +219,8 @@ def run(arguments: Arguments, console: Console) -> None:
             },
             "ahead_from": [ahead_from(s) for s in found[name]],
             "median_ahead_from": median([ahead_from(s) for s in found[name]]),
-            "last": [outcome(s) for s in found[name]],
+            "curse": interval([x.curse for x in outcomes[name] if x.leaders]),
+            "last": [told(x) for x in outcomes[name]],
             "searches": [[leader._asdict() for leader in s] for s in found[name]],
         }
         for name, y in curves.items()
@@ -212,8 +242,8 @@ def as_markdown(rows: dict[str, dict], arguments: Arguments, steps: list[int]) -
         f"{arguments.fresh} fresh seeds, the mean over the searches with 95 % intervals.",
         "",
         f"| strategy | {' | '.join(heads)} | less {first}'s, at the end | better than Adam from "
-        "training, the median | searches that are, at the end |",
-        "|---|" + "---|" * (len(heads) + 3),
+        "training, the median | searches that are, at the end | winner's curse |",
+        "|---|" + "---|" * (len(heads) + 4),
     ]
     for name, row in rows.items():
         cells = [words(row["rewards"][str(n)]) for n in steps]
@@ -221,6 +251,7 @@ def as_markdown(rows: dict[str, dict], arguments: Arguments, steps: list[int]) -
         middle, ahead = row["median_ahead_from"], row["ahead_from"]
         cells.append("never" if middle is None else f"{middle:.0f}")
         cells.append(f"{sum(x is not None for x in ahead)} of {len(ahead)}")
+        cells.append(words(row["curse"]))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
