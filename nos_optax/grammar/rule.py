@@ -74,6 +74,11 @@ class UpdateRule:
     def _canonical(self) -> "UpdateRule":
         return UpdateRule(canonical(self.expression))
 
+    @property
+    def shortest(self) -> str:
+        """The rule in infix form, as it is written or canonically, whichever is shorter."""
+        return min(str(self), str(self._canonical), key=len)
+
     @cached_property
     def digest(self) -> str:
         """The hash of the canonical form, 16 hexadecimal digits, the same in every process."""

@@ -79,7 +79,7 @@ class Judge:
         digest = rule.digest
         return Candidate(
             id=-1,
-            rule=min(str(rule), str(rule.canonical()), key=len),
+            rule=rule.shortest,
             tokens=str(program),
             digest=digest,
             fingerprint=self._fingerprints.setdefault(digest, probed.fingerprint),

@@ -114,7 +114,7 @@ def shorter(rival: Rival, suite: SuiteTrainer) -> list[Rival]:
         except RuleError:
             continue
         if length <= suite.iterations:
-            text = min(str(rule), str(rule.canonical()), key=len)
+            text = rule.shortest
             found.append(Rival(text, text, rule))
     return found
 
