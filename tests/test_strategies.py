@@ -21,6 +21,7 @@ from nos_optax.search.strategies import (
     STRATEGIES,
     Evolution,
     RandomSearch,
+    catalogue_programs,
     find_strategy,
 )
 from nos_optax.search.strategies.evolution import CROSSED, _cross
@@ -595,3 +596,38 @@ def test_they_work_where_jax_counts_in_double_precision(name):
     with jax.enable_x64(True):
         asked = rounds(make(name), 2)
     assert asked.dtype == np.int32 and SMALL.allows(asked.reshape(-1, asked.shape[-1])).all()
+
+
+@pytest.mark.parametrize("count", [4, 16, 64])
+def test_evolution_asks_first_for_what_it_starts_from(count):
+    space = SearchConfig().space()
+    start = catalogue_programs(space)
+    assert space.allows(start).all() and len(start) > 20
+    strategy = make_strategy("evolution", space, 0, start="catalogue")
+    asked = []
+    while len(asked) < len(start) + count:
+        tokens = strategy.ask(count)
+        assert space.allows(tokens).all()
+        strategy.tell(tokens, np.arange(count) + len(asked))
+        asked += list(tokens)
+    np.testing.assert_array_equal(asked[: len(start)], start)
+    later = {row.tobytes() for row in asked[len(start) :]}
+    assert not later <= {row.tobytes() for row in start}, "then it goes on"
+
+
+def test_the_catalogue_of_a_small_space_is_what_it_can_write():
+    words = {"operands": ("g", "m", "adam"), "unary": ("x", "sign"), "binary": ("*", "left")}
+    space = SearchSpace(1, **words, distinct_operands=False)
+    names = {str(decode(Program.from_array(row))) for row in catalogue_programs(space)}
+    assert names == {"g", "m", "adam"}
+    with pytest.raises(ValueError, match="no rule of the paper is in this space"):
+        catalogue_programs(dataclasses.replace(space, operands=("ld", "cd")))
+
+
+def test_only_evolution_starts_from_the_catalogue():
+    with pytest.raises(ValueError, match="for --strategy evolution, got --strategy ppo"):
+        SearchConfig(strategy="ppo", start="catalogue")
+    with pytest.raises(ValueError, match="for --strategy evolution, got random"):
+        make_strategy("random", SMALL, 0, start="catalogue")
+    with pytest.raises(ValueError, match="programs of the space"):
+        Evolution(SMALL, jax.random.key(0), start=np.full((1, len(SMALL.num_choices)), 10**6))

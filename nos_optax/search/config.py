@@ -234,6 +234,8 @@ class SearchConfig(TaskConfig):
     ] = None
     """What chooses the next rules; MODULE:CLASS is a Strategy of your own, importable (default:
     evolution; ppo with --protocol paper or --preset paper)."""
+    start: Literal["random", "catalogue"] = "random"
+    """Of evolution: from random rules, or from those of the paper that can be written, too."""
     preset: Literal["default", "paper"] = "default"
     """Of the controller: default learns in hundreds of samples, paper in tens of thousands. The
     paper's also has the space of rules that --protocol paper has."""
@@ -299,6 +301,10 @@ class SearchConfig(TaskConfig):
         assert self.strategy is not None  # by the defaults
         if self.strategy != GIVEN:
             check_name("strategy", self.strategy, tuple(STRATEGIES))
+        if self.start != "random" and self.strategy != "evolution":
+            raise ValueError(
+                f"--start {self.start} is for --strategy evolution, got --strategy {self.strategy}"
+            )
         if not 0 <= (self.tolerance or 0) < 1:
             raise ValueError(f"--tolerance must be in [0, 1), got {self.tolerance}")
         if self.protocol == "paper":

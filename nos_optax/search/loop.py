@@ -165,7 +165,7 @@ def _run(
                 if strategy is None:
                     assert config.strategy is not None  # by the defaults
                     strategy = make_strategy(
-                        config.strategy, config.space(), config.seed, config.preset
+                        config.strategy, config.space(), config.seed, config.preset, config.start
                     )
             with _events(config, folder, on_batch) as report_batch:
                 candidates, race = _sample(config, folder, strategy, own_engine, report_batch)

@@ -3,13 +3,16 @@
 To add one, write its class in a file here and name it in `STRATEGIES`.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from nos_optax.controller import PRESETS
 from nos_optax.controller.ppo import REINFORCE_PRESETS
-from nos_optax.grammar import SearchSpace
+from nos_optax.grammar import SearchSpace, encode, rules
+from nos_optax.grammar.errors import RuleError
 from nos_optax.population.own import import_own
 from nos_optax.search.strategies.controller import PPO as PPO
 from nos_optax.search.strategies.evolution import Evolution as Evolution
@@ -40,7 +43,13 @@ def find_strategy(name: str) -> Factory:
     return lambda space, key, preset: own(space, key)
 
 
-def make_strategy(name: str, space: SearchSpace, seed: int, preset: str = "default") -> Strategy:
+def make_strategy(
+    name: str,
+    space: SearchSpace,
+    seed: int,
+    preset: str = "default",
+    start: str = "random",
+) -> Strategy:
     """Return a strategy by its name on the command line.
 
     Args:
@@ -48,11 +57,39 @@ def make_strategy(name: str, space: SearchSpace, seed: int, preset: str = "defau
         space: what to search.
         seed: of all its choices.
         preset: of the controllers, `default` or `paper`; the others have none.
+        start: of evolution, `random` or `catalogue`: with the rules of the paper that are in the
+            space.
 
     Raises:
-        ValueError: there is no such strategy, or it cannot ask and tell.
+        ValueError: there is no such strategy, or it cannot ask and tell; another than evolution is
+            to start from the catalogue, or no rule of that is in the space.
     """
-    return find_strategy(name)(space, jax.random.key(seed), preset)
+    key = jax.random.key(seed)
+    if start == "random":
+        return find_strategy(name)(space, key, preset)
+    if name != "evolution":
+        raise ValueError(f"--start {start} is for --strategy evolution, got {name}")
+    return Evolution(space, key, start=catalogue_programs(space))
+
+
+def catalogue_programs(space: SearchSpace) -> np.ndarray:
+    """Return the rules of the catalogue that a space has, `int32[N, 5 G]`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    programs = []
+    for row in rules.values():
+        with contextlib.suppress(RuleError):  # it takes more iterations, or other numbers
+            programs.append(encode(row.rule, space.iterations).array.ravel())
+    written = np.unique(np.array(programs, np.int32).reshape(len(programs), -1), axis=0)
+    allowed = written[space.allows(written)] if programs else written
+    if not len(allowed):
+        raise ValueError(
+            "--start catalogue: no rule of the paper is in this space; give more iterations, "
+            "operands or functions, or --start random"
+        )
+    return allowed
 
 
 STRATEGIES: dict[str, Factory] = {

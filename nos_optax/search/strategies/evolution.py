@@ -53,10 +53,11 @@ class Evolution:
         immigrants: share of uniform samples among the programs asked for after that.
         niche_size: how many programs that go in nearly the same direction may live.
         restructured: share of the children whose tree is changed, and not single tokens.
+        start: programs that it asks for first, `int32[N, 5 G]`; only samples where None.
 
     Raises:
-        ValueError: a size is less than 1, the founders are more than the population, or a share is
-            outside [0, 1].
+        ValueError: a size is less than 1, the founders are more than the population, a share is
+            outside [0, 1], or a program of the start is not in the space.
 
     References:
         Tournaments and children as in Real et al., `Regularized Evolution for Image Classifier
@@ -75,6 +76,7 @@ class Evolution:
         immigrants: float = 0.1,
         niche_size: int = 6,
         restructured: float = 0.5,
+        start: np.ndarray | None = None,
     ):
         founders = min(FOUNDERS, population_size) if founders is None else founders
         sizes = population_size, tournament_size, founders, niche_size
@@ -90,6 +92,9 @@ class Evolution:
         self.space, self.tournament_size, self._asked = space, tournament_size, None
         self.founders, self.immigrants, self.niche_size = founders, immigrants, niche_size
         self.restructured = restructured
+        self.start = np.zeros((0, len(space.num_choices)), np.int32) if start is None else start
+        if not space.allows(self.start).all():
+            raise ValueError("start must hold programs of the space")
         self._directions = Directions(space.iterations)
         self.state = EvolutionState(
             KeyStream.start(key),
@@ -100,7 +105,10 @@ class Evolution:
         )
 
     def ask(self, count: int) -> np.ndarray:
-        """Return children of the population, or uniform samples until it has its founders."""
+        """Return children of the population, or uniform samples until it has its founders.
+
+        What it starts from comes before all of these.
+        """
         self.state = self.state._replace(keys=self.state.keys.next())
         keys, tokens, rewards, size, told = self.state
         self._asked = np.asarray(self.space.sample(keys.key(), count))
@@ -109,6 +117,8 @@ class Evolution:
             children = self._children(rng, tokens[-size:], rewards[-size:], self._asked)
             immigrants = rng.random(count) < self.immigrants
             self._asked = np.where(immigrants[:, None], self._asked, children)
+        first = self.start[told : told + count]
+        self._asked = np.concatenate([first, self._asked[len(first) :]])
         return self._asked
 
     def _children(self, rng, tokens, rewards, strays):
