@@ -1,7 +1,7 @@
-"""What the optimizers and schedules do with their arguments: check them at once, by name, use them.
+"""What functions and settings do with their arguments: check them at once, by name, and use them.
 
 What is a number is checked, in whatever array it comes; only a tracer, which has no value yet,
-passes unchecked.
+passes unchecked. True and False are no numbers.
 """
 
 import math
@@ -40,10 +40,10 @@ def check_number(
     if not _has_value(value):
         return
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
             raise TypeError(f"{name} is {value!r}, but must be {must}.")
         entries = np.asarray(value).astype(float).ravel().tolist()
-    elif isinstance(value, numbers.Real):
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         entries = [value]
     else:
         raise TypeError(f"{name} is {value!r}, but must be {must}.")
@@ -55,7 +55,34 @@ def check_number(
         raise ValueError(f"{name} is {value}, but must be {must}.")
 
 
-_REAL = (jnp.bool_, jnp.integer, jnp.floating)
+def check_positive(**values: object) -> None:
+    """Raise if one of the values is no number, or not positive and finite."""
+    for name, value in values.items():
+        check_number(name, value, "a positive number", lambda x: 0 < x < math.inf)
+
+
+def check_integers(must: str = "a whole number", **values: object) -> None:
+    """Raise if one of the values is no integer of Python's or NumPy's.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}, but must be {must}.")
+
+
+def check_counts(**values: object) -> None:
+    """Raise if one of the values is no whole number, or less than 1.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is less than 1.
+    """
+    must = "a whole number, at least 1"
+    check_integers(must, **values)
+    for name, value in values.items():
+        check_number(name, value, must, lambda x: x >= 1)
 
 
 def _has_value(value: object) -> bool:

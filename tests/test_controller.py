@@ -470,21 +470,31 @@ def test_default_beats_random_within_512_samples():
     [
         (lambda: PolicyConfig(()), "num_choices"),
         (lambda: PolicyConfig((3, 0)), "num_choices"),
-        (lambda: PolicyConfig((3,), hidden_size=0), "hidden_size=0"),
-        (lambda: PolicyConfig((3,), init_scale=0), "init_scale=0"),
-        (lambda: PPOConfig(0.0), "learning_rate=0.0"),
-        (lambda: PPOConfig(1e-3, clip_ratio=-1.0), "clip_ratio=-1.0"),
-        (lambda: PPOConfig(1e-3, entropy_coefficient=-1.0), "entropy_coefficient=-1.0"),
-        (lambda: PPOConfig(1e-3, baseline_decay=1.0), "baseline_decay=1.0"),
-        (lambda: PPOConfig(1e-3, epochs=0), "epochs=0"),
-        (lambda: PPOConfig(1e-3, minibatch_size=0), "minibatch_size=0"),
-        (lambda: PPOConfig(1e-3, max_grad_norm=0.0), "max_grad_norm=0.0"),
-        (lambda: PPOConfig(math.nan), "learning_rate=nan"),
+        (lambda: PolicyConfig((3,), hidden_size=0), "hidden_size is 0, but must be"),
+        (lambda: PolicyConfig((3,), init_scale=0), "init_scale is 0, but must be"),
+        (lambda: PPOConfig(0.0), "learning_rate is 0.0, but must be"),
+        (lambda: PPOConfig(1e-3, clip_ratio=-1.0), "clip_ratio is -1.0, but must be"),
+        (
+            lambda: PPOConfig(1e-3, entropy_coefficient=-1.0),
+            "entropy_coefficient is -1.0, but must be",
+        ),
+        (lambda: PPOConfig(1e-3, baseline_decay=1.0), "baseline_decay is 1.0, but must be"),
+        (lambda: PPOConfig(1e-3, epochs=0), "epochs is 0, but must be"),
+        (lambda: PPOConfig(1e-3, minibatch_size=0), "minibatch_size is 0, but must be"),
+        (lambda: PPOConfig(1e-3, max_grad_norm=0.0), "max_grad_norm is 0.0, but must be"),
+        (lambda: PPOConfig(math.nan), "learning_rate is nan, but must be"),
     ],
 )
 def test_bad_configurations_say_what_to_give(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", ["a", True, None, [1]])
+@pytest.mark.parametrize("name", ["learning_rate", "clip_ratio", "baseline_decay", "epochs"])
+def test_what_is_no_number_is_named(name, value):
+    with pytest.raises(TypeError, match=f"{name} is .*must be"):
+        PPOConfig(**{"learning_rate": 1e-3, name: value})
 
 
 def test_rewards_of_another_shape_are_refused():

@@ -198,6 +198,15 @@ def test_digits_refuse_bad_arguments(arguments: dict[str, Any], message: str) ->
         load_digits(**arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"noise": "a"}, {"noise": True}, {"size": 8.0}, {"size": "8"}]
+)
+def test_digits_refuse_what_is_no_number(arguments):
+    (name,) = arguments
+    with pytest.raises(TypeError, match=f"{name} is .*must be"):
+        load_digits(**arguments)
+
+
 # CIFAR-10: the round trip.
 
 

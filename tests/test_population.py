@@ -396,6 +396,24 @@ def test_bad_protocols(options):
         Protocol(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rates": ("a",)},
+        {"learning_rates": "0.1"},
+        {"learning_rates": (0.1, True)},
+        {"batch_size": 2.5},
+        {"epochs": True},
+        {"sweep_examples": None} | {"batch_size": "3"},
+        {"margin": "wide"},
+        {"margin": False},
+    ],
+)
+def test_protocols_of_what_is_no_number(options):
+    with pytest.raises((TypeError, ValueError), match=f"({'|'.join(options)}) is .*must be"):
+        Protocol(**options)
+
+
 def test_small_images_and_empty_populations(trainer):
     with pytest.raises(ValueError, match="3x8"):
         ConvNet((3, 8, 1), 10)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nos_optax._arguments import check_integers
 from nos_optax._files import slug
 from nos_optax.compare.records import Records
 from nos_optax.compare.rivals import Rival
@@ -66,6 +67,7 @@ class Budget:
     first_seed: int = 0
 
     def __post_init__(self):
+        check_integers(tuning_seeds=self.tuning_seeds, seeds=self.seeds, first_seed=self.first_seed)
         if not self.rates or not all(map(_is_rate, self.rates)):
             raise ValueError(
                 f"learning rates must be positive numbers that float32 holds, got {self.rates}"

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
+
+from nos_optax._arguments import check_counts, check_positive
 
 MaskFn = Callable[[jax.Array, jax.Array], jax.Array]
 """`(tokens int32[L], step int32[]) -> bool[max(num_choices)]`, True where a choice is allowed.
@@ -37,21 +38,12 @@ class PolicyConfig:
     init_scale: float = 0.08
 
     def __post_init__(self):
-        sizes = (*self.num_choices, self.hidden_size)
-        if not all(isinstance(size, int | np.integer) for size in sizes):
-            raise ValueError(
-                f"num_choices={self.num_choices}, hidden_size={self.hidden_size}: give whole "
-                "numbers."
-            )
-        if not self.num_choices or min(self.num_choices) < 1:
-            raise ValueError(
-                f"num_choices={self.num_choices}: give at least one step, and at least one choice "
-                "at every step."
-            )
-        if self.hidden_size < 1:
-            raise ValueError(f"hidden_size={self.hidden_size}: give at least one unit.")
-        if not self.init_scale > 0:
-            raise ValueError(f"init_scale={self.init_scale}: give a positive number.")
+        if isinstance(self.num_choices, str) or not len(self.num_choices):
+            raise ValueError(f"num_choices is {self.num_choices!r}, but must be whole numbers.")
+        for choices in self.num_choices:
+            check_counts(num_choices=choices)
+        check_counts(hidden_size=self.hidden_size)
+        check_positive(init_scale=self.init_scale)
 
 
 class Scores(NamedTuple):

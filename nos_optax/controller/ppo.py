@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from nos_optax._arguments import check_counts, check_number, check_positive
 from nos_optax.controller.objectives import OBJECTIVES
 from nos_optax.controller.policy import Policy, Samples, Scores
 
@@ -54,30 +54,19 @@ class PPOConfig:
             choices = get_args(get_type_hints(PPOConfig)[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give one of {choices}.")
-        for name in ("epochs", "minibatch_size"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int | np.integer):
-                raise ValueError(f"{name}={value!r}: give a whole number.")
-        for name in ("learning_rate", "clip_ratio", "epochs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")
-        if self.minibatch_size is not None and not self.minibatch_size > 0:
-            raise ValueError(
-                f"minibatch_size={self.minibatch_size}: give a positive number, or None for the "
-                "whole batch."
-            )
-        if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"baseline_decay={self.baseline_decay}: give a number in [0, 1).")
-        if not self.entropy_coefficient >= 0:
-            raise ValueError(
-                f"entropy_coefficient={self.entropy_coefficient}: give 0 for no entropy bonus, or "
-                "a positive number."
-            )
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm={self.max_grad_norm}: give a positive number, or None for no "
-                "clipping."
-            )
+        check_counts(epochs=self.epochs)
+        if self.minibatch_size is not None:
+            check_counts(minibatch_size=self.minibatch_size)
+        check_positive(learning_rate=self.learning_rate)
+        limit = "a positive number, infinity for no limit"
+        check_number("clip_ratio", self.clip_ratio, limit, lambda x: x > 0)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, limit, lambda x: x > 0)
+        entropy, decay = self.entropy_coefficient, self.baseline_decay
+        check_number(
+            "entropy_coefficient", entropy, "0 or a positive number", lambda x: 0 <= x < math.inf
+        )
+        check_number("baseline_decay", decay, "in [0, 1)", lambda x: 0 <= x < 1)
 
 
 PRESETS = {

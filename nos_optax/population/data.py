@@ -6,8 +6,11 @@ and a quarter of float32. The population trainer standardises each minibatch whe
 """
 
 import dataclasses
+import math
 
 import numpy as np
+
+from nos_optax._arguments import check_integers, check_number
 
 _DIGITS_SIDE = 8
 _DIGITS_MAX = 16
@@ -160,12 +163,17 @@ def load_digits(
     Raises:
       DatasetError: If an argument is out of range.
       ImportError: If scikit-learn is missing.
+      TypeError: If an argument is no number.
 
     References:
       Alpaydin and Kaynak, `Optical Recognition of Handwritten Digits
       <https://doi.org/10.24432/C50P49>`_, 1998
     """
-    if not 0 <= noise < float("inf"):
+    check_number("noise", noise, "0 or a positive number", holds=lambda x: True)
+    check_integers(
+        train_examples=train_examples, validation_examples=validation_examples, size=size
+    )
+    if not 0 <= noise < math.inf:
         raise DatasetError(f"noise is {noise}; it must be a finite number, 0 or larger")
     if size < _DIGITS_SIDE or size % _DIGITS_SIDE:
         raise DatasetError(f"size is {size}; it must be a multiple of {_DIGITS_SIDE}, such as 16")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nos_optax._arguments import check_counts, check_number, check_positive
+
 STATUSES = ("trained", "dead", "diverged", "slow")
 TRAINED, DEAD, DIVERGED, SLOW = range(4)
 
@@ -30,6 +32,7 @@ class Protocol:
             but the random features of an untrained network already see more than that.)
 
     Raises:
+        TypeError: what should be a number is none.
         ValueError: a number is out of range.
 
     References:
@@ -43,15 +46,14 @@ class Protocol:
     margin: float = 6.0
 
     def __post_init__(self):
-        if not self.learning_rates or not all(0 < r < math.inf for r in self.learning_rates):
-            raise ValueError(f"learning_rates must be positive, got {self.learning_rates}")
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin must be finite and not negative, got {self.margin}")
-        for name in ("batch_size", "sweep_examples", "epochs"):
-            if not isinstance(getattr(self, name), int | np.integer):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if isinstance(self.learning_rates, str) or not len(self.learning_rates):
+            raise ValueError(f"learning_rates is {self.learning_rates!r}, but must be numbers.")
+        for rate in self.learning_rates:
+            check_positive(learning_rates=rate)
+        check_number("margin", self.margin, "0 or a positive number", lambda x: 0 <= x < math.inf)
+        check_counts(
+            batch_size=self.batch_size, sweep_examples=self.sweep_examples, epochs=self.epochs
+        )
 
 
 class Evaluation(NamedTuple):

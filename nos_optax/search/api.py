@@ -1,11 +1,13 @@
 """The search from Python, as in a notebook."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
+import re
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from rich.console import Console
 
 from nos_optax._command import make_console, printable, user_path
 from nos_optax.grammar import SearchSpace
-from nos_optax.population.accelerator import enable_compilation_cache, select_devices
+from nos_optax.population.accelerator import (
+    AcceleratorError,
+    enable_compilation_cache,
+    select_devices,
+)
 from nos_optax.search.config import GIVEN, SearchConfig
 from nos_optax.search.interrupts import interruptible
 from nos_optax.search.loading import Given
@@ -21,6 +27,9 @@ from nos_optax.search.loop import SearchResult, run_search
 from nos_optax.search.results import nothing_learned
 from nos_optax.search.run_folder import CONFIG, config_to_resume, folder_of_its_own
 from nos_optax.search.terminal import live_progress
+
+# A flag in a message, or a command with its flags, which stay.
+FLAG = re.compile(r"`.*?`|python -m .*|(?<!\S)--([a-z][a-z-]*)\b")
 
 
 def search(
@@ -67,6 +76,11 @@ def search(
         >>> result.best.rule  # doctest: +SKIP
         'adam * sign(m)'
     """
+    with _in_python():
+        return _search(task, space, progress, settings)
+
+
+def _search(task: Any, space: Any, progress: bool, settings: dict[str, Any]) -> SearchResult:
     _check_names(settings)
     tasks = _as_tasks(task)
     if not isinstance(space, SearchSpace | None):
@@ -105,6 +119,21 @@ def search(
     if said := nothing_learned(result.results, result.facts):
         console.print(said)
     return result
+
+
+@contextlib.contextmanager
+def _in_python() -> Generator[None]:
+    """Call settings in messages as they are called in Python: `final_seeds`, not --final-seeds."""
+    try:
+        yield
+    except (ValueError, OSError, AcceleratorError) as error:
+        error.args = tuple(in_python(x) if isinstance(x, str) else x for x in error.args)
+        raise
+
+
+def in_python(message: str) -> str:
+    """Return a message with settings in place of flags, but for those of commands in it."""
+    return FLAG.sub(lambda found: found[1].replace("-", "_") if found[1] else found[0], message)
 
 
 def try_to_report(folder: Path) -> None:
