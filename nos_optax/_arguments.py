@@ -239,6 +239,11 @@ def descend(
         optax.scale_by_learning_rate(learning_rate),
     )
 
+    def init_fn(params):
+        if mask is not None and not without_decay:
+            _check_fit(mask(params) if callable(mask) else mask, params)
+        return chain.init(params)
+
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         if not without_decay:
@@ -247,7 +252,7 @@ def descend(
         steps = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
         return steps, state
 
-    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def widen(tree: Any) -> Any:
@@ -275,6 +280,31 @@ def _check_mask(mask: object, learning_rate: object, weight_decay: object) -> No
         )
 
 
+def _check_fit(mask: object, params: Any) -> None:
+    """Raise if a mask is no tree of booleans, one for each parameter or for each of its subtrees.
+
+    Raises:
+        TypeError: A leaf is no boolean.
+        ValueError: It has another structure than the parameters.
+    """
+    leaves, structure = jax.tree.flatten(mask)
+    for leaf in leaves:
+        single = isinstance(leaf, bool | np.bool_) or (
+            isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype == bool and leaf.ndim == 0
+        )
+        if not single:
+            raise TypeError(
+                f"mask holds {leaf!r:.100}, but must be a tree of booleans, one for each parameter."
+            )
+    try:
+        structure.flatten_up_to(params)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"mask is {_outline(mask)}, but the parameters are {_outline(params)}: pass a tree of "
+            "booleans like the parameters."
+        ) from None
+
+
 def key_data(key: jax.Array | int) -> jax.Array:
     """Return the numbers of a key or a seed, uint32: a state of numbers can be saved anywhere."""
     return jax.random.key_data(as_key(key))
@@ -286,6 +316,67 @@ def typed_key(data: jax.Array, like: jax.Array | int) -> jax.Array:
         return data  # of a state that was saved when states had typed keys
     typed = jnp.issubdtype(getattr(like, "dtype", bool), jax.dtypes.prng_key)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like) if typed else None)
+
+
+def check_key(key: object) -> None:
+    """Raise if this is neither one key of `jax.random`, typed or legacy, nor a seed, nor None.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: It is a seed that no 64 bits hold, or several keys.
+    """
+    must = "a key of jax.random or an integer seed"
+    if key is None or (isinstance(key, int | np.integer) and not isinstance(key, bool)):
+        if key is not None and not -(2**63) <= int(key) < 2**63:
+            raise ValueError(f"key is {key}, but must be {must}, which 64 bits hold.")
+        return
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"key is {key!r}, but must be {must}.")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    seed = jnp.issubdtype(key.dtype, jnp.integer) and key.ndim == 0
+    legacy = key.dtype == jnp.uint32 and key.shape[-1:] in ((2,), (4,))
+    if not (typed or seed or legacy):
+        raise TypeError(f"key is {key.dtype}{list(key.shape)}, but must be {must}.")
+    if key.ndim > (0 if typed or seed else 1):
+        raise ValueError(f"key holds several keys, {list(key.shape)}, but must be {must}: one.")
+
+
+def check_float_dtype(name: str, dtype: object) -> None:
+    """Raise if this is neither a dtype of real numbers nor None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    must = f"{name} is {dtype!r}, but must be a floating dtype, or None"
+    if isinstance(dtype, jax.Array | np.ndarray | np.generic):
+        raise TypeError(
+            f"{must}. optax.inject_hyperparams takes a class for a schedule and passes its value "
+            f'at the count: name it there, inject_hyperparams(..., static_args="{name}").'
+        )
+    try:
+        real = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        real = False
+    if not real:
+        raise TypeError(f"{must}.")
+
+
+def check_state(state: object, **averages: bool) -> None:
+    """Raise if a state is not one that the same transformation made.
+
+    Args:
+        state: of a transformation.
+        averages: by the name of a field, whether the state must have a tree there.
+
+    Raises:
+        ValueError: A field is missing, or empty where it must not be.
+    """
+    for name, needed in averages.items():
+        if not hasattr(state, name) or (needed and getattr(state, name) is None):
+            raise ValueError(
+                f"The state is {_outline(state)}, without the {name} that is needed here: pass the "
+                "state that `init` of the same transformation returned."
+            )
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:

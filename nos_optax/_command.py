@@ -7,8 +7,9 @@ none of it is read as markup.
 import contextlib
 import os
 import re
+import signal
 import sys
-import unicodedata
+import threading
 from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
+from nos_optax._printable import printable as printable
 from nos_optax.population.accelerator import AcceleratorError
 
 Arguments = TypeVar("Arguments")
+VOCABULARIES = ("operands", "unary", "binary")  # options that take words of rules
 
 
 @contextlib.contextmanager
@@ -48,40 +51,33 @@ def start(
     """
     import tyro  # only commands need it
 
-    try:
-        with one_message():
-            args = command_line(sys.argv[1:], repeatable)
-            description = arguments.__doc__
-            run(tyro.cli(arguments, prog=program, description=description, args=args))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        os._exit(130)  # at once: sys.exit would wait for the trainings under way
+    with stoppable("interrupted; the same command goes on from here"), one_message():
+        args = command_line(sys.argv[1:], repeatable)
+        run(tyro.cli(arguments, prog=program, description=arguments.__doc__, args=args))
 
 
-def printable(value: object, keep: str = "") -> str:
-    r"""Return text on one line that no reader obeys: a terminal, an editor or a parser of lines.
+@contextlib.contextmanager
+def stoppable(said: str) -> Generator[None]:
+    """Let Ctrl-C end the process at once, with one line and exit code 130.
 
-    Control characters, line separators, marks that turn the direction of writing, and halves of
-    surrogate pairs, which no encoding holds, become escapes as in Python.
-
-    Args:
-        value: any value; its text is taken.
-        keep: control characters that stay, such as a line break.
-
-    Examples:
-        >>> printable("red\x1b[31m\nline")
-        'red\\x1b[31m\\nline'
-        >>> printable("naïve Σ")
-        'naïve Σ'
+    As an exception it would be printed and forgotten in a callback of the garbage collector, such
+    as JAX has, or wait for what trains in another thread. What commands keep is whole at any
+    moment, as it must be for a kill. In another thread than the main one nothing changes.
     """
 
-    def escaped(character: str) -> str:
-        obeyed = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        if not obeyed or character in keep:
-            return character
-        return character.encode("unicode_escape", "surrogatepass").decode()
+    def stop(number: int, frame: object) -> None:
+        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+        os.write(2, f"{cursor}{said}\n".encode())
+        os._exit(130)
 
-    return "".join(map(escaped, str(value)))
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def say(value: object) -> None:
@@ -150,14 +146,24 @@ def protect_minus(arguments: Sequence[str]) -> list[str]:
     """Return a command's arguments with rules that begin with a minus in parentheses.
 
     `-sign(m) * g` would be read as an option otherwise; `unprotected` takes words of the
-    vocabulary, such as `-x`, out of them again.
+    vocabulary, such as `-x`, out of them again. What follows an option at once is its value and
+    no rule, unless the option takes such words; what follows a `--` are rules.
     """
 
     def is_rule(text: str) -> bool:
         number = r"-h|-[\d.]+([eE][-+]?\d+)?"
         return bool(re.match(r"-\s*[\w(.]", text)) and not re.fullmatch(number, text)
 
-    return [f"({text})" if is_rule(text) else text for text in arguments]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    protected, option = [], None
+    for text in arguments[:end]:
+        rule = is_rule(text) and (option is None or option in VOCABULARIES)
+        protected.append(f"({text})" if rule else text)
+        if re.match(r"--\w", text):
+            option = None if "=" in text else options([text])[0]
+        elif option not in VOCABULARIES:
+            option = None
+    return protected + [f"({text})" if text[:1] == "-" else text for text in arguments[end + 1 :]]
 
 
 def unprotected(words: Sequence[str]) -> tuple[str, ...]:

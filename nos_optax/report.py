@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from nos_optax._command import command_line, one_message, printable, say
+from nos_optax._command import command_line, one_message, printable, say, stoppable
 from nos_optax.search.reports import write_comparison, write_report
 
 
@@ -46,7 +46,7 @@ def report(
 
 def main() -> None:
     """Parse the command line and report; a user's mistake is one message and exit code 1 or 2."""
-    with one_message(), warnings.catch_warnings(record=True) as caught:
+    with stoppable("interrupted"), one_message(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         page = tyro.cli(report, args=command_line(sys.argv[1:]))
         for warning in caught:  # what is damaged, a line each

@@ -128,6 +128,7 @@ def noisy_linear_cosine(
         initial_variance: The variance :math:`\sigma^2_0` of the noise at count 0.
         variance_decay: The exponent :math:`\gamma` with which the variance falls.
         key: A key of :mod:`jax.random`, typed or legacy, or an integer seed; the seed 0 if None.
+            Schedules with one key draw the same noise: give each of several its own.
 
     Returns:
         A schedule: a count of shape ``()`` to a value of shape ``()``.
@@ -163,6 +164,7 @@ def noisy_linear_cosine(
         lambda x: 0 <= x < math.inf,
     )
     decay_steps = _arguments.whole_steps("decay_steps", decay_steps)
+    _arguments.check_key(key)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         ld = linear_decay(count, decay_steps)
@@ -347,7 +349,7 @@ def _standard_normal(key: jax.Array | int | None, count: jax.typing.ArrayLike) -
 
 
 def _clamp(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
-    """Return t between 0 and T, of any integer type: counts of a narrow one wrap around beside T.
+    """Return t between 0 and T, of any type: counts of a narrow one wrap around beside T.
 
     `optax.join_schedules` calls a schedule before its start, too, and drops the value. What is not
     finite there would still make the derivative nan.
@@ -358,6 +360,8 @@ def _clamp(t: jax.typing.ArrayLike, T: jax.typing.ArrayLike) -> jax.Array:
         # Before JAX makes 32 bits of NumPy's 64.
         t = t.clip(0, min(2**30, jnp.iinfo(t.dtype).max))
         t = jnp.asarray(t, jnp.int32)
+    elif not isinstance(t, float | complex):
+        t = jnp.asarray(t, _arguments.wide_dtype(t))  # in half precision a T could be infinite
     return jnp.clip(t, 0, T)
 
 

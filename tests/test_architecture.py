@@ -21,14 +21,15 @@ ROOT = PACKAGE.parent
 # Which parts of the package each part may import.
 ALLOWED = {
     "_arguments": set(),
-    "_files": set(),
+    "_files": {"_printable"},
+    "_printable": set(),
     "_version": set(),
     "schedules": set(),
     "transforms": set(),
     "controller": set(),
     "grammar": {"schedules"},
     "population": {"schedules", "grammar"},
-    "_command": {"population"},
+    "_command": {"population", "_printable"},
     "compare": {"grammar", "population", "_command", ""},
     "search": {"grammar", "controller", "population", "compare", "_command"},
     "explain": {"grammar", "population", "search", "_command", ""},

@@ -1,5 +1,6 @@
 """Comparisons: the same budget for every rival, fresh seeds, paired differences, Holm."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -521,6 +522,42 @@ def test_budgets_that_are_none_are_refused(fields, message):
         Budget(**fields)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rates": 0.1},
+        {"rates": ("a", "b")},
+        {"rates": (0.1, True)},
+        {"seeds": 2.5},
+        {"seeds": "2"},
+        {"tuning_seeds": True},
+        {"first_seed": None},
+    ],
+)
+def test_budgets_of_what_is_no_number_are_refused_by_name(fields):
+    with pytest.raises(TypeError, match=f"^{next(iter(fields))} is .*must be"):
+        Budget(**fields)
+
+
+def test_numbers_of_numpy_and_jax_become_pythons():
+    budget = Budget(
+        rates=np.array([0.01, 0.1], np.float32), tuning_seeds=np.int32(1), seeds=jnp.int32(3)
+    )
+    assert type(budget.rates) is tuple and {type(rate) for rate in budget.rates} == {float}
+    assert type(budget.tuning_seeds) is type(budget.seeds) is int
+    workload = Workload(digits_mlp(), np.int64(16), np.float32(10), children=jnp.int32(2))
+    assert (workload.minibatch_size, workload.horizon, workload.children) == (16, 10, 2)
+    assert {type(x) for x in (workload.minibatch_size, workload.horizon)} == {int}
+
+
+@pytest.mark.parametrize("value", ["10", 0, -1, 2.5, True, None, [3]])
+@pytest.mark.parametrize("name", ["minibatch_size", "horizon", "children"])
+def test_workloads_of_what_is_no_count_are_refused_by_name(name, value):
+    fields = {"minibatch_size": 16, "horizon": 10, "children": 1} | {name: value}
+    with pytest.raises(ValueError, match=f"digits-mlp: {name} is .*; give a whole number"):
+        Workload(digits_mlp(), **fields)
+
+
 def test_workloads_by_name_and_given(own):
     assert load_workload("digits-mlp").horizon == 480
     given = load_workload(own.task)
@@ -535,6 +572,22 @@ def test_rules_that_begin_with_a_minus_are_no_options():
     given = ["-sign(m) * g", "--seeds", "-3", "-h", "-m", "-1e-3", "adam"]
     expected = ["(-sign(m) * g)", "--seeds", "-3", "-h", "(-m)", "-1e-3", "adam"]
     assert protect_minus(given) == expected
+    # What follows an option is its value, unless that takes words of rules.
+    assert protect_minus(["-g", "--out", "-x.jsonl", "-m"]) == ["(-g)", "--out", "-x.jsonl", "(-m)"]
+    assert protect_minus(["--unary", "x", "-x", "--out=a", "-g"]) == [
+        "--unary",
+        "x",
+        "(-x)",
+        "--out=a",
+        "(-g)",
+    ]
+    assert protect_minus(["--seeds", "3", "--", "--g", "-1 * g", "m"]) == [
+        "--seeds",
+        "3",
+        "(--g)",
+        "(-1 * g)",
+        "m",
+    ]
 
 
 @pytest.mark.slow
@@ -561,3 +614,23 @@ def test_the_command(own, tmp_path):
         wrong = command(*arguments)
         assert wrong.returncode == 1 and message in wrong.stderr, wrong.stderr
         assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_results_are_written_where_nobody_reads_the_output(output, tmp_path):
+    command = [sys.executable, "-m", "nos_optax.compare", "adam", "m", "--task", "table"]
+    command += ["--seeds", "2", "--rates", "0.1", "--epochs", "1", "--out", str(tmp_path / "out")]
+    with contextlib.ExitStack() as stack:
+        if output == "full":
+            if not os.path.exists("/dev/full"):
+                pytest.skip("there is no full device here")
+            out = stack.enter_context(open("/dev/full", "w"))
+        else:
+            read, out = os.pipe()
+            os.close(read)
+            stack.callback(os.close, out)
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") <= 3, done.stderr
+    names = ("results.json", "results.md", "results.svg")
+    assert all((tmp_path / "out" / name).stat().st_size for name in names)

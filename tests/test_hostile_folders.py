@@ -28,10 +28,15 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from markupsafe import escape
+from matplotlib.figure import Figure
 from report_cases import by_hand, candidate
 
 from nos_optax import report
 from nos_optax._command import command_line, make_console, printable, protect_minus, unprotected
+from nos_optax._files import refuse_links, write_figure
+from nos_optax.compare import Budget, Comparison, compare
+from nos_optax.compare.results import Row
+from nos_optax.compare.statistics import Difference
 from nos_optax.explain.__main__ import sweeps_table
 from nos_optax.explain.sweep import Sweep
 from nos_optax.grammar import parse
@@ -42,6 +47,7 @@ from nos_optax.search import SearchConfig, command, read_candidates, run_search,
 from nos_optax.search import export as export_module
 from nos_optax.search.history import History, Training, _checksum
 from nos_optax.search.interrupts import Interrupts, handlers_kept, interruptible
+from nos_optax.search.promote import promote
 from nos_optax.search.reports import read_run, results_html, write_comparison, write_report
 from nos_optax.search.reports.page import run_page
 from nos_optax.search.results import Result, results_table, write_best
@@ -278,6 +284,137 @@ def test_the_folder_itself_may_be_given_by_a_link(folder, tmp_path):
     (tmp_path / "latest").symlink_to(folder)
     assert len(read_candidates(tmp_path / "latest")) == 24
     assert len(begin(tmp_path / "latest", resume=True, samples=32).candidates) == 32
+
+
+def small_compare(out):
+    compare(["m", "g"], "table", budget=Budget((0.1,), seeds=2), epochs=1, out=out)
+
+
+WRITERS = {
+    "compare": (small_compare, ("trainings", "results.json", "results.md", "results.svg")),
+    "promote": (
+        lambda out: promote([], rules=1, promoted=1, out=out),
+        ("trainings", "promotion.json", "test"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("writer", "name"), [(w, name) for w, (_, names) in WRITERS.items() for name in names]
+)
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing", "pipe"])
+def test_comparisons_and_funnels_write_through_no_link(tmp_path, writer, name, kind):
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    out.mkdir()
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    if kind == "pipe":
+        os.mkfifo(out / name)
+    else:
+        target = {"file": outside / "file", "folder": outside, "nothing": outside / "none"}[kind]
+        (out / name).symlink_to(target)
+    with pytest.raises(OSError, match=r"is a link|neither a file nor a folder") as error:
+        WRITERS[writer][0](out)
+    assert str(out / name) in str(error.value)
+    assert contents(outside) == {outside / "file": b"mine"}
+    assert sorted(p.name for p in outside.iterdir()) == ["file"]
+
+
+def test_links_beside_results_are_nobodys_business(tmp_path):
+    (tmp_path / "data").symlink_to(tmp_path)
+    refuse_links(tmp_path, ("trainings", "results.json"))
+    with pytest.raises(OSError, match="data is a link"):
+        refuse_links(tmp_path)
+
+
+def test_pictures_replace_links(tmp_path):
+    outside = tmp_path / "precious"
+    outside.write_text("mine")
+    for name in ("trajectories.svg", "trajectories.png", "sweep.svg"):
+        (tmp_path / name).symlink_to(outside)
+        write_figure(tmp_path / name, Figure())
+        assert not (tmp_path / name).is_symlink() and (tmp_path / name).stat().st_size > 100
+    assert outside.read_text() == "mine"
+
+
+def test_a_page_whose_pictures_would_go_elsewhere_is_refused(folder, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "page").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="page is a link"):
+        write_report(folder, tmp_path / "page.html")
+    assert not list((tmp_path / "outside").iterdir())
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["DELETE FROM candidates", "DELETE FROM trainings"],
+        ["DELETE FROM candidates WHERE id >= 20"],
+        ["DROP TABLE candidates"],
+    ],
+)
+def test_a_history_that_has_lost_rows_is_damaged(folder, statements):
+    with contextlib.closing(sqlite3.connect(folder / "history.sqlite")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    before = (folder / "candidates.jsonl").read_bytes()
+    with pytest.raises(OSError, match=r"is damaged: its history.sqlite has .* candidates, and its"):
+        begin(folder, resume=True, samples=32)
+    assert (folder / "candidates.jsonl").read_bytes() == before
+
+
+def test_the_report_of_an_empty_history_says_so(folder):
+    for name in ("history.sqlite-wal", "history.sqlite-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "history.sqlite").write_bytes(b"")
+    with pytest.warns(UserWarning, match="history.sqlite is damaged: it is empty"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("tasks", [None, 3, "digits", {}])
+def test_facts_that_are_compared_on_resume_are_of_their_kind(folder, tasks):
+    content = json.loads((folder / "config.json").read_text())
+    content.pop("children", None)
+    (folder / "config.json").write_text(json.dumps(content | {"tasks": tasks}))
+    with pytest.raises(ValueError, match="is damaged: tasks is"):
+        begin(folder, resume=True, samples=32)
+
+
+def test_a_comparison_says_hostile_names_on_one_line():
+    change = Difference(1.0, 0.5, 1.5, 0.01)
+    outcome = {"what": "m", "rate": 0.1, "rates": (0.1,), "inside": False, "scores": (1.0, 2.0)}
+    outcome |= {"mean": 1.5, "deviation": 0.1, "n": 2, "learned": 1, "validation_loss": 1.0}
+    outcome |= {"training_loss": 1.0, "p_holm": 0.01}
+    names = ("t\nWrote /x", "a\n# forged")
+    rows = (
+        Row(*names, **outcome, difference=None, verdict="baseline"),
+        Row(names[0], "b\x1b[1m\n", **outcome, difference=change, verdict="better"),
+    )
+    found = Comparison("score", names[1], rows, {})
+    said = [found.sentence(names[0]), *found.notes()]
+    assert len(said) == 3 and not any("\n" in x or "\x1b" in x for x in said), said
+
+
+STOPPED = """
+import os, signal, sys, threading, time
+from nos_optax._command import stoppable
+with stoppable("stopped"):
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    class Ignored:
+        def __del__(self):  # as a callback of the garbage collector: an exception is forgotten here
+            time.sleep(1)
+    x = Ignored()
+    del x
+    time.sleep(30)
+"""
+
+
+def test_an_interrupt_is_not_lost_where_exceptions_are():
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
 KILLED = """

@@ -4,6 +4,7 @@ import ast
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import flax.serialization
 import jax
@@ -625,3 +626,60 @@ def test_exported_source_is_tidy(text, tmp_path):
 def test_exported_name(name):
     with pytest.raises(ValueError, match="cannot name the function"):
         to_python("g", name)
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (2**70, ValueError),
+        (-(2**64), ValueError),
+        ("a", TypeError),
+        (jnp.ones(2), TypeError),
+        (jnp.arange(3), TypeError),
+        (np.zeros((2, 2), np.uint32), ValueError),
+        (jax.random.split(jax.random.key(0), 2), ValueError),
+    ],
+)
+def test_what_is_no_single_key_is_refused_at_once(key, error):
+    for make in (
+        lambda: scale_by_rule("drop(g, 0.3)", key=key),
+        lambda: nos_optax.from_rule("noise * g", 0.1, key=key),
+        lambda: nos_optax.noisy_linear_cosine(0.1, 10, key=key),
+    ):
+        with pytest.raises(error, match=r"^key .*must be a key of jax.random or an integer seed"):
+            make()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "foo", int, jnp.complex64, bool, 3])
+def test_averages_are_of_real_numbers(dtype):
+    for factory in (nos_optax.powersign, nos_optax.addsign, partial(nos_optax.from_rule, "adam")):
+        with pytest.raises(TypeError, match=r"^mu_dtype is .*must be a floating dtype"):
+            factory(0.1, mu_dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, jnp.float32])
+def test_a_dtype_that_is_taken_for_a_schedule_is_refused_with_the_remedy(dtype):
+    for factory in (nos_optax.powersign, nos_optax.addsign):
+        with pytest.raises(TypeError, match='static_args="mu_dtype"'):
+            optax.inject_hyperparams(factory)(learning_rate=0.1, mu_dtype=dtype).init(PARAMS)
+        tx = optax.inject_hyperparams(factory, static_args="mu_dtype")
+        state = tx(learning_rate=0.1, mu_dtype=dtype).init(PARAMS)
+        assert jax.tree.leaves(state.inner_state)[1].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("ours", "others"),
+    [
+        (scale_by_rule("adam"), scale_by_rule("rmsprop")),
+        (scale_by_rule("m"), scale_by_rule("v")),
+        (scale_by_rule("drop(g, 0.3)"), scale_by_rule("rmsprop")),
+        (scale_by_rule("gamma"), nos_optax.scale_by_powersign()),
+        (nos_optax.scale_by_powersign(), nos_optax.powersign(0.1)),
+        (nos_optax.scale_by_addsign(), scale_by_rule("v")),
+    ],
+)
+def test_a_state_of_another_transformation_is_named(ours, others):
+    with pytest.raises(
+        ValueError, match=r"^The state is .*without the .*pass the state that `init`"
+    ):
+        ours.update(PARAMS, others.init(PARAMS), PARAMS)

@@ -367,3 +367,17 @@ def test_in_an_optax_pipeline(factory):
     np.testing.assert_allclose(updates, -factory(0.1, 10)(0) * w, rtol=1e-6)
     updates, _ = jax.jit(tx.update)(w, state)
     np.testing.assert_allclose(updates, -factory(0.1, 10)(1) * w, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("periods", [0.5, 3.7])
+def test_counts_in_half_precision_beside_a_long_horizon(dtype, periods):
+    horizon, count = 2**30, dtype(60000)
+    for schedule in (
+        linear_cosine(0.1, horizon, num_periods=periods),
+        noisy_linear_cosine(0.1, horizon, num_periods=periods),
+        cyclical_cosine(0.1, horizon, num_periods=periods),
+    ):
+        value = schedule(count)
+        assert jnp.isfinite(value)
+        np.testing.assert_allclose(value, schedule(jnp.float32(count)), rtol=1e-6)

@@ -505,3 +505,37 @@ def test_training_with_nnx(method, schedule):
 
     losses = [float(step(model, optimizer)) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@each_factory
+@pytest.mark.parametrize(
+    ("mask", "error"),
+    [
+        ({"w": True}, ValueError),
+        ({"w": True, "c": False}, ValueError),
+        ([True, False], ValueError),
+        ("w", TypeError),
+        ({"w": np.ones((2, 2), bool), "b": False}, TypeError),
+        ({"w": 1, "b": 0}, TypeError),
+        (lambda params: {"w": True}, ValueError),
+        (lambda params: {"w": "yes", "b": "no"}, TypeError),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(factory, mask, error):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    with pytest.raises(error, match=r"^mask "):
+        factory(0.1, weight_decay=0.5, mask=mask).init(params)
+
+
+@each_factory
+def test_a_mask_may_be_of_subtrees(factory):
+    params = {"layer": {"w": jnp.ones(2), "b": jnp.ones(2)}, "head": jnp.ones(2)}
+    gradients = jax.tree.map(jnp.ones_like, params)
+
+    def first(**arguments):
+        tx = factory(0.1, **arguments)
+        return tx.update(gradients, tx.init(params), params)[0]
+
+    decayed, plain = first(weight_decay=0.5, mask={"layer": False, "head": True}), first()
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), decayed, plain)
+    assert same == {"layer": {"w": True, "b": True}, "head": False}

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nos_optax._command import make_console, start
+from nos_optax._command import make_console, start, unprotected
 from nos_optax.compare.command import OUT, compare, show
 from nos_optax.compare.trials import RATES, Budget
 from nos_optax.population.workloads import KNOWN
@@ -63,7 +63,7 @@ def run(arguments: Arguments) -> None:
         raise ValueError(f"--task is missing: name one of {', '.join(KNOWN)}, or MODULE:TASK")
     budget = Budget(arguments.rates, arguments.tuning_seeds, arguments.seeds, arguments.measure)
     found = compare(
-        arguments.rivals,
+        unprotected(arguments.rivals),
         arguments.task,
         budget=budget,
         baseline=arguments.baseline,

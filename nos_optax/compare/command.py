@@ -1,5 +1,6 @@
 """The comparison: from names to files."""
 
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from rich.progress import (
 )
 
 from nos_optax._command import make_console, printable, say, user_path
+from nos_optax._files import refuse_links
 from nos_optax._version import __version__
 from nos_optax.compare.picture import draw
 from nos_optax.compare.records import write_results
@@ -139,7 +141,8 @@ def compare(
                 if told:
                     told(doing)
                 elif progress and bar.disable:
-                    console.print(doing)  # a log shows how far it is, too
+                    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+                        console.print(doing)  # a log shows how far it is, too
                 outcomes.append(trials.run(rival))
             rows += rows_of(name, outcomes, first, budget.measure)
     if budget.measure == "speed" and len(workloads) > 1:  # the one measure that tasks share
@@ -268,6 +271,7 @@ def _take(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file; name a folder")
+    refuse_links(out, ("trainings", "results.json", "results.md", "results.svg"))
     old = out / "results.json"
     if old.exists() and '"baseline"' not in old.read_text(encoding="utf-8", errors="replace"):
         raise FileExistsError(f"{old} is of something else; name another folder by --out")

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from nos_optax._command import printable
+from nos_optax._files import write_figure
 from nos_optax.compare.results import BETTER, UNDECIDED, WORSE, Comparison
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES
 
@@ -56,7 +57,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         for verdict, (colour, marker) in LOOK.items()
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path, format="svg")
+    write_figure(path, figure)
 
 
 def _short(name: str) -> str:

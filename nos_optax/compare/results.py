@@ -9,7 +9,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from nos_optax._command import printable
+from nos_optax._printable import printable
 from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
 
@@ -91,29 +91,34 @@ class Comparison:
         for verdict in (BETTER, WORSE, UNDECIDED):
             found = [row for row in rows if row.verdict == verdict]
             if found:
-                names = ", ".join(f"{row.name} ({interval(row.difference)})" for row in found)
+                names = ", ".join(
+                    f"{printable(row.name)} ({interval(row.difference)})" for row in found
+                )
                 said.append(f"{verdict}: {names}")
         family = f"Holm over {len(rows)} rivals" if len(rows) > 1 else "one rival"
         return (
-            f"{task}: against {self.baseline}, in the {MEASURES[self.measure]}, {family}: "
-            f"{'; '.join(said)}."
+            f"{printable(task)}: against {printable(self.baseline)}, in the "
+            f"{MEASURES[self.measure]}, {family}: {'; '.join(said)}."
         )
 
     def notes(self) -> list[str]:
         """Return what a reader must know before believing it."""
         notes = []
-        if edge := [f"{r.name} on {r.task} ({r.rate:g})" for r in self.rows if not r.inside]:
+        if edge := [f"{_place(r)} ({r.rate:g})" for r in self.rows if not r.inside]:
             notes.append(
                 f"The best learning rate is at an end of those tried (! in the table): "
                 f"{', '.join(edge)}. Give more --rates."
             )
         if lost := [
-            f"{r.name} on {r.task} ({r.n - r.learned} of {r.n})"
-            for r in self.rows
-            if r.learned < r.n
+            f"{_place(r)} ({r.n - r.learned} of {r.n})" for r in self.rows if r.learned < r.n
         ]:
             notes.append(f"Trainings that learned nothing, or diverged: {', '.join(lost)}.")
         return notes
+
+
+def _place(row: Row) -> str:
+    """Return which rival a row is of, on which task, for a line of text."""
+    return printable(f"{row.name} on {row.task}")
 
 
 def interval(change: Difference | None) -> str:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nos_optax._arguments import check_integers
 from nos_optax._files import slug
 from nos_optax.compare.records import Records
 from nos_optax.compare.rivals import Rival
@@ -20,6 +19,7 @@ from nos_optax.grammar.program import pad_programs
 from nos_optax.population import Losses, Reference, TaskLoop
 from nos_optax.population.loop import Factory
 from nos_optax.population.reference import COARSE, training_digest
+from nos_optax.population.task import plain_number
 
 RATES = COARSE  # half a decade apart, as Adam's own are tuned with
 MOST_SEEDS = 10_000
@@ -67,7 +67,7 @@ class Budget:
     first_seed: int = 0
 
     def __post_init__(self):
-        check_integers(tuning_seeds=self.tuning_seeds, seeds=self.seeds, first_seed=self.first_seed)
+        self._take_numbers()
         if not self.rates or not all(map(_is_rate, self.rates)):
             raise ValueError(
                 f"learning rates must be positive numbers that float32 holds, got {self.rates}"
@@ -91,6 +91,20 @@ class Budget:
             raise ValueError(f"rates are centred for the measure speed alone, got {self.measure!r}")
         if self.measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {self.measure!r}")
+
+    def _take_numbers(self) -> None:
+        """Turn the numbers of NumPy and JAX into Python's, which JSON holds, or refuse them."""
+        for name in ("tuning_seeds", "seeds", "first_seed"):
+            count = plain_number(getattr(self, name), int)
+            if count is None:
+                raise TypeError(f"{name} is {getattr(self, name)!r}, but must be a whole number.")
+            object.__setattr__(self, name, count)
+        if np.ndim(self.rates) != 1:
+            raise TypeError(f"rates is {self.rates!r}, but must be several learning rates.")
+        rates = [plain_number(rate, float) for rate in self.rates]
+        if None in rates:
+            raise TypeError(f"rates is {self.rates!r}, but must be numbers.")
+        object.__setattr__(self, "rates", tuple(rates))
 
 
 class Training(NamedTuple):

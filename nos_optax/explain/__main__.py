@@ -18,7 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 import nos_optax
-from nos_optax._command import command_line, make_console, one_message, printable, say
+from nos_optax._command import (
+    command_line,
+    make_console,
+    one_message,
+    printable,
+    say,
+    stoppable,
+)
 from nos_optax._files import write_whole
 from nos_optax.explain.facts import Facts, describe
 from nos_optax.explain.pictures import draw_sweeps, draw_trajectories
@@ -187,7 +194,7 @@ def run(arguments: Arguments, console: Console) -> None:
 
 def main() -> None:
     """Parse the command line and run; a user's mistake is one message and exit code 1 or 2."""
-    with one_message():
+    with stoppable("interrupted"), one_message():
         arguments = tyro.cli(
             Arguments,
             prog="python -m nos_optax.explain",

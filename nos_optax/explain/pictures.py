@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from nos_optax._files import write_figure
 from nos_optax.explain.sweep import Sweep
 from nos_optax.explain.trajectories import FUNCTIONS, Trajectory
 from nos_optax.population import Task
@@ -57,5 +58,5 @@ def draw_sweeps(sweeps: Mapping[str, Sweep], task: Task, folder: Path) -> list[s
 def _save(figure: Figure, folder: Path, name: str) -> list[str]:
     names = [f"{name}.png", f"{name}.svg"]
     for each in names:
-        figure.savefig(folder / each, dpi=150)
+        write_figure(folder / each, figure, dpi=150)
     return names

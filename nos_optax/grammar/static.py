@@ -162,7 +162,9 @@ def scale_by_rule(
         b3: Decay rate of gamma, in [0, 1).
         mu_dtype: dtype in which m is stored; that of the parameters if None.
         key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
-            ``annealed_noise`` and ``drop``; a seed of the rule's own if None.
+            ``annealed_noise`` and ``drop``; a seed of the rule's own if None. Under
+            ``optax.inject_hyperparams`` name it in ``static_args``, or give a seed: a typed key
+            in a state is no array of numbers, which is what libraries save.
 
     Returns:
         The :class:`optax.GradientTransformation`. It has no learning rate and no minus sign: see
@@ -194,6 +196,8 @@ def scale_by_rule(
         _arguments.decay_rate(name, rate, usual)
         for name, rate, usual in (("b1", b1, B1), ("b2", b2, B2), ("b3", b3, B3))
     )
+    _arguments.check_float_dtype("mu_dtype", mu_dtype)
+    _arguments.check_key(key)
     key = structural_hash(rule.expression) if key is None else key
     draws = drawing_parts(rule.expression)
 
@@ -211,6 +215,14 @@ def scale_by_rule(
         if rule.needs_params and params is None:
             raise ValueError(_NO_PARAMS)
         w = params if rule.needs_params else None
+        _arguments.check_state(
+            state,
+            count=True,
+            mu="m" in rule.moments,
+            nu="v" in rule.moments,
+            gamma="gamma" in rule.moments,
+            key=rule.needs_key,
+        )
         _arguments.check_trees(updates, params=w, mu=state.mu, nu=state.nu, gamma=state.gamma)
         count = optax.safe_increment(state.count)
         mu = _update_average(updates, state.mu, b1, 1)
@@ -272,7 +284,9 @@ def from_rule(
         b3: Decay rate of gamma, in [0, 1).
         mu_dtype: dtype in which m is stored; that of the parameters if None.
         key: A key of :mod:`jax.random`, typed or legacy, or an integer seed, for ``noise``,
-            ``annealed_noise`` and ``drop``; a seed of the rule's own if None.
+            ``annealed_noise`` and ``drop``; a seed of the rule's own if None. Under
+            ``optax.inject_hyperparams`` name it in ``static_args``, or give a seed: a typed key
+            in a state is no array of numbers, which is what libraries save.
         weight_decay: Decay :math:`\lambda` of the parameters, multiplied by the learning rate.
             Unless it is the number 0, ``update`` needs the parameters.
         mask: Which parameters ``weight_decay`` applies to: a tree of booleans with the structure of

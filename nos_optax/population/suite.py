@@ -26,7 +26,7 @@ from nos_optax.population.reference import (
     cached_reference,
     steps_of,
 )
-from nos_optax.population.task import Task
+from nos_optax.population.task import Task, plain_number
 from nos_optax.population.tasks import (
     characters,
     digits_autoencoder,
@@ -58,7 +58,8 @@ class Workload:
             the minibatches and the weights decide as much as the rule.
 
     Raises:
-        ValueError: there is no child.
+        TypeError: the task is none.
+        ValueError: what should be a whole number, at least 1, is not.
     """
 
     task: Task
@@ -67,8 +68,16 @@ class Workload:
     children: int = 1
 
     def __post_init__(self):
-        if self.children < 1:
-            raise ValueError(f"children of {self.task.name} must be at least 1: {self.children}")
+        if not isinstance(self.task, Task):
+            raise TypeError(f"task is {self.task!r:.100}, but must be a nos_optax.population.Task.")
+        for name in ("minibatch_size", "horizon", "children"):
+            count = plain_number(getattr(self, name), int)
+            if count is None or count < 1:
+                raise ValueError(
+                    f"{self.task.name}: {name} is {getattr(self, name)!r:.100}; give a whole "
+                    "number, at least 1"
+                )
+            object.__setattr__(self, name, count)
 
 
 # The cheap ones first: what is slow there does not train on the others. Those of the perceptron and

@@ -105,7 +105,7 @@ class Task:
             value = getattr(self, name)
             if value is None and name in ("baseline", "max_grad_norm"):
                 continue
-            number = _plain_number(value, kind)
+            number = plain_number(value, kind)
             if number is None:
                 raise ValueError(f"{self.name}: {name} is {value!r:.100}; give {_KINDS[kind]}")
             object.__setattr__(self, name, number)
@@ -233,7 +233,7 @@ _NUMBERS = {
 _KINDS = {float: "a single real number", bool: "True or False", int: "a whole number"}
 
 
-def _plain_number(value: Any, kind: type) -> float | int | bool | None:
+def plain_number(value: Any, kind: type) -> float | int | bool | None:
     """Return a number of Python's, NumPy's or JAX's as Python's; None of anything else."""
     scalar = isinstance(value, np.ndarray | jax.Array) and value.shape == ()
     if scalar or isinstance(value, np.generic):

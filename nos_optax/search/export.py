@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nos_optax._command import command_line, one_message, say, user_path
+from nos_optax._command import command_line, one_message, say, stoppable, user_path
 from nos_optax._files import write_whole
 from nos_optax.search.history import Candidate, History
 from nos_optax.search.run_folder import open_history
@@ -113,7 +113,7 @@ def export(
 
 def main() -> None:
     """Parse the command line and export; a user's mistake is one message and exit code 1 or 2."""
-    with one_message():
+    with stoppable("interrupted"), one_message():
         words = command_line(sys.argv[1:])
         say(tyro.cli(export, prog="python -m nos_optax.search.export", args=words))
 

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import filelock
 
 from nos_optax._command import printable, user_path
-from nos_optax._files import write_whole
+from nos_optax._files import refuse_links, write_whole
 from nos_optax._version import __version__
 from nos_optax.search.config import GIVEN, TASKS, SearchConfig
 from nos_optax.search.history import FILE as HISTORY
@@ -85,11 +84,21 @@ class RunFolder:
             )
 
     def _check_begun(self) -> None:
-        """Refuse a history of which nobody knows how it was made."""
+        """Refuse a history of which nobody knows how it was made, or that has lost rows."""
         if not (self.path / CONFIG).exists() and self.history.candidates():
             self.history.close()
             raise FileNotFoundError(
                 f"{self.path} has lost its {CONFIG}; restore it, or start a new run"
+            )
+        if not (self.path / CANDIDATES).exists():
+            return
+        with (self.path / CANDIDATES).open("rb") as file:
+            written = sum(1 for _ in file)
+        if (kept := len(self.history.candidates())) < written:
+            self.history.close()
+            raise OSError(
+                f"{self.path} is damaged: its {HISTORY} has {kept} candidates, and its "
+                f"{CANDIDATES} {written}; restore it, or start a new run"
             )
 
     def write_config(self, config: SearchConfig, facts: dict) -> None:
@@ -106,7 +115,13 @@ class RunFolder:
     def _check_same_data(self, facts: Mapping[str, Any]) -> None:
         """Refuse to go on with rewards that were earned on something else."""
         begun, now = read_facts(self.path), json.loads(json.dumps(_plain(facts)))
-        begun.setdefault("children", [1] * len(begun.get("tasks", ())))  # those of older runs
+        tasks = begun.get("tasks", [])
+        if not isinstance(tasks, list):
+            raise ValueError(
+                f"{self.path / CONFIG} is damaged: tasks is {printable(tasks):.100}; restore it, "
+                "or start a new run"
+            )
+        begun.setdefault("children", [1] * len(tasks))  # those of older runs
         names = ["dataset", "train_examples", "validation_examples", "data_checksum"]
         names += ["parameters", "chance", "threshold", "tasks", "horizons", "children", "adam"]
         for name in names:
@@ -178,30 +193,6 @@ def _is_alive(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-def refuse_links(path: Path) -> None:
-    """Raise if a run folder holds a link, a pipe or a device, which would lead outside it.
-
-    A folder may come from somebody else: through a link, what is meant for it would be written to,
-    deleted from or read from somewhere else. The folder itself may be given by a link.
-
-    Raises:
-        OSError: it does, naming the first.
-    """
-    for folder, folders, files in os.walk(path):
-        for name in sorted([*folders, *files]):
-            inside = Path(folder) / name
-            try:
-                mode = inside.lstat().st_mode
-            except FileNotFoundError:  # a file that another process has just finished
-                continue
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                kind = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
-                raise OSError(
-                    f"{printable(inside)} is {kind}, and a run folder holds files and folders of "
-                    "its own only: remove it, or put what it stands for in its place"
-                )
 
 
 def default_path() -> Path:

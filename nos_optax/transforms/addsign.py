@@ -48,6 +48,7 @@ def scale_by_addsign(
     b1 = _arguments.decay_rate("b1", b1, 0.9)
     _arguments.check_numbers(alpha=alpha)
     _arguments.check_numbers_or_schedules(sign_decay=sign_decay)
+    _arguments.check_float_dtype("mu_dtype", mu_dtype)
     alpha = _arguments.widen(alpha)
 
     def init_fn(params):
@@ -56,6 +57,7 @@ def scale_by_addsign(
 
     def update_fn(updates, state, params=None):
         del params
+        _arguments.check_state(state, count=True, mu=True)
         f = _sign_agreement.value_at(sign_decay, state.count)
         mu = _sign_agreement.update_average(updates, state.mu, b1)
         updates = _sign_agreement.scale_by_agreement(

@@ -51,6 +51,7 @@ def scale_by_powersign(
     must = "positive, as it is raised to powers; above 1 where signs that agree shall enlarge steps"
     _arguments.check_number("base", base, must, lambda x: 0 < x < math.inf)
     _arguments.check_numbers_or_schedules(sign_decay=sign_decay)
+    _arguments.check_float_dtype("mu_dtype", mu_dtype)
     base = _arguments.widen(base)
 
     def init_fn(params):
@@ -59,6 +60,7 @@ def scale_by_powersign(
 
     def update_fn(updates, state, params=None):
         del params
+        _arguments.check_state(state, count=True, mu=True)
         f = _sign_agreement.value_at(sign_decay, state.count)
         mu = _sign_agreement.update_average(updates, state.mu, b1)
         updates = _sign_agreement.scale_by_agreement(

@@ -41,8 +41,10 @@ def make_trainer(
         references: what tuned Adam does on them, where it is known.
     """
     if config.protocol == "speed":
+        workloads = load_workloads(config, tasks)
+        check_memory(max(w.task.num_params for w in workloads), config.lanes, devices)
         return SuiteTrainer(
-            load_workloads(config, tasks),
+            workloads,
             iterations,
             devices,
             config.lanes,
@@ -75,8 +77,7 @@ def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) ->
         devices: where.
 
     Raises:
-        ValueError: a training has more steps than its counter can hold, or the children side by
-            side need more memory for their parameters alone than this machine has.
+        ValueError: a training has more steps than its counter can hold, or as `check_memory`.
     """
     size = config.paper_protocol().batch_size
     steps = task.num_examples(task.train) // size * config.max_epochs
@@ -86,13 +87,27 @@ def check_size(task: Task, config: TaskConfig, devices: Sequence[jax.Device]) ->
             f"{steps:,} steps; a training has at most {MOST_STEPS - 1:,}: give fewer epochs, or a "
             "larger --minibatch-size"
         )
-    if config.lanes is None or devices[0].platform != "cpu" or not hasattr(os, "sysconf"):
+    check_memory(task.num_params, config.lanes, devices)
+
+
+def check_memory(parameters: int, lanes: int | None, devices: Sequence[jax.Device]) -> None:
+    """Refuse children side by side that need more memory than this machine has, as far as is known.
+
+    Args:
+        parameters: of a child.
+        lanes: children side by side on a device; None where nobody asked for a number.
+        devices: where.
+
+    Raises:
+        ValueError: their parameters and what trains them alone are too large.
+    """
+    if lanes is None or devices[0].platform != "cpu" or not hasattr(os, "sysconf"):
         return
-    needed = config.lanes * len(devices) * task.num_params * BYTES_PER_PARAMETER
+    needed = lanes * len(devices) * parameters * BYTES_PER_PARAMETER
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
         raise ValueError(
-            f"--lanes {config.lanes:,} on each of {len(devices)} cores need {needed / 1e9:,.1f} GB "
+            f"--lanes {lanes:,} on each of {len(devices)} cores need {needed / 1e9:,.1f} GB "
             f"for the parameters, gradients and averages of the children alone, and this machine "
             f"has {present / 1e9:,.1f} GB: give fewer"
         )

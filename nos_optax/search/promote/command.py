@@ -1,5 +1,6 @@
 """The funnel: from run folders to rules that were seen to be better elsewhere."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nos_optax._command import make_console, printable, user_path
+from nos_optax._files import refuse_links
 from nos_optax._version import __version__
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.records import write_results
@@ -92,6 +94,7 @@ def promote(
     loaded = [[load_workload(task, data_dir=images) for task in group] for group in groups]
     tested = [load_workload(task, data_dir=images) for task in test]
     _refuse_overlap(loaded, tested)
+    refuse_links(out)
     out.mkdir(parents=True, exist_ok=True)
     entrants = best_of_runs([user_path(run) for run in runs], rules, devices)
 
@@ -109,7 +112,8 @@ def promote(
         def say(words: str) -> None:
             bar.update(shown, description=printable(words)[:70])
             if progress and quiet:
-                console.print(words)
+                with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+                    console.print(words)
 
         found = _funnel(entrants, loaded, promoted, seeds, devices, out, say, bar, shown)
     through, results, spent = found

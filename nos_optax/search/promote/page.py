@@ -3,7 +3,7 @@
 import base64
 from pathlib import Path
 
-from nos_optax._files import write_whole
+from nos_optax._files import write_figure, write_whole
 from nos_optax.search.promote.results import PARTS, Promotion, rows
 from nos_optax.search.reports.templates import render
 
@@ -68,4 +68,4 @@ def draw(promotion: Promotion, path: Path) -> None:
     axes.set_ylabel("doublings of tuned Adam's training")
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="svg")
+    write_figure(path, figure)

@@ -146,6 +146,9 @@ def read_run(path: Path) -> Run:
         damage.append(str(error))
         facts = {"config": {}}
     config = _known(facts.pop("config"), damage)
+    if (path / CONFIG).exists() and (path / HISTORY).exists():
+        if not (path / HISTORY).stat().st_size:
+            damage.append(f"{HISTORY} is damaged: it is empty, and all candidates are lost")
     with open_history(path) as history:
         candidates, seconds = tuple(history.candidates()), history.seconds()
         trainings = _stored(history.trainings, "further seeds", damage)

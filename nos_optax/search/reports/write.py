@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nos_optax._command import user_path
-from nos_optax._files import write_whole
+from nos_optax._files import refuse_links, write_whole
 from nos_optax.search.reports.charts import charts
 from nos_optax.search.reports.comparison_charts import comparison_charts
 from nos_optax.search.reports.groups import group_runs
@@ -86,6 +86,7 @@ def _check(page: Path) -> None:
 
 def _write(page: Path, pictures: Mapping[str, Drawing], content: str) -> Path:
     """Write a page, after its pictures."""
+    refuse_links(page.parent, (page.stem,))
     for picture in pictures.values():
         for name, file in files(picture).items():
             write_whole(page.with_suffix("") / name, file)
