@@ -9,7 +9,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from nos_optax._printable import printable
+from nos_optax._command import printable
 from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
 
