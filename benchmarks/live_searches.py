@@ -144,7 +144,8 @@ def judge(config: SearchConfig, history: History, engine: Engine, arguments: Arg
             assert best.origin is not None  # it has trained
             key = race.forms.keys[best.origin]
             rates = np.array([history.training(key).sweep], np.float32)
-            program = Program.from_words(best.tokens).array[None]
+            # The form that was trained: the rates are its, and a shorter one may be of other size.
+            program = Program.from_words(race.forms.origins[key].tokens).array[None]
             parts = (
                 engine.evaluate(program, FIRST_SEED + i, rates=rates)
                 for i in range(arguments.fresh)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
+from nos_optax.grammar import Program, decode, encode
 from nos_optax.population import Evaluation
 from nos_optax.search import History, SearchConfig, run_search
 from nos_optax.search.finals import HALVINGS, halve
@@ -174,8 +175,6 @@ def test_a_strategy_is_told_estimates_and_what_has_changed(tmp_path):
         race.settle(found.candidates[start : start + 16])
     best = race.best()
     assert len(best) > 4 and max(e.seeds for _, e in best) > 2
-    from nos_optax.grammar import Program
-
     for candidate, estimate in best:
         row = Program.from_words(candidate.tokens).array.ravel().tobytes()
         assert told[row] == pytest.approx(estimate.mean, abs=1e-5)
@@ -223,3 +222,38 @@ def test_a_rule_that_is_written_in_several_ways_is_raced_once(tmp_path):
     race.settle([first, twin], race=False)
     assert len(race.standings) == 1 and race.best()[0][0].rule == "m"
     history.close()
+
+
+PAIR = ("(adam + adam) * exp(adam / adam)", "adam")  # 5.4 times the other
+
+
+class Written:
+    """Asks for the one rule, and ever after for the other."""
+
+    def __init__(self, space, key):
+        self.asks = 0
+
+    def ask(self, count):
+        self.asks += 1
+        row = encode(PAIR[self.asks > 1], 3).array.ravel()
+        return np.stack([row] * count)
+
+    def tell(self, tokens, rewards):
+        pass
+
+
+def test_the_form_that_was_trained_races_and_not_a_shorter_one_of_another_size(tmp_path):
+    """Learning rates are of the form that chose them: with them, another one may diverge."""
+    raced = []
+
+    class Watched(NoisyEngine):
+        def evaluate(self, programs, seed, epochs=None, rates=None):
+            if rates is not None:
+                raced.extend(str(decode(Program.from_array(np.ravel(row)))) for row in programs)
+            return super().evaluate(programs, seed, epochs, rates)
+
+    asked = config(tmp_path, samples=48, iterations=3, strategy="given", live_results=False)
+    found = run_search(asked, engine=Watched(), strategy=Written)
+    shorter = found.candidates[-1]
+    assert shorter.rule == "adam" and shorter.origin == 0, "they share a training"
+    assert len(raced) > 1 and set(raced) == {PAIR[0]}

@@ -38,12 +38,15 @@ class Forms:
 
     Attributes:
         keys: what a training is stored under, by the candidate that was trained.
+        origins: the candidate of each rule that was trained, by that key: learning rates are its,
+            and another form of the rule may be larger by any factor.
         shortest: the shortest candidate of each rule, by that key.
     """
 
     def __init__(self, reuse: bool):
         self.reuse = reuse
         self.keys: dict[int, str] = {}
+        self.origins: dict[str, Candidate] = {}
         self.shortest: dict[str, Candidate] = {}
 
     def take_up(self, candidate: Candidate) -> str | None:
@@ -52,6 +55,7 @@ class Forms:
             return None
         if candidate.is_training:
             self.keys[candidate.id] = training_key(candidate, self.reuse)
+            self.origins[self.keys[candidate.id]] = candidate
         key = self.keys.get(candidate.origin) if candidate.origin is not None else None
         if key is not None:
             known = self.shortest.setdefault(key, candidate)
@@ -163,7 +167,7 @@ class Race:
         missing = [key for key in keys if not self.history.has_training(names[key])]
         if missing:
             programs = np.stack(
-                [Program.from_words(self.forms.shortest[key].tokens).array for key in missing]
+                [Program.from_words(self.forms.origins[key].tokens).array for key in missing]
             )
             number = FIRST_SEED + self.config.seed * ENOUGH_SEEDS + seed
             parts = self.engine.evaluate(programs, number, rates=self._rates(missing))
