@@ -4,8 +4,8 @@ A rule's loss says nothing across tasks. How long Adam would have had to train f
 the unit is a doubling of Adam's training, 0 is as good as Adam, 1 is twice as fast. That is VeLO's
 normaliser (Metz et al., 2022, appendix) of a loss that is three quarters the validation loss at the
 end, and a quarter the mean loss on the way there. The first alone is noisy where Adam's own hardly
-falls any more, and the second alone rewards haste (`benchmarks/reward_lasts.py`). They are joined
-as losses, not as lengths: where one is flat, the other decides.
+falls any more, and the second alone rewards haste. They are joined as losses, not as lengths: where
+one is flat, the other decides.
 """
 
 import contextlib
