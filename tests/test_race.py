@@ -257,3 +257,9 @@ def test_the_form_that_was_trained_races_and_not_a_shorter_one_of_another_size(t
     shorter = found.candidates[-1]
     assert shorter.rule == "adam" and shorter.origin == 0, "they share a training"
     assert len(raced) > 1 and set(raced) == {PAIR[0]}
+    history = History(asked.out / FILE)
+    race = Race(asked, history, NoisyEngine())
+    race.settle(found.candidates, race=False)
+    (best,) = (candidate for candidate, _ in race.best())
+    assert best.id == 0, "what only nearly does the same is another form"
+    history.close()

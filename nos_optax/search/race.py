@@ -39,8 +39,8 @@ class Forms:
     Attributes:
         keys: what a training is stored under, by the candidate that was trained.
         origins: the candidate of each rule that was trained, by that key: learning rates are its,
-            and another form of the rule may be larger by any factor.
-        shortest: the shortest candidate of each rule, by that key.
+            and what nearly does the same may be larger by any factor, or diverge on a task.
+        shortest: the shortest candidate with equal updates, by that key.
     """
 
     def __init__(self, reuse: bool):
@@ -57,7 +57,7 @@ class Forms:
             self.keys[candidate.id] = training_key(candidate, self.reuse)
             self.origins[self.keys[candidate.id]] = candidate
         key = self.keys.get(candidate.origin) if candidate.origin is not None else None
-        if key is not None:
+        if key is not None and training_key(candidate, self.reuse) == key:
             known = self.shortest.setdefault(key, candidate)
             self.shortest[key] = min(known, candidate, key=lambda c: len(c.rule))
         return key
