@@ -92,6 +92,11 @@ class _PlainConsole(Console):
         options |= {"markup": False, "emoji": False}
         return super().render_str(printable(text, keep="\n"), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Go on where nobody reads the output any more: what counts is in files."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
 
 def make_console() -> Console:
     """Return the terminal, or where the output goes instead, which has no width of its own.

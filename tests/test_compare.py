@@ -631,6 +631,6 @@ def test_results_are_written_where_nobody_reads_the_output(output, tmp_path):
             os.close(read)
             stack.callback(os.close, out)
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.count("\n") <= 3, done.stderr
+    assert done.returncode in (0, 1) and done.stderr.count("\n") <= 3, done.stderr
     names = ("results.json", "results.md", "results.svg")
     assert all((tmp_path / "out" / name).stat().st_size for name in names)

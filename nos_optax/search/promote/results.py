@@ -85,6 +85,7 @@ class Promotion:
             (a, b, len(both), float(spearmanr(np.array(both)).statistic))
             for (a, x), (b, y) in itertools.pairwise(ranked)
             if len(both := [(x[rule], y[rule]) for rule in x if rule in y]) >= FEWEST
+            and np.ptp(both, axis=0).all()  # else there is no order
         ]
 
     def sentence(self) -> str:
