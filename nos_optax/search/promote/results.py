@@ -75,7 +75,7 @@ class Promotion:
         """Return how well each ranking agrees with the next, over the rules that are in both.
 
         The first is that of the searches, by their bounds. Each row has two names, the number of
-        rules, at least four, and Spearman's rank correlation.
+        rules, at least four, and Spearman's rank correlation; rules that are all alike have none.
         """
         ranked = [("search", {entrant.rule: entrant.low for entrant in self.entrants})]
         ranked += [
