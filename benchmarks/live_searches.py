@@ -27,11 +27,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
+from strategies.pictures import draw_bands
 
 from nos_optax._command import make_console, one_message
+from nos_optax._files import write_figure
 from nos_optax.compare.records import write_results
 from nos_optax.compare.statistics import Difference, difference
 from nos_optax.grammar import Program
@@ -41,7 +42,6 @@ from nos_optax.search.judge import decimal
 from nos_optax.search.race import Race
 
 FIRST_SEED = 850_000  # far from those of searches, of experiments and of Adam's tuning
-BASELINE = "random"
 CHECKED = (100, 200, 400, 600, 1000, 2000)  # trainings after which strategies are compared
 ABLATIONS = ("strategies.ablations:NoNiches", "strategies.ablations:NoTrees")
 
@@ -50,7 +50,7 @@ ABLATIONS = ("strategies.ablations:NoNiches", "strategies.ablations:NoTrees")
 class Arguments:
     """Compare strategies by searches on the suite."""
 
-    strategy: tuple[str, ...] = ("evolution", BASELINE, "ppo", *ABLATIONS)
+    strategy: tuple[str, ...] = ("evolution", "random", "ppo", *ABLATIONS)
     """Names of nos_optax.search.STRATEGIES, or MODULE:CLASS; the others are compared with the
     first."""
     seeds: int = 5
@@ -144,7 +144,7 @@ def judge(config: SearchConfig, history: History, engine: Engine, arguments: Arg
             assert best.origin is not None  # it has trained
             key = race.forms.keys[best.origin]
             rates = np.array([history.training(key).sweep], np.float32)
-            # The form that was trained: the rates are its, and a shorter one may be of other size.
+            # As the race trains it: at the rates that its first seed has chosen.
             program = Program.from_words(race.forms.origins[key].tokens).array[None]
             parts = (
                 engine.evaluate(program, FIRST_SEED + i, rates=rates)
@@ -266,22 +266,17 @@ def draw(
     found: dict[str, list[list[Leader]]], arguments: Arguments, nothing: float, path: Path
 ) -> None:
     """Draw the leaders' fresh rewards over the trainings: means, and their intervals as bands."""
-    figure = Figure((8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    steps = np.arange(arguments.trainings + 1)
-    for i, (name, searches) in enumerate(found.items()):
+    steps, bands = np.arange(arguments.trainings + 1), {}
+    for name, searches in found.items():
         curves = np.array([[reward_after(s, n, nothing) for n in steps] for s in searches])
         mean = curves.mean(axis=0)
         half = stats.t.ppf(0.975, len(curves) - 1) * stats.sem(curves, axis=0)
-        axes.plot(steps, mean, label=name.split(":")[-1], color=f"C{i}")
-        axes.fill_between(steps, mean - half, mean + half, color=f"C{i}", alpha=0.12, lw=0)
+        bands[name.split(":")[-1]] = mean, mean - half, mean + half
+    label = "doublings ahead of tuned Adam, fresh seeds"
+    figure, axes = draw_bands(bands, steps, label, opacity=0.12)
     axes.axhline(0, color="0.5", lw=0.8)
     axes.set_ylim(-1, 1)
-    axes.set_xlabel("distinct trainings")
-    axes.set_ylabel("doublings ahead of tuned Adam, fresh seeds")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
 
 
 def main() -> None:

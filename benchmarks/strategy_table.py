@@ -23,11 +23,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 from rich.progress import Progress
+from strategies.pictures import draw_bands
 from strategies.space import REJECTED, SPACE, TASKS, Table, programs, read_table, write_table
 
 from nos_optax._command import make_console, one_message
+from nos_optax._files import write_figure
 from nos_optax.compare.records import Records, write_results
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.reference import reference_store
@@ -219,23 +220,17 @@ def as_markdown(rows: dict[str, dict], arguments: Arguments, table: Table, top: 
 
 def draw(found: dict[str, list[Search]], top: float, path: Path) -> None:
     """Draw the mean regret over the trainings, with the middle half of the starts."""
-    figure = Figure((8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, searches) in enumerate(found.items()):
+    bands, steps = {}, np.zeros(0)
+    for name, searches in found.items():
         curves = top - np.array([s.best for s in searches])[:, 1:]
         steps = np.arange(1, curves.shape[1] + 1)
-        axes.plot(steps, curves.mean(axis=0), label=name, color=f"C{i}")
-        axes.fill_between(
-            steps, *np.quantile(curves, (0.25, 0.75), axis=0), color=f"C{i}", alpha=0.15, lw=0
-        )
+        bands[name] = curves.mean(axis=0), *np.quantile(curves, (0.25, 0.75), axis=0)
+    label = "regret, doublings of Adam's training"
+    figure, axes = draw_bands(bands, steps, label, opacity=0.15)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("distinct trainings")
-    axes.set_ylabel("regret, doublings of Adam's training")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
 
 
 def main() -> None:

@@ -32,6 +32,22 @@ from nos_optax.search.terminal import live_progress
 FLAG = re.compile(r"`.*?`|python -m .*|(?<!\S)--([a-z][a-z-]*)\b")
 
 
+@contextlib.contextmanager
+def _in_python() -> Generator[None]:
+    """Call settings in messages as they are called in Python: `final_seeds`, not --final-seeds."""
+    try:
+        yield
+    except (ValueError, OSError, AcceleratorError) as error:
+        error.args = tuple(in_python(x) if isinstance(x, str) else x for x in error.args)
+        raise
+
+
+def in_python(message: str) -> str:
+    """Return a message with settings in place of flags, but for those of commands in it."""
+    return FLAG.sub(lambda found: found[1].replace("-", "_") if found[1] else found[0], message)
+
+
+@_in_python()
 def search(
     task: Given | Callable[[], Given] | Sequence[Given | Callable[[], Given]] | None = None,
     space: SearchSpace | None = None,
@@ -76,11 +92,6 @@ def search(
         >>> result.best.rule  # doctest: +SKIP
         'adam * sign(m)'
     """
-    with _in_python():
-        return _search(task, space, progress, settings)
-
-
-def _search(task: Any, space: Any, progress: bool, settings: dict[str, Any]) -> SearchResult:
     _check_names(settings)
     tasks = _as_tasks(task)
     if not isinstance(space, SearchSpace | None):
@@ -119,21 +130,6 @@ def _search(task: Any, space: Any, progress: bool, settings: dict[str, Any]) -> 
     if said := nothing_learned(result.results, result.facts):
         console.print(said)
     return result
-
-
-@contextlib.contextmanager
-def _in_python() -> Generator[None]:
-    """Call settings in messages as they are called in Python: `final_seeds`, not --final-seeds."""
-    try:
-        yield
-    except (ValueError, OSError, AcceleratorError) as error:
-        error.args = tuple(in_python(x) if isinstance(x, str) else x for x in error.args)
-        raise
-
-
-def in_python(message: str) -> str:
-    """Return a message with settings in place of flags, but for those of commands in it."""
-    return FLAG.sub(lambda found: found[1].replace("-", "_") if found[1] else found[0], message)
 
 
 def try_to_report(folder: Path) -> None:

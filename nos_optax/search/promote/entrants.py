@@ -76,15 +76,15 @@ def _best_of_run(run: Path, count: int, devices: list[jax.Device]) -> list[Entra
     raced = raced_rules(found)[: 4 * count]
     if not raced:
         raise ValueError(f"{run} has no rules to promote: go on with it by --resume")
-    # The forms that were trained: learning rates are theirs, and shorter ones may be of other size.
-    trained = [found.candidates[rule.candidate.origin or 0] for rule in raced]
-    programs = [Program.from_words(candidate.tokens).array for candidate in trained]
+    programs = [Program.from_words(rule.candidate.tokens).array for rule in raced]
     longest = max(map(len, programs))
     suite = SuiteTrainer(load_workloads(config), longest, devices, store=reference_store())
     centres = suite.centres(np.stack([pad_programs(program, longest) for program in programs]))
     entrants = []
-    for rule, origin, centre in zip(raced, trained, centres, strict=True):
-        candidate, key = rule.candidate, training_key(origin, config.reuse)
+    for rule, centre in zip(raced, centres, strict=True):
+        candidate = rule.candidate
+        assert candidate.origin is not None  # it has trained
+        key = training_key(found.candidates[candidate.origin], config.reuse)
         best = np.array(found.trainings[key].sweep, float)
         factor = float(np.exp(np.mean(np.log(best / centre))))
         if np.isfinite(factor):
