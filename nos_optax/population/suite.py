@@ -80,28 +80,30 @@ class Workload:
             object.__setattr__(self, name, count)
 
 
-# The cheap ones first: what is slow there does not train on the others. Those of the perceptron and
-# the autoencoder are long enough to be learned by heart: in a quarter of the steps signs are ahead,
-# which are behind where trainings last (benchmarks/reward_lasts.py).
+# The cheap ones first: what is slow there does not train on the others. The perceptron and the
+# autoencoder train long: in a quarter of the steps signs are ahead, which are behind where
+# trainings last (benchmarks/reward_lasts.py).
 SUITE: dict[str, Callable[[], Workload]] = {
     "characters": lambda: Workload(characters(), 32, 240),
     "digits-convnet": lambda: Workload(digits_convnet(), 16, 60),
-    "digits-mlp": lambda: Workload(digits_mlp(), 32, 480, children=2),  # the noisiest
+    "digits-mlp": lambda: Workload(digits_mlp(), 32, 480, children=2),
     "digits-autoencoder": lambda: Workload(digits_autoencoder(), 32, 640),
 }
 # Other kinds, by which no search selects: they tell whether what it finds is good elsewhere.
 WATCH: dict[str, Callable[[], Workload]] = {
     "transformer": lambda: Workload(transformer(), 16, 300),
-    "table": lambda: Workload(table(), 16, 75),
+    "table": lambda: Workload(table(), 16, 150, children=4),
     "digits-convnet-long": lambda: Workload(digits_convnet(), 16, 300),
 }
-# The kinds of the suite, ten times as large: wider networks, larger minibatches, and the first two
-# train four times as long. Here the rules that a search has found show whether they were good at
-# its own sizes alone.
+# The kinds of the suite, four to ten times as large: wider networks, larger minibatches, and the
+# first two train longer. Here the rules that a search has found show whether they were good at its
+# own sizes alone.
 LARGER: dict[str, Callable[[], Workload]] = {
-    "characters-large": lambda: _larger(characters(context=16, width=128), 64, 960),
-    "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 240),
-    "digits-mlp-large": lambda: _larger(digits_mlp(width=128), 64, 480),
+    "characters-large": lambda: _larger(
+        characters(context=16, width=128, examples=20_480), 64, 960
+    ),
+    "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 120),
+    "digits-mlp-large": lambda: _larger(digits_mlp(width=128, copies=64), 64, 480),
     "digits-autoencoder-large": lambda: _larger(digits_autoencoder(width=128), 64, 640),
 }
 KNOWN = SUITE | WATCH | LARGER

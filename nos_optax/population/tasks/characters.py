@@ -17,7 +17,7 @@ WINDOWS = 8192
 VALIDATION_WINDOWS = 1024
 
 
-def characters(context: int = 8, width: int = 32) -> Task:
+def characters(context: int = 8, width: int = 32, examples: int = WINDOWS) -> Task:
     """Return a perceptron that guesses a character, one of 32, from those before it.
 
     Python's version decides the text, so rewards of one version compare with each other alone.
@@ -36,14 +36,14 @@ def characters(context: int = 8, width: int = 32) -> Task:
         hidden = jnp.tanh(dense(params, 1, embedded.reshape(len(before), -1)))
         return log_likelihood(dense(params, 2, hidden), following)
 
-    windows = text_windows(context + 1, WINDOWS + VALIDATION_WINDOWS)
+    windows = text_windows(context + 1, examples + VALIDATION_WINDOWS)
     return Task(
         "characters",
         init,
         loss=lambda params, state, batch, key: (-scores(params, batch).mean(), state),
         metric=lambda params, state, batch: scores(params, batch),
-        train=(windows[:WINDOWS, :-1], windows[:WINDOWS, -1]),
-        validation=(windows[WINDOWS:, :-1], windows[WINDOWS:, -1]),
+        train=(windows[:examples, :-1], windows[:examples, -1]),
+        validation=(windows[examples:, :-1], windows[examples:, -1]),
         chance=-float(np.log(count)),
         perfect=0.0,
         evaluation_batch=VALIDATION_WINDOWS,

@@ -8,16 +8,21 @@ from nos_optax.population.convnet import ConvNet
 from nos_optax.population.data import load_digits
 from nos_optax.population.task import Task, image_task
 from nos_optax.population.tasks.layers import dense, init_dense, log_likelihood
+from nos_optax.population.tasks.noise import noisy_copies
 
 TRAIN_EXAMPLES = 1000  # as the paper's child on digits has; the other 797 validate
 CONVNET_VALIDATION = 400  # as costly as some ten of its steps
 CONVNET_PART = 100  # of these at a time: a thousand children's activations must fit in the memory
 GREATEST_SCALE = float(np.sqrt(10))
+NOISE = 0.6  # standard deviation, of pixels in 0 to 1
+VALIDATION_COPIES = 4  # of each noisy image
 CHANCE = -float(np.log(10))  # log-likelihood of a blind guess among ten classes
 
 
-def digits_mlp(width: int = 32) -> Task:
-    """Return a perceptron 64-width-10 whose tensors have other scales in each seed.
+def digits_mlp(width: int = 32, copies: int = 16) -> Task:
+    """Return a perceptron 64-width-10 on noisy digits; each seed scales its tensors otherwise.
+
+    Images come in copies with noise of their own (`noise`), as many as are asked for to train.
 
     Each tensor is a parameter times a fixed number, drawn with the weights, log-uniform over a
     decade and then divided by the four numbers' geometric mean: the network is the same, its
@@ -25,7 +30,10 @@ def digits_mlp(width: int = 32) -> Task:
     A rule cannot win by fitting one scale. (Celo2's augmentation, which has two decades: then each
     seed has another best rate, and two seeds say little.)
     """
-    (train, validation), widths = _pixels(), (64, width, 10)
+    clean, widths = _pixels(), (64, width, 10)
+    random = np.random.default_rng(0)
+    train = noisy_copies(clean[0], NOISE, copies, random)
+    validation = noisy_copies(clean[1], NOISE, VALIDATION_COPIES, random)
 
     def init(key):
         weights_key, scale_key = jax.random.split(key)
@@ -55,7 +63,7 @@ def digits_mlp(width: int = 32) -> Task:
         validation,
         chance=CHANCE,
         perfect=0.0,
-        evaluation_batch=797,
+        evaluation_batch=len(validation[1]),
     )
 
 
