@@ -118,7 +118,9 @@ def reward(speeds: np.ndarray, order: float) -> np.ndarray:
     """Return one reward of the speeds `[P, tasks]`."""
     if order == 0:
         return speeds.mean(axis=-1)
-    return speeds.min(axis=-1) if np.isinf(order) else joint_speed(speeds, order)
+    if np.isinf(order):
+        return speeds.min(axis=-1)
+    return joint_speed(order * speeds) / order
 
 
 def summary(speeds: Mapping[str, np.ndarray], texts: list[str]) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from nos_optax.population import Losses
 from nos_optax.population.reference import SWEEP, reference_store, steps_of
 from nos_optax.population.suite import (
     KEPT,
-    ORDER,
     RATES,
     SUITE,
     SuiteTrainer,
@@ -216,7 +215,7 @@ def run(arguments: Arguments, console: Console) -> None:
         "samples": arguments.samples,
         "tasks": {w.task.name: w.horizon for w in suite.workloads},
         "seed": arguments.seed,
-        "reward": f"joint speed of order {ORDER}",
+        "reward": "joint speed",
     }
     records = Records(arguments.out / f"{name}.jsonl", config | {"jax": jax.__version__})
     rewards, rates = search(tuners, arguments.samples, records, console)

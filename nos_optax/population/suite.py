@@ -43,7 +43,6 @@ RATES = tuple(10 ** (k / 2) for k in range(-3, 4))
 KEPT = 3  # rates that are trained to the end
 SEEDS = 2  # of a rule's trainings; every rule of a seed has the same weights and minibatches
 LEAST = float(np.log2(min(LENGTHS)))  # the reward of a rule that does not learn on every task
-ORDER = 4  # of the power mean over tasks: the slowest of them weigh most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,25 +425,24 @@ class SuiteTrainer:
         return Losses(*(x.reshape(tried, -1, len(seeds)).swapaxes(0, 1) for x in losses))
 
 
-def joint_speed(speeds: np.ndarray, order: float = ORDER) -> np.ndarray:
+def joint_speed(speeds: np.ndarray) -> np.ndarray:
     r"""Return how fast rules are on several tasks at once, in doublings of Adam's training.
 
-    The power mean of order p of the times that a rule takes relative to Adam, as a speed:
+    The mean of the times that a rule takes relative to Adam, as a speed:
 
-    .. math:: -\tfrac1p \log_2 \Big( \tfrac1n \sum_{i=1}^n 2^{-p s_i} \Big), \quad p = 4 .
+    .. math:: -\log_2 \Big( \tfrac1n \sum_{i=1}^n 2^{-s_i} \Big) .
 
-    It is `s` where all speeds are, and never more than their mean. What is gained on one task pays
-    for little of what is lost on another: rules that are ahead everywhere are so elsewhere, too.
+    It is `s` where all speeds are, and never more than their mean: a doubling that is gained on one
+    task does not pay for one that is lost on another.
 
     Args:
         speeds: `[..., tasks]`, in doublings; nan where a rule did not train.
-        order: of the mean.
 
     Returns:
         `[...]`; nan where it trained on none.
     """
-    times = 2.0 ** (-order * np.asarray(speeds, np.float64))
-    return np.log2(1 / _mean_where(~np.isnan(times), times)) / order
+    times = 2.0 ** -np.asarray(speeds, np.float64)
+    return np.log2(1 / _mean_where(~np.isnan(times), times))
 
 
 def _mean_where(condition: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -99,9 +99,9 @@ class TaskConfig:
     paper's ConvNet; MODULE:TASK is a nos_optax.population.Task or Workload of your own, or a
     function that returns one, importable."""
     protocol: Literal["speed", "paper"] = "speed"
-    """What is rewarded. speed: how much faster than tuned Adam a rule trains, in doublings, on all
-    tasks, the slowest of which weigh most. paper: the validation score of one task after training
-    at the best of seven learning rates a decade apart."""
+    """What is rewarded. speed: how much faster than tuned Adam a rule trains, in doublings, by its
+    mean time over all tasks. paper: the validation score of one task after training at the best of
+    seven learning rates a decade apart."""
     data_dir: Path | None = None
     """TensorFlow Datasets folder with a prepared cifar10 (default: ~/tensorflow_datasets)."""
     train_examples: int | None = None

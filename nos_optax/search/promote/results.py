@@ -157,10 +157,9 @@ def markdown(promotion: Promotion) -> str:
         "",
         promotion.sentence(),
         "",
-        "A number is the joint speed on a stage's tasks against tuned Adam, in doublings, the mean "
-        "over the seeds: 0 is as good, 1 twice as fast, and the slowest tasks weigh most. After a "
-        "quarter and a half of the tasks' lengths those rules stop that are worse than the last "
-        "which would come through, by more than two standard errors.",
+        "A number is the speed against tuned Adam by the mean time over a stage's tasks, in "
+        "doublings, the mean over the seeds: 0 is as good, 1 twice as fast. After a quarter and a "
+        "half of the tasks' lengths those rules stop that are worse than the last which would come through, by more than two standard errors.",
         "",
         *(
             f"- Stage {number}: {', '.join(tasks)}."

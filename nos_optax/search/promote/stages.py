@@ -17,7 +17,7 @@ from nos_optax.compare import Budget, Rival, as_rival
 from nos_optax.compare.trials import Trials, open_records
 from nos_optax.population import SuiteTrainer
 from nos_optax.population.reference import steps_of
-from nos_optax.population.suite import ORDER, joint_speed
+from nos_optax.population.suite import joint_speed
 
 LENGTHS = (1 / 4, 1 / 2, 1.0)  # parts of the tasks' lengths
 STEP = 3.0  # from a learning rate to the next: half a decade
@@ -198,9 +198,8 @@ def run_stage(
 def joint_scores(speeds: np.ndarray) -> np.ndarray:
     r"""Return the joint speed of each rule as a mean over its seeds.
 
-    The joint speed of single seeds would take noise for slowness, as it weighs what is slowest
-    most. So it is that of the means over the seeds, :math:`\bar s_t`, and a seed's part in it is
-    its first order:
+    The joint speed of single seeds would take noise for slowness. So it is that of the means over
+    the seeds, :math:`\bar s_t`, and a seed's part in it is its first order:
 
     .. math:: J(\bar s) + \sum_t w_t (s_t - \bar s_t), \quad w_t = \partial J / \partial \bar s_t .
 
@@ -211,7 +210,7 @@ def joint_scores(speeds: np.ndarray) -> np.ndarray:
         `[R, S]`.
     """
     means = speeds.mean(axis=2)
-    times = 2.0 ** (-ORDER * means)
+    times = 2.0**-means
     weights = times / times.sum(axis=1, keepdims=True)
     parts = np.einsum("rt,rts->rs", weights, speeds - means[:, :, None])
     return joint_speed(means)[:, None] + parts
