@@ -159,7 +159,8 @@ def markdown(promotion: Promotion) -> str:
         "",
         "A number is the speed against tuned Adam by the mean time over a stage's tasks, in "
         "doublings, the mean over the seeds: 0 is as good, 1 twice as fast. After a quarter and a "
-        "half of the tasks' lengths those rules stop that are worse than the last which would come through, by more than two standard errors.",
+        "half of the tasks' lengths those rules stop that are worse than the last which "
+        "would come through, by more than two standard errors.",
         "",
         *(
             f"- Stage {number}: {', '.join(tasks)}."
