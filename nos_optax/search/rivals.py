@@ -20,6 +20,8 @@ ALL_RIVALS = RIVALS | {
     "Cautious Adam": "(1 + sign(g) * sign(m)) * adam",  # addsign_adam, a row of Table 6
     "AdaBelief": "optax.adabelief",
     "AdamW, cosine decay": f"{__name__}:adamw_cosine",
+    "NAdam, cosine decay": f"{__name__}:nadam_cosine",
+    "NAdam, linear decay": f"{__name__}:nadam_linear",
     "Lion, cosine decay": f"{__name__}:lion_cosine",
     "Lion, linear decay": f"{__name__}:lion_linear",
 }
@@ -29,6 +31,16 @@ ALL_RIVALS = RIVALS | {
 def adamw_cosine(learning_rate, total_steps: int) -> optax.GradientTransformation:
     """Return AdamW with Optax's defaults, its steps decayed to 0 by half a cosine."""
     return _decayed(optax.adamw(learning_rate), optax.cosine_decay_schedule(1.0, total_steps))
+
+
+def nadam_cosine(learning_rate, total_steps: int) -> optax.GradientTransformation:
+    """Return NAdam with Optax's defaults, its steps decayed to 0 by half a cosine."""
+    return _decayed(optax.nadam(learning_rate), optax.cosine_decay_schedule(1.0, total_steps))
+
+
+def nadam_linear(learning_rate, total_steps: int) -> optax.GradientTransformation:
+    """Return NAdam with Optax's defaults, its steps decayed to 0 linearly."""
+    return _decayed(optax.nadam(learning_rate), optax.linear_schedule(1.0, 0.0, total_steps))
 
 
 def lion_cosine(learning_rate, total_steps: int) -> optax.GradientTransformation:
