@@ -80,8 +80,8 @@ class Workload:
 
 
 # The cheap ones first: what is slow there does not train on the others. The perceptron and the
-# autoencoder train long: in a quarter of the steps signs are ahead, which are behind where
-# trainings last (benchmarks/reward_lasts.py).
+# autoencoder train long, as a quarter of the steps liked haste while the digits were clean. With
+# noise it matters little (benchmarks/reward_lasts.py).
 SUITE: dict[str, Callable[[], Workload]] = {
     "characters": lambda: Workload(characters(), 32, 240),
     "digits-convnet": lambda: Workload(digits_convnet(), 16, 60),
