@@ -3,14 +3,13 @@
 Question: How long does Adam take to which loss on each embedded task?
 Method:   As a search measures it for a task of the user's own: 13 rates with four seeds, three
           finer ones, then eleven lengths of training with eight other seeds. The text of the
-          character models differs between versions of Python: give the topics of the others.
+          language models differs between versions of Python: give the topics of the others.
 Command:  python benchmarks/adam_references.py [--topics .../python3.12/pydoc_data/topics.py ...]
 Time:     4 minutes on 2 cores for each version of Python; what is there is not measured again.
 Writes:   nos_optax/population/tasks/adam.json
 """
 
 import dataclasses
-import importlib
 import json
 import runpy
 from pathlib import Path
@@ -30,10 +29,11 @@ from nos_optax.population.reference import (
     steps_of,
 )
 from nos_optax.population.suite import KNOWN, load_suite
+from nos_optax.population.tasks import text
+from nos_optax.population.tasks.characters import text_windows
+from nos_optax.population.tasks.words import text_words
 
-# By its name: the package has a function of the same.
-characters = importlib.import_module("nos_optax.population.tasks.characters")
-OF_TEXT = ("characters", "characters-large", "transformer")
+OF_TEXT = ("characters", "characters-large", "words", "words-large", "transformer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +63,11 @@ def main() -> None:
 
 def measure(name: str, file: Path | None, devices, known: dict[str, dict]) -> dict:
     """Return the row of a task, with the text of a version of Python."""
-    text = characters.topics if file is None else runpy.run_path(str(file))["topics"]
-    with mock.patch.object(characters, "topics", text):
-        characters.text_windows.cache_clear()
+    topics = text.topics if file is None else runpy.run_path(str(file))["topics"]
+    with mock.patch.object(text, "topics", topics):
+        _forget_text()
         (workload,) = load_suite([name])
-        characters.text_windows.cache_clear()
+        _forget_text()
     horizon = workload.horizon
     loop = TaskLoop(workload.task, workload.minibatch_size, steps_of(LONGEST, horizon), 1, devices)
     digest = data_digest(loop, horizon)
@@ -76,6 +76,11 @@ def measure(name: str, file: Path | None, devices, known: dict[str, dict]) -> di
     else:
         reference = measure_reference(loop, horizon)
     return {"task": name, "digest": digest, **dataclasses.asdict(reference)}
+
+
+def _forget_text() -> None:
+    text_windows.cache_clear()
+    text_words.cache_clear()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from unittest import mock
 
 import jax
@@ -40,10 +41,13 @@ from nos_optax.population.tasks import (
     digits_mlp,
     table,
     transformer,
+    words,
 )
 from nos_optax.population.tasks.characters import ALPHABET, text_windows
 from nos_optax.population.tasks.noise import noisy_copies
+from nos_optax.population.tasks.text import topics_text
 from nos_optax.population.tasks.transformer import logits
+from nos_optax.population.tasks.words import VOCABULARY, text_words
 from nos_optax.search import FRESH_SEEDS, SearchConfig, search
 from nos_optax.search.engines import trainers
 from nos_optax.search.finals import verdict
@@ -377,7 +381,7 @@ def test_unknown_workloads_are_refused(names, got):
 
 # The tasks.
 
-TASKS = (digits_mlp, digits_autoencoder, digits_convnet, characters, transformer, table)
+TASKS = (digits_mlp, digits_autoencoder, digits_convnet, characters, transformer, table, words)
 
 
 @pytest.mark.parametrize("make", TASKS)
@@ -392,7 +396,7 @@ def test_tasks_are_whole_and_untrained_weights_are_about_chance(make):
 
 
 def test_loss_and_metric_are_the_same_where_there_is_no_normalisation():
-    for make in (digits_mlp, digits_autoencoder, characters, transformer, table):
+    for make in (digits_mlp, digits_autoencoder, characters, transformer, table, words):
         task = make()
         params, state = task.init(jax.random.key(0))
         batch = jax.tree.map(jnp.asarray, task.validation)
@@ -437,6 +441,15 @@ def test_windows_of_text_do_not_overlap_and_are_of_the_alphabet():
     # English: the space and the e are the commonest.
     commonest = np.bincount(windows.ravel()).argsort()[-2:]
     assert {ALPHABET[i] for i in commonest} <= {" ", "e", "t"}
+
+
+def test_words_are_numbered_by_how_often_they_stand_in_the_text():
+    found = text_words()
+    counts = np.bincount(found, minlength=VOCABULARY)
+    assert len(counts) == VOCABULARY and (np.diff(counts[1:]) <= 0).all() and counts[-1] > 10
+    assert counts[0] < 0.25 * len(found)  # all rare words together
+    frequent = re.findall(r"(?<![a-z])the(?![a-z])", topics_text())
+    assert len(frequent) in counts[1:10]
 
 
 @pytest.mark.parametrize("name", [*suite.SUITE, *suite.WATCH])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from nos_optax.grammar import UpdateRule
 from nos_optax.population import Workload
 from nos_optax.population.convnet import ConvNet
-from nos_optax.population.tasks.characters import EMBEDDING
+from nos_optax.population.tasks.text import EMBEDDING
 from peers.pytorch_loop import FlatRule
 from peers.suite_optax import Train, late_loss, order_of
 
@@ -52,7 +52,9 @@ def _network(task) -> tuple[Callable, list[tuple[int, ...]]]:
             pairs = itertools.pairwise(widths)
             return _autoencoder, [shape for a, b in pairs for shape in ((a, b), (b,))]
         case "characters":
-            return _characters, [(32, EMBEDDING), (8 * EMBEDDING, 32), (32,), (32, 32), (32,)]
+            return _symbols, [(32, EMBEDDING), (8 * EMBEDDING, 32), (32,), (32, 32), (32,)]
+        case "words":
+            return _symbols, [(256, EMBEDDING), (2 * EMBEDDING, 16), (16,), (16, 256), (256,)]
         case "digits-convnet":
             filters = ConvNet((8, 8, 1), 10).filters
             block = [(filters,), (filters,)]
@@ -80,7 +82,7 @@ def _autoencoder(w, images):
     return (restored - images).square().sum(-1).mean()
 
 
-def _characters(w, before, following):
+def _symbols(w, before, following):
     embedding, w1, b1, w2, b2 = w
     hidden = torch.tanh(torch.addmm(b1, embedding[before].flatten(1), w1))
     return F.cross_entropy(torch.addmm(b2, hidden, w2), following)

@@ -34,6 +34,7 @@ from nos_optax.population.tasks import (
     digits_mlp,
     table,
     transformer,
+    words,
 )
 from nos_optax.population.update_size import UpdateSizes
 
@@ -85,6 +86,7 @@ class Workload:
 SUITE: dict[str, Callable[[], Workload]] = {
     "characters": lambda: Workload(characters(), 32, 240),
     "digits-convnet": lambda: Workload(digits_convnet(), 16, 60),
+    "words": lambda: Workload(words(), 32, 480),
     "digits-mlp": lambda: Workload(digits_mlp(), 32, 480, children=2),
     "digits-autoencoder": lambda: Workload(digits_autoencoder(), 32, 640),
 }
@@ -102,6 +104,7 @@ LARGER: dict[str, Callable[[], Workload]] = {
         characters(context=16, width=128, examples=20_480), 64, 960
     ),
     "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 120),
+    "words-large": lambda: _larger(words(width=64, examples=36_864), 64, 480),
     "digits-mlp-large": lambda: _larger(digits_mlp(width=128, copies=64), 64, 480),
     "digits-autoencoder-large": lambda: _larger(digits_autoencoder(width=128), 64, 640),
 }

@@ -6,3 +6,4 @@ from nos_optax.population.tasks.digits import digits_convnet as digits_convnet
 from nos_optax.population.tasks.digits import digits_mlp as digits_mlp
 from nos_optax.population.tasks.table import table as table
 from nos_optax.population.tasks.transformer import transformer as transformer
+from nos_optax.population.tasks.words import words as words
