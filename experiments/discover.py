@@ -127,13 +127,21 @@ def recall(a: Arguments) -> None:
 
 
 def keep(a: Arguments) -> None:
-    """Give the repository what was measured on the test tasks."""
+    """Give the repository what was measured on the test tasks, the latest of each alone.
+
+    Others are of another version of a task, or of another program's, which share the cache.
+    """
     for folder, kept in places(a).items():
         for task in a.test:
-            name = slug(task)
-            for file in (*folder.glob(f"{name}_*.jsonl"), *folder.glob(f"adam_{name}_*.json")):
-                kept.mkdir(parents=True, exist_ok=True)
-                write_whole(kept / f"{file.name}.xz", lzma.compress(file.read_bytes()))
+            patterns = f"{slug(task)}_*.jsonl", f"adam_{slug(task)}_*.json"
+            found = [file for pattern in patterns for file in folder.glob(pattern)]
+            if not found:
+                continue
+            latest = max(found, key=lambda file: file.stat().st_mtime)
+            kept.mkdir(parents=True, exist_ok=True)
+            for old in (file for pattern in patterns for file in kept.glob(f"{pattern}.xz")):
+                old.unlink()
+            write_whole(kept / f"{latest.name}.xz", lzma.compress(latest.read_bytes()))
 
 
 def search_a_little(out: Path) -> Path:

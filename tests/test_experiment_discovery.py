@@ -1,6 +1,7 @@
 """The claim of a discovery: test tasks, the ceiling of tuning, and the way from runs to tables."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,12 @@ def test_what_the_repository_has_measured_is_not_measured_again(tmp_path, monkey
     for path, content in whole.items():
         path.write_bytes(content)
     (cache / "adam_another-task_3.json").write_bytes(b"{}")
+    stale = cache / "adam_cifar10-vae_1.json"  # of an earlier version of the task
+    stale.write_bytes(b"[]")
+    os.utime(stale, (1e9, 1e9))
+    for folder in ("trainings", "references"):
+        (arguments.published / folder).mkdir(parents=True)
+    (arguments.published / "references" / "adam_cifar10-vae_0.json.xz").write_bytes(b"of old")
     discover.keep(arguments)
     kept = sorted(file.name for file in arguments.published.rglob("*.xz"))
     assert kept == ["adam_cifar10-vae_2.json.xz", "cifar10-vae_1.jsonl.xz"]
