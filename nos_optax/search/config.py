@@ -94,7 +94,7 @@ class TaskConfig:
     task: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join([*TASKS, "MODULE:TASK"]) + "}...")
     ] = ()
-    """What the children are, one task or several (default: the suite, which are the first four;
+    """What the children are, one task or several (default: the suite, which are the first five;
     digits under --protocol paper). digits and cifar10, which is read from --data-dir, train the
     paper's ConvNet; MODULE:TASK is a nos_optax.population.Task or Workload of your own, or a
     function that returns one, importable."""
