@@ -10,10 +10,14 @@ Method:   a space of 95,256 programs (`strategies/space.py`) is evaluated whole,
           the reward of the best program of the space less that of the best found. Intervals are
           95 %, by resampling the starts. With 4,607 updates the space says nothing of budgets of
           thousands: after 1,000 trainings random search has found the best, too.
+          --without hides operands: without adam and rmsprop, how many trainings does a strategy
+          take until it has found something that is as good as Adam?
 Command:  python benchmarks/strategy_table.py --measure       (once: an hour on 2 cores, resumable)
           python benchmarks/strategy_table.py
           python benchmarks/strategy_table.py --strategy evolution mymodule:MyStrategy
-Writes:   benchmarks/results/strategy_table.npz.xz with --measure; else .json, .md and .png
+          python benchmarks/strategy_table.py --without adam rmsprop
+Writes:   benchmarks/results/strategy_table.npz.xz with --measure; else .json, .md and .png, named
+          strategy_table_without_adam_rmsprop with --without adam rmsprop
 """
 
 import dataclasses
@@ -30,6 +34,7 @@ from strategies.space import REJECTED, SPACE, TASKS, Table, programs, read_table
 from nos_optax._command import make_console, one_message
 from nos_optax._files import write_figure
 from nos_optax.compare.records import Records, write_results
+from nos_optax.grammar import SearchSpace
 from nos_optax.population.accelerator import enable_compilation_cache, select_devices
 from nos_optax.population.reference import reference_store
 from nos_optax.population.suite import LEAST, SEEDS, SuiteTrainer, load_suite
@@ -42,6 +47,7 @@ TOLERANCE = 0.02  # that of a search
 CHUNK = 256  # updates between two records
 PATIENCE = 100  # populations without anything new
 RESAMPLES = 2_000
+ADAM = 0.0  # the reward of a rule that is as good as tuned Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +62,27 @@ class Arguments:
     """Random starts of each strategy."""
     trainings: tuple[int, ...] = (100, 200, 400)
     """Distinct trainings at which strategies are compared."""
+    without: tuple[str, ...] = ()
+    """Operands that no program may have."""
     out: Path = RESULTS
     """Where the results go."""
     records: Path = Path("runs/strategy_table.jsonl")
     """Where a measurement keeps what it has."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched: the space, or the part of it without some operands."""
+        left = tuple(x for x in SPACE.operands if x not in self.without)
+        if unknown := set(self.without) - set(SPACE.operands):
+            raise ValueError(
+                f"--without {' '.join(sorted(unknown))}: operands are {' '.join(SPACE.operands)}"
+            )
+        return dataclasses.replace(SPACE, operands=left)
+
+    @property
+    def name(self) -> str:
+        """Of the files of the results."""
+        return "_without_".join(["strategy_table", *["_".join(self.without)] * bool(self.without)])
 
 
 # The table.
@@ -124,9 +147,9 @@ class Search(NamedTuple):
     trained: int
 
 
-def search(name: str, table: Table, seed: int, most: int) -> Search:
-    """Let a strategy search in the table."""
-    strategy = make_strategy(name, SPACE, seed)
+def search(name: str, space: SearchSpace, table: Table, seed: int, most: int) -> Search:
+    """Let a strategy search in a part of the table's space."""
+    strategy = make_strategy(name, space, seed)
     seen: set[int] = set()
     best, samples, idle = [LEAST], 0, 0
     while len(seen) < most and idle < PATIENCE:
@@ -146,22 +169,24 @@ def search(name: str, table: Table, seed: int, most: int) -> Search:
 
 def compare(arguments: Arguments) -> None:
     """Run all strategies, print the table, draw the picture and write the results."""
-    table, most = read_table(), max(arguments.trainings)
-    top, console = float(table.means.max()), make_console()
+    table, space, most = read_table(), arguments.space, max(arguments.trainings)
+    numbers = table.numbers[space.allows(programs())]
+    updates = np.unique(numbers[numbers != REJECTED])
+    top, console = float(table.means[updates].max()), make_console()
     found: dict[str, list[Search]] = {}
     with Progress(console=console) as bar:
         for name in dict.fromkeys(("random", *arguments.strategy)):
             seeds = bar.track(range(arguments.seeds), description=name)
-            found[name] = [search(name, table, seed, most) for seed in seeds]
+            found[name] = [search(name, space, table, seed, most) for seed in seeds]
     regrets = {
         name: np.array([[top - s.best[n] for n in arguments.trainings] for s in searches])
         for name, searches in found.items()
     }
     rows = {name: summary(name, found, regrets, arguments.trainings, top) for name in found}
-    text = as_markdown(rows, arguments, table, top)
+    text = as_markdown(rows, arguments, (len(numbers), len(updates)), top)
     console.print(text, markup=False)
-    write_results(arguments.out, "strategy_table", {"best": top, "strategies": rows}, text)
-    draw(found, top, arguments.out / "strategy_table.png")
+    write_results(arguments.out, arguments.name, {"best": top, "strategies": rows}, text)
+    draw(found, top, arguments.out / f"{arguments.name}.png")
 
 
 def summary(name: str, found, regrets, trainings, top: float) -> dict:
@@ -177,12 +202,21 @@ def summary(name: str, found, regrets, trainings, top: float) -> dict:
             "ratio_to_random": ratio(regrets[name][:, i], beside[:, i]),
         }
     randoms = float(np.mean([s.best[-1] for s in found["random"]]))
-    reached = [int(np.argmax(s.best >= randoms)) for s in searches if s.best[-1] >= randoms]
-    row["reach_randoms_best"] = {
-        "share": len(reached) / len(searches),
-        "median_trainings": float(np.median(reached)) if reached else None,
-    }
+    row["reach_randoms_best"] = reach(searches, randoms)
+    row["reach_adam"] = reach(searches, ADAM)
     return row
+
+
+def reach(searches: list[Search], reward: float) -> dict:
+    """Return how many searches find a rule with a reward, and after how many trainings half do."""
+    first = np.array(
+        [float(np.argmax(s.best >= reward)) if s.best[-1] >= reward else np.inf for s in searches]
+    )
+    median = float(np.median(first))
+    return {
+        "share": float(np.isfinite(first).mean()),
+        "median_trainings": median if np.isfinite(median) else None,
+    }
 
 
 def ratio(ours: np.ndarray, others: np.ndarray) -> list[float]:
@@ -193,27 +227,30 @@ def ratio(ours: np.ndarray, others: np.ndarray) -> list[float]:
     return [float(ours.mean() / max(others.mean(), 1e-9)), *map(float, ends)]
 
 
-def as_markdown(rows: dict[str, dict], arguments: Arguments, table: Table, top: float) -> str:
-    """Return the table."""
+def as_markdown(
+    rows: dict[str, dict], arguments: Arguments, size: tuple[int, int], top: float
+) -> str:
+    """Return the table; the size is how many programs and updates there are."""
     heads = [f"regret after {n:,} | beside random's" for n in arguments.trainings]
     lines = [
-        f"{len(table.numbers):,} programs, {len(table.rewards):,} distinct updates, the best "
+        f"{size[0]:,} programs, {size[1]:,} distinct updates, the best "
         f"{top:+.3f} doublings; {arguments.seeds} starts of each strategy, populations of "
         f"{POPULATION}. Regret in doublings, the mean; its ratio to random's with 95 % intervals.",
         "",
-        f"| strategy | {' | '.join(heads)} | trainings until random's last best | samples |",
-        "|---|" + "---|" * (2 * len(heads) + 2),
+        f"| strategy | {' | '.join(heads)} | trainings until random's last best | until as good as "
+        "tuned Adam | samples |",
+        "|---|" + "---|" * (2 * len(heads) + 3),
     ]
     for name, row in rows.items():
         cells = []
         for n in arguments.trainings:
             mean, low, high = row[str(n)]["ratio_to_random"]
             cells += [f"{row[str(n)]['regret']:.3f}", f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
-        reach = row["reach_randoms_best"]
-        median = (
-            "never" if reach["median_trainings"] is None else f"{reach['median_trainings']:,.0f}"
-        )
-        cells += [f"{median} ({reach['share']:.0%} of starts)", f"{row['samples']:,.0f}"]
+        for name_of in ("reach_randoms_best", "reach_adam"):
+            median, share = row[name_of]["median_trainings"], row[name_of]["share"]
+            half = f"more than {max(arguments.trainings)}" if median is None else f"{median:,.0f}"
+            cells.append(f"{half} ({share:.0%} of starts)")
+        cells.append(f"{row['samples']:,.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
