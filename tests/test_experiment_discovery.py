@@ -152,5 +152,8 @@ def test_the_ceiling_is_a_rival_once_it_is_known(tmp_path, monkeypatch):
     params, gradient = np.ones(2, np.float32), np.array([1.0, -2.0], np.float32)
     tx, same = rival.optimizer(0.1), optax.nadam(0.1, b1=0.8, b2=0.99, eps=1e-6)
     update, _ = tx.update(gradient, tx.init(params), params)
+    assert list(discover.rivals(("NAdam",))) == ["Adam", "NAdam"]
+    with pytest.raises(ValueError, match="--rivals Eve: there are Adam, NAdam, "):
+        discover.rivals(("Eve", "NAdam"))
     expected, _ = same.update(gradient, same.init(params), params)
     np.testing.assert_array_equal(update, expected)
