@@ -4,6 +4,7 @@ Question: How long does Adam take to which loss on each embedded task?
 Method:   As a search measures it for a task of the user's own: 13 rates with four seeds, three
           finer ones, then eleven lengths of training with eight other seeds. The text of the
           language models differs between versions of Python: give the topics of the others.
+          With them, what no task has any more leaves the file.
 Command:  python benchmarks/adam_references.py [--topics .../python3.12/pydoc_data/topics.py ...]
 Time:     4 minutes on 2 cores for each version of Python; what is there is not measured again.
 Writes:   nos_optax/population/tasks/adam.json
@@ -54,11 +55,16 @@ def main() -> None:
     rows = {row["digest"]: row for row in json.loads(SHIPPED.read_text())}
     measured = [(name, None) for name in KNOWN]
     measured += [(name, file) for file in arguments.topics for name in OF_TEXT]
+    found = set()
     for name, file in measured:
         row = measure(name, file, devices, {} if arguments.again else rows)
         rows[row["digest"]] = row
+        found.add(row["digest"])
         SHIPPED.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
         make_console().print(f"{name}: Adam's rate is {row['learning_rate']:g}")
+    if arguments.topics:  # else the text of other versions is not known here
+        rows = {digest: row for digest, row in rows.items() if digest in found}
+        SHIPPED.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
 def measure(name: str, file: Path | None, devices, known: dict[str, dict]) -> dict:

@@ -96,17 +96,18 @@ WATCH: dict[str, Callable[[], Workload]] = {
     "table": lambda: Workload(table(), 16, 150, children=4),
     "digits-convnet-long": lambda: Workload(digits_convnet(), 16, 300),
 }
-# The kinds of the suite, four to ten times as large: wider networks, larger minibatches, and the
-# first two train longer. Here the rules that a search has found show whether they were good at its
-# own sizes alone.
+# The kinds of the suite, eight to twenty times as large: wider networks, larger minibatches and
+# longer trainings. Here the rules that a search has found show whether they were good at its own
+# sizes alone. A quarter of a training, after which the less promising stop, is not much shorter
+# than the search's own: shorter ones like haste.
 LARGER: dict[str, Callable[[], Workload]] = {
     "characters-large": lambda: _larger(
         characters(context=16, width=128, examples=20_480), 64, 960
     ),
-    "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 120),
-    "words-large": lambda: _larger(words(width=64, examples=36_864), 64, 480),
-    "digits-mlp-large": lambda: _larger(digits_mlp(width=128, copies=64), 64, 480),
-    "digits-autoencoder-large": lambda: _larger(digits_autoencoder(width=128), 64, 640),
+    "digits-convnet-large": lambda: _larger(digits_convnet(), 32, 240),
+    "words-large": lambda: _larger(words(width=64, examples=36_864), 64, 960),
+    "digits-mlp-large": lambda: _larger(digits_mlp(width=128, copies=64), 64, 640),
+    "digits-autoencoder-large": lambda: _larger(digits_autoencoder(width=128), 64, 1280),
 }
 KNOWN = SUITE | WATCH | LARGER
 
