@@ -93,20 +93,31 @@ class Probes:
         So the size of its steps, and how it changes as a training goes on, have no part in it. A
         direction has length 1, or 0 where there are no finite updates.
         """
+        return self._unit_vectors(programs, _unit)
+
+    def courses(self, programs: np.typing.ArrayLike) -> np.ndarray:
+        """Return the course of each program, `float32[P, D]`: all its updates as one vector.
+
+        As `directions`, but how the steps' sizes change as a training goes on has a part in it: a
+        rule and the same rule with a decay take different courses in one direction.
+        """
+        return self._unit_vectors(programs, lambda steps: steps)
+
+    def _unit_vectors(self, programs, of_steps) -> np.ndarray:
         programs = pad_programs(as_population(programs), self.iterations)
         chunks = (programs[start : start + CHUNK] for start in range(0, len(programs), CHUNK))
-        return np.concatenate([_directions(_updates_of(chunk)[1]) for chunk in chunks])
+        found = [of_steps(_steps(_updates_of(chunk)[1])) for chunk in chunks]
+        return np.concatenate([_unit(x.reshape(len(x), -1)).astype(np.float32) for x in found])
 
 
-def _directions(updates: np.ndarray) -> np.ndarray:
-    """Return each program's updates on the plausible problem, of each step over their size.
+def _steps(updates: np.ndarray) -> np.ndarray:
+    """Return each program's updates on the plausible problem, `[P, steps, D]`.
 
     Not those of the first step, where averages are the gradient, and of the last, where decays are
     zero.
     """
     steps = np.nan_to_num(updates[:, 1:-1, :, WIDE:], posinf=0, neginf=0)
-    steps = steps.reshape(*steps.shape[:2], -1)
-    return _unit(_unit(steps).reshape(len(steps), -1)).astype(np.float32)
+    return steps.reshape(*steps.shape[:2], -1)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

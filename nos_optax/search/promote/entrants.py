@@ -15,9 +15,11 @@ from nos_optax.population.reference import reference_store
 from nos_optax.search.finals import distinct
 from nos_optax.search.judge import training_key
 from nos_optax.search.loading import load_workloads
+from nos_optax.search.probes import Probes
 from nos_optax.search.reports.read import read_run
 from nos_optax.search.reports.seeds import raced_rules
 from nos_optax.search.run_folder import read_config
+from nos_optax.search.strategies.niches import cleared
 
 
 class Entrant(NamedTuple):
@@ -53,7 +55,8 @@ def best_of_runs(runs: Sequence[Path], count: int, devices: list[jax.Device]) ->
     """Return the best rules of searches, none of which does nearly what another or a rival does.
 
     The searches take turns, each with its next best by the bound from below, so that rewards of
-    different tasks are not compared.
+    different tasks are not compared. Of rules that take nearly the same course (`Probes.courses`)
+    the first enters: searches end in a hundred decorations of a few ideas.
 
     Raises:
         ValueError: a run has no rule to promote, or is of the paper's protocol.
@@ -62,7 +65,11 @@ def best_of_runs(runs: Sequence[Path], count: int, devices: list[jax.Device]) ->
     turns = itertools.zip_longest(*(_best_of_run(run, count, devices) for run in runs))
     ranked = [entrant for turn in turns for entrant in turn if entrant is not None]
     tolerance = max(read_config(run).tolerance or 0.0 for run in runs)
-    return distinct(ranked, tolerance)[:count]
+    different = distinct(ranked, tolerance)
+    longest = max(len(entrant.program()) for entrant in different)
+    programs = np.stack([pad_programs(entrant.program(), longest) for entrant in different])
+    first = cleared(Probes(longest).courses(programs), -np.arange(len(different)), capacity=1)
+    return [different[i] for i in first[:count]]
 
 
 def _best_of_run(run: Path, count: int, devices: list[jax.Device]) -> list[Entrant]:
