@@ -108,6 +108,15 @@ def test_what_was_probed_lately_is_known_and_the_same():
     )
 
 
+def test_a_decay_changes_the_course_and_not_the_direction_and_a_factor_changes_neither():
+    texts = ("adam", "2 * adam", "ld * adam", "sign(g)")
+    programs = np.stack([encode(text, ITERATIONS).array for text in texts])
+    for of, with_decay in ((PROBES.directions, 1.0), (PROBES.courses, 0.9)):
+        cosines = (of(programs) @ of(programs).T)[0]
+        assert cosines[1] == pytest.approx(1, abs=1e-5) and cosines[3] < 0.9
+        assert cosines[2] == pytest.approx(with_decay, abs=1e-5 if with_decay == 1 else 0.06)
+
+
 def test_the_precision_of_the_caller_is_left_alone():
     before = probe("adam", "noise")
     assert jax.numpy.ones(1).dtype == np.float32
