@@ -307,7 +307,7 @@ def test_a_metric_that_is_not_finite_is_an_error(tmp_path):
 
 
 def test_trainings_take_as_many_samples_as_they_need():
-    assert SearchConfig().most_samples == 1280
+    assert SearchConfig().most_samples == 896
     assert SearchConfig(protocol="paper").most_samples == 512
     assert SearchConfig(trainings=2000).most_samples > 10**6
     assert SearchConfig(trainings=2000, samples=600).most_samples == 600

@@ -73,7 +73,7 @@ MOST_BATCH = 10**6
 MOST_LANES = 2**16
 MOST_SAMPLES = 10**8
 # Of a search that is told neither samples nor trainings: some 550 trainings, and 200.
-SAMPLES = {"speed": 1280, "paper": 512}
+SAMPLES = {"speed": 896, "paper": 512}
 MOST_POPULATION = 10**5
 MOST_FINALISTS = 10**3
 MOST_SEEDS = 10**4
@@ -203,7 +203,7 @@ class SearchConfig(TaskConfig):
 
     samples: int | None = None
     """How many candidate rules to evaluate: repeats, and those rejected on sight, count too
-    (default: 1280, or as many as --trainings takes; 512 with --protocol paper)."""
+    (default: 896, or as many as --trainings takes; 512 with --protocol paper)."""
     trainings: int | None = None
     """Stop after the population in which so many rules have been trained (default: never)."""
     batch_size: int = 32
