@@ -82,7 +82,7 @@ class Arguments:
     @property
     def name(self) -> str:
         """Of the files of the results."""
-        return "_without_".join(["strategy_table", *["_".join(self.without)] * bool(self.without)])
+        return "_".join(["strategy_table", *(["without", *self.without] if self.without else [])])
 
 
 # The table.

@@ -12,13 +12,16 @@ from nos_optax.compare.records import Records
 from nos_optax.compare.results import BASELINE as AGAINST
 from nos_optax.grammar import UpdateRule, encode
 from nos_optax.grammar.expression import walk
+from nos_optax.grammar.program import pad_programs
 from nos_optax.population.suite import LARGER, SuiteTrainer, joint_speed, load_suite
 from nos_optax.search import SearchConfig, run_search
-from nos_optax.search.promote import Stage, promote
+from nos_optax.search.probes import Probes
+from nos_optax.search.promote import Stage, entrants, promote
 from nos_optax.search.promote.entrants import best_of_runs
 from nos_optax.search.promote.simplify import deletions, shorter
 from nos_optax.search.promote.stages import error_of_differences, joint_scores, staying
 from nos_optax.search.rivals import ALL_RIVALS, RIVALS, lion_cosine
+from nos_optax.search.strategies.niches import ALIKE
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_rules_come_through_or_stop_and_nothing_is_trained_twice(run, tmp_path, 
 
 
 @pytest.mark.slow
-def test_searches_take_turns_and_rules_that_do_the_same_enter_once(run, tmp_path):
+def test_searches_take_turns_and_rules_that_do_the_same_enter_once(run, monkeypatch):
     import jax
 
     once = best_of_runs([run], 6, jax.local_devices())
@@ -197,6 +200,14 @@ def test_searches_take_turns_and_rules_that_do_the_same_enter_once(run, tmp_path
     assert [entrant.rule for entrant in once] == [entrant.rule for entrant in twice]
     assert all(np.isfinite(entrant.factor) and entrant.factor > 0 for entrant in once)
     assert [e.low for e in once] == sorted((e.low for e in once), reverse=True)
+    programs = np.stack([pad_programs(entrant.program(), 3) for entrant in once])
+    courses = Probes(3).courses(programs)
+    assert np.tril(courses @ courses.T, -1).max() < ALIKE
+
+    with monkeypatch.context() as known:
+        known.setattr(entrants, "distinct", lambda ranked, tolerance: [])
+        with pytest.raises(ValueError, match=f"{run} do nearly what known optimizers do: go on"):
+            best_of_runs([run], 6, jax.local_devices())
 
 
 def test_the_larger_tasks_are_the_suites_kinds():

@@ -98,8 +98,8 @@ WATCH: dict[str, Callable[[], Workload]] = {
 }
 # The kinds of the suite, eight to twenty times as large: wider networks, larger minibatches and
 # longer trainings. Here the rules that a search has found show whether they were good at its own
-# sizes alone. A quarter of a training, after which the less promising stop, is not much shorter
-# than the search's own: shorter ones like haste.
+# sizes alone. A quarter of a training, after which the less promising stop, sees about as many
+# examples as the search's own: shorter ones like haste.
 LARGER: dict[str, Callable[[], Workload]] = {
     "characters-large": lambda: _larger(
         characters(context=16, width=128, examples=20_480), 64, 960

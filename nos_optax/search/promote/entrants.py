@@ -59,13 +59,19 @@ def best_of_runs(runs: Sequence[Path], count: int, devices: list[jax.Device]) ->
     the first enters: searches end in a hundred decorations of a few ideas.
 
     Raises:
-        ValueError: a run has no rule to promote, or is of the paper's protocol.
+        ValueError: a run has no rule to promote, or is of the paper's protocol, or all rules do
+            what rivals do.
         OSError: a folder holds no run, or cannot be read.
     """
     turns = itertools.zip_longest(*(_best_of_run(run, count, devices) for run in runs))
     ranked = [entrant for turn in turns for entrant in turn if entrant is not None]
     tolerance = max(read_config(run).tolerance or 0.0 for run in runs)
     different = distinct(ranked, tolerance)
+    if not different:
+        raise ValueError(
+            f"the best rules of {', '.join(map(str, runs))} do nearly what known optimizers do: go "
+            "on with a run by --resume, or promote others"
+        )
     longest = max(len(entrant.program()) for entrant in different)
     programs = np.stack([pad_programs(entrant.program(), longest) for entrant in different])
     first = cleared(Probes(longest).courses(programs), -np.arange(len(different)), capacity=1)
