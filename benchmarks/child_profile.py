@@ -46,8 +46,7 @@ from nos_optax.population.convolution import (
     image_moments,
     pool,
 )
-from nos_optax.population.task import paper_child
-from nos_optax.population.training import Arrays
+from nos_optax.population.task import Batch, paper_child
 
 BATCH = 100
 RULE = "exp(sign(g) * sign(m)) * g"
@@ -58,7 +57,7 @@ MATRIX = 1024
 class Data(NamedTuple):
     """What the parts work on; arguments of the compiled programs, lest XLA computes with them."""
 
-    arrays: Arrays
+    train: Batch
     order: jax.Array  # int32[S, B]
     images: jax.Array  # [2, B, H, W, C], standardised
     labels: jax.Array  # int32[B]
@@ -79,7 +78,7 @@ def parts(net: ConvNet, dataset: Dataset) -> dict[str, Callable]:
 
     def minibatch(params, data, i):
         rows = data.order[i]
-        return standardise(dataset, data.arrays.train[0][rows])
+        return standardise(dataset, data.train[0][rows])
 
     def layer1(params, data, i):
         return _convolve_and_pool(
@@ -119,7 +118,7 @@ def parts(net: ConvNet, dataset: Dataset) -> dict[str, Callable]:
         return w - 1e-3 * update, state
 
     def validation(params, data, i):
-        images = jax.lax.dynamic_slice_in_dim(data.arrays.train[0], i % 2 * 250, 250)
+        images = jax.lax.dynamic_slice_in_dim(data.train[0], i % 2 * 250, 250)
         return net.logits(params, data.statistics, standardise(dataset, images))
 
     functions = (minibatch, layer1, layer1_and_back, moments_and_back, layer2, layer2_and_back)
@@ -158,10 +157,10 @@ def make_data(
     params: jax.Array,
     statistics: Statistics,
 ) -> Data:
-    arrays = trainer._arrays
-    order = jnp.asarray(trainer._order(0))
-    images = standardise(dataset, arrays.train[0][order[:2]])
-    labels = arrays.train[1][order[0]]
+    train = trainer.loop.data[0]
+    order = jnp.asarray(trainer.order(0))
+    images = standardise(dataset, train[0][order[:2]])
+    labels = train[1][order[0]]
     p = net.unflatten(params)
     maxima = convolve_and_pool(images[0], p["conv1"])
     _, statistics = net.loss(params, statistics, images[0], labels)
@@ -173,7 +172,7 @@ def make_data(
     program = jnp.asarray(encode(RULE, 2).array)
     rule = program, program_streams(program), init_program_state(params)
     gradients = normal(maxima), gradient2
-    return Data(arrays, order, images, labels, maxima, *gradients, statistics, rule)
+    return Data(train, order, images, labels, maxima, *gradients, statistics, rule)
 
 
 def profile(name: str, rounds: int) -> dict:

@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from nos_optax.grammar import encode
-    from nos_optax.population import PopulationTrainer, Protocol, load_digits, training
+    from nos_optax.population import PopulationTrainer, Protocol, load_digits, loop
 
     protocol = Protocol(learning_rates=(0.01,), epochs=100)
 
@@ -60,7 +60,7 @@ def main() -> None:
         return g, state
 
     interpreted = make_trainer()
-    with mock.patch.object(training, "apply_program", the_gradient):
+    with mock.patch.object(loop, "apply_program", the_gradient):
         plain = make_trainer()
 
     ratios: dict[str, list[float]] = {rule: [] for rule in RULES}

@@ -120,7 +120,7 @@ def test_scores_are_those_of_a_plain_optax_loop(found, own):
         params, _ = task.init(init_key)
         optimizer = own.heavy_ball(row.rate)
         state = optimizer.init(params)
-        for rows in loop._draw_order(seed):
+        for rows in loop.order(seed):
             batch = jax.tree.map(lambda x: x[rows], task.train)  # noqa: B023
             g = jax.grad(lambda p: task.loss(p, (), batch, loss_key)[0])(params)  # noqa: B023
             update, state = optimizer.update(g, state, params)

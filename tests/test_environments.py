@@ -448,7 +448,7 @@ def programs(*rules):
 def test_rewards_in_an_environment(environment):
     task = ENVIRONMENTS[environment](make_task())
     protocol = Protocol((1e-2, 1e-1), batch_size=20, epochs=10)
-    options = {"iterations": 2, "capacity": 4, "devices": jax.local_devices()[:1]}
+    options = {"iterations": 2, "devices": jax.local_devices()[:1]}
     trainer = PopulationTrainer(task, protocol, **options)
     reward = trainer.evaluate(programs(*RULES), seed=1).reward
     assert (reward > -0.5).all() and len(set(reward)) == 3
@@ -479,7 +479,7 @@ def test_trainings_in_parts_in_an_environment():
 @pytest.mark.slow
 def test_a_child_that_diverges_in_few_bits_is_alone():
     protocol = Protocol((1e30,), batch_size=20, epochs=2)
-    options = {"iterations": 2, "capacity": 2, "devices": jax.local_devices()[:1]}
+    options = {"iterations": 2, "devices": jax.local_devices()[:1]}
     trainer = PopulationTrainer(low_precision(make_task(), 4), protocol, **options)
     result = trainer.evaluate(programs("exp(exp(g))", "1e-3*w"), seed=0)
     assert (result.reward == -2).all() and np.isnan(result.learning_rate).any()

@@ -115,8 +115,7 @@ def test_nnx_children_train_side_by_side_as_alone():
     programs = np.stack([encode(rule, 1).array for rule in ("g", "m", "m + g")])
     protocol, devices = Protocol((0.1,), batch_size=100, epochs=1), jax.devices()[:1]
     alone, together = (
-        PopulationTrainer(task, protocol, 1, capacity=3, lanes=lanes, devices=devices)
-        for lanes in (1, 3)
+        PopulationTrainer(task, protocol, 1, lanes=lanes, devices=devices) for lanes in (1, 3)
     )
     np.testing.assert_allclose(
         together.evaluate(programs).reward, alone.evaluate(programs).reward, atol=0.02

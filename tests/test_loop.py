@@ -64,7 +64,7 @@ def by_optax(loop: TaskLoop, make, seed: int, steps: int):
     tx, flat = make(rule_key)
     params, state = (task.init_flat if flat else task.init)(init_key)
     tree = task.unflatten if flat else lambda params: params
-    opt_state, order, losses = tx.init(params), loop._draw_order(seed), []
+    opt_state, order, losses = tx.init(params), loop.order(seed), []
 
     @jax.jit
     def step(params, state, opt_state, batch, key):
@@ -138,11 +138,11 @@ def test_seeds_on_their_own_devices_have_the_same_losses(loop):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factory", [None, optax.adam])
-def test_a_child_that_diverges_scores_by_chance(factory):
+def test_a_child_that_diverges_has_no_score(factory):
     loop = TaskLoop(line_task(), 8, 30, ITERATIONS, scores=True)
     rules = factory or programs("adam", "log(g - g)")
     found = loop.train(rules, np.array([0.1, np.nan]), 0, 10)
-    assert found.validation_score[0] > -9 and found.validation_score[1] == -9
+    assert found.validation_score[0] > -9 and np.isnan(found.validation_score[1])
     assert np.isnan(found.test_score).all()
 
 
@@ -204,7 +204,7 @@ def test_gradients_are_clipped(loop):
 
 def test_a_task_in_order_is_trained_in_order():
     task = line_task(shuffle=False)
-    order = TaskLoop(task, 8, 7, 1)._draw_order(0)
+    order = TaskLoop(task, 8, 7, 1).order(0)
     np.testing.assert_array_equal(order.ravel(), np.arange(7 * 8) % 40)
 
 

@@ -77,7 +77,7 @@ def test_trainings_in_parts_equal_single_trainings(lanes, options):
         for parts in zip(*trained, strict=True)
     )
     for i, (rule, seed) in enumerate(zip(RULES, seeds, strict=True)):
-        order = loop.loop._draw_order(seed)
+        order = loop.loop.order(seed)
         assert task.shuffle or (order[:2].ravel() == np.arange(16)).all()
         early, late, validation, test = reference(task, rule, rates[i], seed, order, STEPS)
         np.testing.assert_allclose(last.validation[i], validation, rtol=1e-4)
@@ -167,7 +167,7 @@ def test_weight_decay_is_the_gradient_of_its_penalty(lanes):
     loop = make_loop(lanes=lanes, devices=2 // lanes)
     task, params = loop.task, np.asarray(loop.start([3]).params[0])
     state, loss_key = jnp.zeros([], int), jax.random.split(jax.random.key(3), 3)[2]
-    for i, rows in enumerate(loop.loop._draw_order(3)):
+    for i, rows in enumerate(loop.loop.order(3)):
         batch, key = tuple(x[rows] for x in task.train), jax.random.fold_in(loss_key, i)
 
         def penalised(params, batch=batch, key=key):

@@ -55,7 +55,7 @@ def make_trainer(**options) -> PopulationTrainer:
     dataset = options.pop("dataset", None) or blobs()
     protocol = options.pop("protocol", PROTOCOL)
     task = image_task(dataset, make_child(dataset))
-    return PopulationTrainer(task, protocol, iterations=3, capacity=16, **options)
+    return PopulationTrainer(task, protocol, iterations=3, **options)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_each_row_equals_the_single_child(trainer, programs, evaluation):
 
 
 def test_place_neighbours_and_size_do_not_matter(trainer, programs, evaluation):
-    order = np.array([5, 3, 0, 7, 1, 1, 6, 2, 4, 0, 5, 5, 5, 2, 3, 1, 7, 6, 0, 4, 4])  # > capacity
+    order = np.array([5, 3, 0, 7, 1, 1, 6, 2, 4, 0, 5, 5, 5, 2, 3, 1, 7, 6, 0, 4, 4])
     chex.assert_trees_all_equal(trainer.evaluate(programs[order], seed=3), rows(evaluation, order))
 
 
@@ -150,7 +150,7 @@ def test_a_second_population_compiles_nothing(trainer, programs, evaluation):
         assert len(compiles) == compiled_by_sampling
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
-    assert trainer._evaluate._cache_size() == 1
+    assert trainer.loop._program(None)._cache_size() == 1
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ from nos_optax.grammar import encode
 import numpy as np
 programs = np.stack([encode(rule, 3).array for rule in RULES])
 trainer = make_trainer()
-assert trainer.mesh.size == int(sys.argv[1])
+assert trainer.loop.devices == int(sys.argv[1])
 evaluation = trainer.evaluate(programs, seed=3)
 print(json.dumps([np.asarray(x).view(np.int32).tolist() for x in evaluation]))
 """
@@ -198,11 +198,14 @@ def test_the_number_of_devices_does_not_matter(evaluation, pytestconfig):
         np.testing.assert_array_equal(np.asarray(x).view(np.int32), bits)
 
 
-def test_an_evaluation_never_leaves_the_device(trainer):
-    programs = np.zeros((16, 3, 5), np.int32)
-    counts = np.full(trainer.mesh.size, 16 // trainer.mesh.size, np.int32)
-    run = trainer._run(0, PROTOCOL.epochs)
-    text = trainer._evaluate.lower(programs, counts, *run, trainer._arrays).as_text()
+def test_a_training_never_leaves_the_device(trainer):
+    loop = trainer.loop
+    programs, rates = np.zeros((loop.capacity, 3, 5), np.int32), np.ones(loop.capacity, np.float32)
+    counts = np.ones(loop.devices, np.int32)
+    order, keys = loop.orders((0,) * loop.devices)
+    part = np.int32(0), np.int32(5)
+    lowered = loop._program(None).lower(programs, rates, counts, order, *part, keys, loop.data)
+    text = lowered.as_text()
     for word in ("callback", "infeed", "outfeed", "send", "all_reduce", "all_gather", "collective"):
         assert word not in text
 
@@ -287,7 +290,7 @@ def test_the_trainer_equals_a_plain_reference():
     trainer = make_trainer(dataset=dataset)
     rules = ["adam", "exp(sign(g) * sign(m)) * g", "ld * (m + 1e-3 * w)"]
     evaluation = trainer.evaluate(np.stack([encode(rule, 3).array for rule in rules]), seed=1)
-    order = trainer._order(1)
+    order = trainer.order(1)
     sweep, training = order[: trainer.sweep_steps], order[trainer.sweep_steps :]
     for i, rule in enumerate(rules):
         expected = reference_accuracies(dataset, rule, PROTOCOL.learning_rates, sweep, 1)
@@ -350,7 +353,7 @@ def test_paper_child_has_the_paper_shape():
 
 
 def test_order_is_epochs_of_distinct_examples(trainer):
-    order = trainer._order(0)
+    order = trainer.order(0)
     assert order.shape == (5 + 2 * 10, 20)
     assert len(np.unique(order[:5])) == 100 and order[:5].max() < 100
     for epoch in (order[5:15], order[15:]):
@@ -500,10 +503,10 @@ def test_falling_scales_pool_minima():
 @pytest.mark.slow
 def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
     trainer = make_trainer(lanes=8)
-    compile_for = trainer._compile
+    compiled_for = trainer.loop._program
 
-    def limited():
-        program = compile_for()
+    def limited(factory):
+        program = compiled_for(factory)
 
         def run(*args):
             if trainer.lanes > 2:
@@ -512,8 +515,7 @@ def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(trainer, "_compile", limited)
-    trainer._evaluate = limited()
+    monkeypatch.setattr(trainer.loop, "_program", limited)
     with pytest.warns(UserWarning, match="out of memory: going on with") as warned:
         evaluation = trainer.evaluate(programs, seed=3)
     assert [str(w.message)[-7:] for w in warned] == ["4 lanes", "2 lanes"]
@@ -522,7 +524,7 @@ def test_lanes_are_halved_until_they_fit(programs, monkeypatch):
     def broken(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    trainer._evaluate = broken
+    monkeypatch.setattr(trainer.loop, "_program", lambda factory: broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         trainer.evaluate(programs)
 

@@ -193,7 +193,7 @@ def test_an_odd_but_right_task_trains():
     sets = {"train": (X.astype(float), Y.astype(float)), "validation": (X[:1], Y[:1])}
     sets |= {"chance": 0.0, "perfect": 1.0}
     task = dataclasses.replace(TASK, init=init, loss=loss, metric=metric, test=None, **sets)
-    trainer = PopulationTrainer(task, Protocol((0.3,), batch_size=6, epochs=5), 1, capacity=1)
+    trainer = PopulationTrainer(task, Protocol((0.3,), batch_size=6, epochs=5), 1)
     assert trainer.evaluate(encode("g", 1).array[None]).reward[0] == 1
 
 

@@ -132,7 +132,6 @@ class Bench:
             self.dataset,
             self.size.protocol,
             iterations=ITERATIONS,
-            capacity=self.size.random,
             lanes=self.lanes,
             devices=[self.device],
         )

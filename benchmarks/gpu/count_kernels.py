@@ -33,7 +33,16 @@ def count(workload: Workload) -> Counter:
     programs = np.zeros((LANES, ITERATIONS, 5), np.int32)
     order, keys = loop.orders((0,))
     counts = np.ones(1, np.int32)
-    arguments = programs, np.zeros(LANES, np.float32), counts, order, np.int32(8), keys, loop.data
+    arguments = (
+        programs,
+        np.zeros(LANES, np.float32),
+        counts,
+        order,
+        np.int32(0),
+        np.int32(8),
+        keys,
+        loop.data,
+    )
     text = loop._program(None).lower(*arguments)
     return _busiest_body(text.compile().as_text())
 

@@ -18,7 +18,7 @@ from short_trainer import short_trainer
 from timing import peak_memory, seconds_of, summary
 
 from nos_optax.grammar import encode, parse
-from nos_optax.population import PopulationTrainer, Protocol, training
+from nos_optax.population import PopulationTrainer, Protocol, loop
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.task import paper_child
 
@@ -195,7 +195,7 @@ def interpreter(bench: Bench) -> Findings:
     def the_gradient(program, streams, state, g, w, total_steps, key):
         return g, state
 
-    with mock.patch.object(training, "apply_program", the_gradient):
+    with mock.patch.object(loop, "apply_program", the_gradient):
         plain = short_trainer(
             bench.dataset,
             bench.size.protocol,
@@ -255,7 +255,7 @@ def pytorch(bench: Bench) -> Findings:
             yield name, {"left out": "on CPU: it compiles for half a minute"}
             continue
         loop = Loop(trainer, bench.dataset, "cpu" if on_cpu else "cuda", compile_child)
-        order = torch.tensor(trainer._order(0)).long().to(loop.device)
+        order = torch.tensor(trainer.order(0)).long().to(loop.device)
         start = time.perf_counter()
         loop.train_child(parse("g").expression, 1e-3, order[:5], 0)
         warm_up = time.perf_counter() - start

@@ -33,13 +33,10 @@ def short_trainer(
     )
     examples = steps * protocol.batch_size
     short = Protocol((1e-5,), protocol.batch_size, examples, epochs=1, margin=1e9)
-    # Twice the room: if one group of lanes were all, XLA would take its training out of the loop
-    # over groups, and do it even where there are none.
     return PopulationTrainer(
         few,
         short,
         iterations=iterations,
-        capacity=2 * lanes,
         lanes=lanes,
         devices=[device],
         fused=fused,

@@ -48,7 +48,7 @@ class Loop:
     def reward(self, program: np.ndarray, seed: int = 0) -> float:
         """Return a candidate's reward: sweep, then training with the best learning rate."""
         trainer, rule = self.trainer, decode(program)
-        order = trainer._order(seed)
+        order = trainer.order(seed)
 
         @jax.jit
         def step(variables, state, total_steps, rate, images, labels):

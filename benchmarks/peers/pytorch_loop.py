@@ -144,7 +144,7 @@ class Loop:
     def reward(self, program: np.ndarray, seed: int = 0) -> float:
         """Return a candidate's reward: sweep, then training with the best learning rate."""
         trainer, expression = self.trainer, decode(program).expression
-        order = torch.tensor(trainer._order(seed)).long().to(self.device)
+        order = torch.tensor(trainer.order(seed)).long().to(self.device)
         sweep, training = order[: trainer.sweep_steps], order[trainer.sweep_steps :]
         rates = trainer.protocol.learning_rates
         scores = [self.train_child(expression, rate, sweep, seed) for rate in rates]

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
-from nos_optax.grammar import encode, program_streams
+from nos_optax.grammar import apply_program, encode, program_streams
 from nos_optax.population import Task
-from nos_optax.population.training import Candidate, new_child, step
+from nos_optax.population.child import Child, gradient, new_child
+from nos_optax.population.task import Batch
 
 
 class Sizes(NamedTuple):
@@ -25,6 +27,19 @@ class Sizes(NamedTuple):
     loss_after: float  # on the same minibatch
 
 
+def step(
+    task: Task, child: Child, program: jax.Array, rate: float, batch: Batch, total_steps: int
+) -> tuple[Child, jax.Array]:
+    """Return the child after a step of gradient descent by its rule, and the loss before it."""
+    key = jax.random.key(0)
+    value, state, g = gradient(task, child, batch, key)
+    streams = program_streams(program)
+    update, rule = apply_program(
+        program, streams, child.rule, g, child.params, jnp.int32(total_steps), key
+    )
+    return Child(child.params - rate * update, state, rule, child.running), value
+
+
 def one_step(
     task: Task, rule: str, rate: float, device: jax.Device, where: str, console: Console
 ) -> Sizes:
@@ -33,15 +48,14 @@ def one_step(
     Raises:
         RuntimeError: the loss or a weight is not finite after the step, or no weight has changed.
     """
-    program, key = encode(rule).array, jax.random.key(0)
+    program = encode(rule).array
 
     def taken(child, program, batch):  # the program is data, as in the loop
-        candidate = Candidate(program, program_streams(program), jnp.float32(rate))
-        after, loss = step(task, child, candidate, batch, jnp.int32(2), key, key)
+        after, loss = step(task, child, program, rate, batch, 2)
         return after, loss, jnp.all(after.params == child.params)
 
     with jax.default_device(device):
-        child = jax.jit(functools.partial(new_child, task))(key)
+        child = jax.jit(functools.partial(new_child, task))(jax.random.key(0))
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(child))
         start = time.perf_counter()
         compiled = jax.jit(taken, donate_argnums=0).lower(child, program, task.train).compile()
@@ -50,7 +64,7 @@ def one_step(
         start = time.perf_counter()
         child, after, _ = jax.block_until_ready(compiled(child, program, task.train))
         step_seconds = time.perf_counter() - start
-    if unchanged or not child.running:
+    if unchanged or not np.isfinite(after) or not jnp.isfinite(child.params).all():
         raise RuntimeError(f"a step failed: loss {before}, weights unchanged: {unchanged}")
     memory: Any = compiled.memory_analysis()
     sizes = Sizes(

@@ -113,7 +113,7 @@ class Training(NamedTuple):
     training_loss: float
     loss: float  # on the validation set
     initial: float  # that of untrained weights
-    validation_score: float  # nan, as the next, where scores are not the measure
+    validation_score: float  # chance if it diverged; nan, as the next, where there are no scores
     test_score: float  # nan where there is no test set
 
     @property
@@ -297,7 +297,14 @@ class Trials:
             optimizer = self._factories.setdefault(rival.name, rival.factory(self.steps))
         else:
             optimizer = np.stack([pad_programs(program, self.loop.iterations)] * len(rates))
-        return self.loop.train_seeds(optimizer, rates, seeds, self.steps)
+        losses = self.loop.train_seeds(optimizer, rates, seeds, self.steps)
+        if not self.loop.scores:
+            return losses
+        chance = np.float32(self.loop.task.chance)
+        validation, test = (np.where(np.isnan(x), chance, x) for x in losses[-2:])
+        if not self._has_test:
+            test = losses.test_score
+        return losses._replace(validation_score=validation, test_score=test)
 
 
 def _training(losses: Losses, row: int, column: int) -> Training:

@@ -66,11 +66,13 @@ def sweep(
     if min(seeds, epochs) < 1:
         raise ValueError(f"seeds and epochs must be at least 1, got {seeds} and {epochs}")
     steps = max(1, epochs * (task.num_examples(task.train) // max(1, batch_size)))
-    loop = TaskLoop(task, batch_size, steps, iterations=1, devices=devices, scores=True)
+    loop = TaskLoop(
+        task, batch_size, steps, iterations=1, devices=devices, scores=True, losses=False
+    )
 
     def optimizer(rate, key):
         return nos_optax.from_rule(rule, rate, total_steps=steps, key=key)
 
     losses = loop.train_seeds(optimizer, np.array(rates), range(seeds), steps)
-    # As in a search, nothing is worse than chance.
-    return Sweep(tuple(rates), np.maximum(losses.validation_score, task.chance))
+    # As in a search, nothing is worse than chance, and one that diverged is no better.
+    return Sweep(tuple(rates), np.fmax(losses.validation_score, np.float32(task.chance)))

@@ -21,10 +21,10 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from nos_optax.grammar import ProgramState, apply_program, program_streams
+from nos_optax.population.child import Child, Chunks, cut, gradient, new_child, total_score
 from nos_optax.population.kernel import kernel_works
 from nos_optax.population.task import Batch, Task
 from nos_optax.population.task_check import check_task
-from nos_optax.population.training import Child, Chunks, cut, gradient, mean_score, new_child
 
 CHILDREN_ON_CPU = 256  # of one device in one call of the compiled program
 LANES = 1024  # side by side on an accelerator, where the memory suffices
@@ -51,8 +51,8 @@ class Losses(NamedTuple):
     late: np.ndarray | jax.Array  # float32[N]: the same over the second half of the steps
     validation: np.ndarray | jax.Array  # float32[N]: the task's loss there, after the last step
     initial: np.ndarray | jax.Array  # float32[N]: validation loss of the untrained weights
-    # float32[N]: mean scores after the last step, of a loop that was asked for them; else nan. That
-    # of a child that diverged is chance.
+    # float32[N]: mean scores after the last step, of a loop that was asked for them; else nan, as
+    # is that of a child that diverged.
     validation_score: np.ndarray | jax.Array = np.asarray(np.nan)
     test_score: np.ndarray | jax.Array = np.asarray(np.nan)
 
@@ -75,6 +75,9 @@ class TaskLoop:
             an estimate. Halved, with a warning, while they do not fit.
         fused: whether a rule's step is one kernel; where None, if `kernel_works` on the device.
         scores: whether to score the children by the task's metric too.
+        losses: whether to take losses on the validation set; where not, all losses are nan.
+        order: returns the examples of each minibatch, `int32[max_steps, B]`, of a seed; those of
+            whole epochs where None.
 
     Raises:
         ValueError: the task has fewer training examples than a minibatch, its functions do not fit
@@ -91,6 +94,8 @@ class TaskLoop:
         lanes: int | None = None,
         fused: bool | None = None,
         scores: bool = False,
+        losses: bool = True,
+        order: Callable[[int], np.ndarray] | None = None,
     ):
         devices = devices or jax.local_devices()
         examples = task.num_examples(task.train)
@@ -106,20 +111,18 @@ class TaskLoop:
             )
         check_task(task, minibatch_size)
         self.task, self.minibatch_size, self.max_steps = task, minibatch_size, max_steps
-        self.iterations, self.scores = iterations, scores
+        self.iterations, self.scores, self.losses = iterations, scores, losses
+        self.order = order or self._epochs
         self.fused = kernel_works(devices[0]) if fused is None else fused
         self.lanes = self._most_lanes(devices[0]) if lanes is None else lanes
         self._mesh = Mesh(np.array(devices), ("device",), axis_types=(AxisType.Auto,))
         replicated = jax.NamedSharding(self._mesh, PartitionSpec())
         size = min(task.evaluation_batch, task.num_examples(task.validation))
-        scored = [
-            cut(x, task.evaluation_batch)
-            for x in (task.validation, task.test)
-            if scores and x is not None
-        ]
-        self.data = jax.device_put(
-            (task.train, _equal_parts(task.validation, size), tuple(scored)), replicated
-        )
+        sets = [x for x in (task.validation, task.test) if scores and x is not None]
+        scored = [cut(x, task.evaluation_batch) for x in sets]
+        self._examples = [task.num_examples(x) for x in sets]
+        parts = _equal_parts(task.validation, size) if losses else ()
+        self.data = jax.device_put((task.train, parts, tuple(scored)), replicated)
         self.orders = lru_cache(maxsize=8)(self._draw_orders)
         self._compiled: dict[Factory | None, Any] = {}
 
@@ -137,7 +140,7 @@ class TaskLoop:
         """Return the one program for rules, or that of an optimizer, for the present lanes."""
         if factory not in self._compiled:
             split, whole = PartitionSpec("device"), PartitionSpec()
-            specs = split, split, split, split, whole, split, whole
+            specs = split, split, split, split, whole, whole, split, whole
             self._compiled[factory] = self.on_devices(partial(self._train_share, factory), specs)
         return self._compiled[factory]
 
@@ -187,6 +190,7 @@ class TaskLoop:
         learning_rates: np.ndarray,
         seed: int,
         steps: int,
+        first: int = 0,
     ) -> Losses:
         """Train N children and return their losses.
 
@@ -196,13 +200,13 @@ class TaskLoop:
             learning_rates: `float32[N]`; a child whose rate is nan never learns.
             seed: of the initial weights, the minibatches and all random numbers.
             steps: the length of the training, T of the decays too.
+            first: minibatches that are passed over.
 
         Raises:
-            ValueError: there are more steps than `max_steps`, or none, or there are no children.
+            ValueError: `first` and `steps` exceed `max_steps`, or there are no steps or children.
         """
-        return Losses(
-            *(x[:, 0] for x in self.train_seeds(programs, learning_rates, (seed,), steps))
-        )
+        found = self.train_seeds(programs, learning_rates, (seed,), steps, first)
+        return Losses(*(x[:, 0] for x in found))
 
     def train_seeds(
         self,
@@ -210,6 +214,7 @@ class TaskLoop:
         learning_rates: np.ndarray,
         seeds: Sequence[int],
         steps: int,
+        first: int = 0,
     ) -> Losses:
         """Train N children with each of S seeds, and return losses `[N, S]`.
 
@@ -221,14 +226,17 @@ class TaskLoop:
         """
         if not len(learning_rates) or not len(seeds):
             raise ValueError("there is no child to train: give at least one program and seed")
-        if not 1 <= steps <= self.max_steps:
-            raise ValueError(f"steps must be from 1 to max_steps={self.max_steps}, got {steps}")
+        if not 1 <= steps <= self.max_steps - first:
+            after = f" after the first {first}" if first else ""
+            raise ValueError(
+                f"steps must be from 1 to max_steps={self.max_steps}, got {steps}{after}"
+            )
         rates, factory = np.asarray(learning_rates, np.float32), None
         if not isinstance(programs, np.ndarray):
             factory, programs = programs, np.zeros((len(rates), 1, 5), np.int32)
         while True:
             try:
-                return self._train_all(factory, programs, rates, seeds, steps)
+                return self._train_all(factory, programs, rates, seeds, steps, first)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
                     raise
@@ -238,10 +246,10 @@ class TaskLoop:
             )
             self._compiled.clear()
 
-    def _train_all(self, factory, programs, rates, seeds: Sequence[int], steps: int) -> Losses:
+    def _train_all(self, factory, programs, rates, seeds, steps: int, first: int) -> Losses:
         """Train all children with all seeds; no call waits for the one before."""
         calls = [
-            (hand, self._dispatch(factory, programs, rates, hand, seeds, steps))
+            (hand, self._dispatch(factory, programs, rates, hand, seeds, steps, first))
             for hand in self._deal(len(rates), len(seeds))
         ]
         found = np.empty((len(Losses._fields), len(rates), len(seeds)), np.float32)
@@ -261,7 +269,7 @@ class TaskLoop:
                 hands = [(rows[d::each], column) for column in columns for d in range(each)]
                 yield hands + [(rows[:0], first)] * (devices - len(hands))
 
-    def _dispatch(self, factory, programs, rates, hands: list[Hand], seeds, steps: int):
+    def _dispatch(self, factory, programs, rates, hands: list[Hand], seeds, steps, first):
         """Start one call's trainings; return a function that waits for each device's losses."""
         # Copies of a child fill the seats that are left; they do not train.
         seats = [np.r_[rows, np.zeros(self._share - len(rows), int)] for rows, _ in hands]
@@ -269,7 +277,14 @@ class TaskLoop:
         counts = np.array([len(rows) for rows, _ in hands], np.int32)
         order, keys = self.orders(tuple(seeds[column] for _, column in hands))
         result = self._program(factory)(
-            programs[child], rates[child], counts, order, np.int32(steps), keys, self.data
+            programs[child],
+            rates[child],
+            counts,
+            order,
+            np.int32(first),
+            np.int32(steps),
+            keys,
+            self.data,
         )
 
         def wait():
@@ -283,12 +298,12 @@ class TaskLoop:
 
         The numbers are the examples of each minibatch.
         """
-        order = np.stack([self._draw_order(seed) for seed in seeds])
+        order = np.stack([self.order(seed) for seed in seeds])
         keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
         split = jax.NamedSharding(self._mesh, PartitionSpec("device"))
         return jax.device_put(order, split), jax.device_put(keys, split)
 
-    def _draw_order(self, seed: int) -> np.ndarray:
+    def _epochs(self, seed: int) -> np.ndarray:
         examples, size = self.task.num_examples(self.task.train), self.minibatch_size
         epochs = -(-self.max_steps // (examples // size))
         rng = np.random.default_rng(seed)
@@ -296,12 +311,14 @@ class TaskLoop:
         rows = [draw(examples)[: examples // size * size] for _ in range(epochs)]
         return np.concatenate(rows).reshape(-1, size)[: self.max_steps].astype(np.int32)
 
-    def _train_share(self, factory, programs, rates, counts, order, steps, keys, data) -> Losses:
+    def _train_share(
+        self, factory, programs, rates, counts, order, first, steps, keys, data
+    ) -> Losses:
         """Train one device's children `[n]`, of which the first `counts[0]` are real."""
+        order = jnp.roll(order[0], -first, axis=0)
         init_key, rule_key, loss_key = jax.random.split(keys[0], 3)
         start = new_child(self.task, init_key)
-        validation = data[1]
-        initial = self._validation_loss(start, validation, loss_key)
+        initial = self._validation_loss(start, data[1], loss_key) if self.losses else jnp.nan
 
         def group(i, losses):
             rows = i if self.lanes == 1 else i * self.lanes + jnp.arange(self.lanes)
@@ -311,7 +328,7 @@ class TaskLoop:
                 initial,
                 programs[rows],
                 rates[rows],
-                order[0],
+                order,
                 steps,
                 rule_key,
                 loss_key,
@@ -347,6 +364,7 @@ class TaskLoop:
             value, child, g = self.gradients(child, batch, jax.random.fold_in(loss_key, i))
             child = update(child, value, g)
             capped = jnp.where(child.running, jnp.minimum(value, initial), initial)
+            capped = capped.astype(total.dtype)  # a loss may be of double precision
             late += jnp.where(i >= steps // 2, capped, 0.0)
             return i + 1, child, total + capped, late
 
@@ -356,10 +374,14 @@ class TaskLoop:
         half = steps - steps // 2
         total += (steps - i) * initial
         late += jnp.minimum(steps - i, half) * initial
-        value = self.each(lambda child: self._validation_loss(child, validation, loss_key))(child)
-        finite = child.running & jnp.isfinite(value)
-        value = jnp.where(finite, jnp.minimum(value, initial), initial)
-        scores = [self._score(child, finite, chunks) for chunks in scored]
+        finite = self.each(lambda child: jnp.all(jnp.isfinite(child.params)))(child)
+        finite &= child.running
+        value = jnp.full_like(total, jnp.nan)
+        if self.losses:
+            value = self.each(lambda c: self._validation_loss(c, validation, loss_key))(child)
+            finite &= jnp.isfinite(value)
+            value = jnp.where(finite, jnp.minimum(value, initial), initial)
+        scores = [self._score(child, finite, *x) for x in zip(scored, self._examples, strict=True)]
         scores += [jnp.full_like(value, jnp.nan)] * (2 - len(scores))
         return Losses(
             total / steps, late / half, value, jnp.broadcast_to(initial, value.shape), *scores
@@ -443,10 +465,18 @@ class TaskLoop:
 
         return child._replace(rule=self.each(init)(rates, child.params)), update
 
-    def _score(self, child: Child, finite: jax.Array, chunks: Chunks) -> jax.Array:
-        """Return the mean score of the children on a set of examples."""
-        score = self.each(lambda child: mean_score(self.task, child, chunks))(child)
-        return jnp.where(finite & jnp.isfinite(score), score, self.task.chance)
+    def _score(self, child: Child, finite: jax.Array, chunks: Chunks, examples: int) -> jax.Array:
+        """Return the mean score of the children on a set of examples; nan where one diverged."""
+
+        def add(i, total):
+            batch, real = jax.tree.map(lambda x: x[i], chunks)
+            return total + self.each(lambda child: total_score(self.task, child, batch, real))(
+                child
+            )
+
+        count = jnp.where(jnp.any(finite), len(chunks.real), 0)
+        total = jax.lax.fori_loop(0, count, add, jnp.zeros_like(finite, jnp.float32))
+        return jnp.where(finite & jnp.isfinite(total), total / examples, jnp.nan)
 
     def _validation_loss(self, child: Child, parts: Batch, key: jax.Array) -> jax.Array:
         """Return the mean loss of one child on the validation set, whose parts `[K, M, ...]`."""

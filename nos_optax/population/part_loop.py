@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
 from nos_optax.grammar import ProgramState
+from nos_optax.population.child import Child, mean_score, new_child
 from nos_optax.population.loop import Factory, TaskLoop
 from nos_optax.population.task import Params
-from nos_optax.population.training import Child, mean_score, new_child
 
 
 class Part(NamedTuple):

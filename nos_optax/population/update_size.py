@@ -12,9 +12,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from nos_optax.grammar import apply_program, init_program_state, program_streams
+from nos_optax.population.child import clip
 from nos_optax.population.loop import Factory, make_optimizer
 from nos_optax.population.task import Task
-from nos_optax.population.training import clip
 
 STEPS = 8
 CHUNKS = {"cpu": 64}  # programs in one call of the compiled function

@@ -141,9 +141,10 @@ def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
         ValueError: the metric is not finite there.
     """
     if isinstance(trainer, SuiteTrainer):
-        facts, devices = _suite_facts(trainer), trainer.devices
+        facts = _suite_facts(trainer)
     else:
-        facts, devices = _task_facts(trainer, own), trainer.mesh.devices.ravel()
+        facts = _task_facts(trainer, own)
+    devices = trainer.devices
     return facts | {
         "devices": [str(d) for d in devices],
         "device_kind": devices[0].device_kind,
