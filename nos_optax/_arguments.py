@@ -85,6 +85,22 @@ def check_counts(**values: object) -> None:
         check_number(name, value, must, lambda x: x >= 1)
 
 
+def plain_number(value: Any, kind: type) -> float | int | bool | None:
+    """Return a number of Python's, NumPy's or JAX's as Python's; None of anything else."""
+    scalar = isinstance(value, np.ndarray | jax.Array) and value.shape == ()
+    if scalar or isinstance(value, np.generic):
+        item = np.asarray(value).item()
+        value = float(item) if isinstance(item, np.longdouble) else item
+    if isinstance(value, bool) or kind is bool:
+        return value if isinstance(value, bool) and kind is bool else None
+    if not isinstance(value, int | float) or (kind is int and value % 1 != 0):
+        return None
+    try:
+        return kind(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
+
+
 def _has_value(value: object) -> bool:
     """Whether this process knows the value: not of a tracer, nor of an array on other machines."""
     if isinstance(value, Tracer):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nos_optax._arguments import plain_number
 from nos_optax._files import slug
 from nos_optax.compare.records import Records
 from nos_optax.compare.rivals import Rival
@@ -19,7 +20,6 @@ from nos_optax.grammar.program import pad_programs
 from nos_optax.population import Losses, Reference, TaskLoop
 from nos_optax.population.loop import Factory
 from nos_optax.population.reference import COARSE, training_digest
-from nos_optax.population.task import plain_number
 
 RATES = COARSE  # half a decade apart, as Adam's own are tuned with
 MOST_SEEDS = 10_000

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nos_optax._arguments import plain_number
 from nos_optax.grammar import encode
 from nos_optax.grammar.program import as_population, pad_programs
 from nos_optax.population.loop import Factory, Losses, TaskLoop
@@ -26,7 +27,7 @@ from nos_optax.population.reference import (
     cached_reference,
     steps_of,
 )
-from nos_optax.population.task import Task, plain_number
+from nos_optax.population.task import Task
 from nos_optax.population.tasks import (
     characters,
     digits_autoencoder,

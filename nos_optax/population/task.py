@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from nos_optax._arguments import plain_number
 from nos_optax.population.convnet import ConvNet
 from nos_optax.population.data import Dataset
 
@@ -231,22 +232,6 @@ _NUMBERS = {
     "evaluation_batch": int,
 }
 _KINDS = {float: "a single real number", bool: "True or False", int: "a whole number"}
-
-
-def plain_number(value: Any, kind: type) -> float | int | bool | None:
-    """Return a number of Python's, NumPy's or JAX's as Python's; None of anything else."""
-    scalar = isinstance(value, np.ndarray | jax.Array) and value.shape == ()
-    if scalar or isinstance(value, np.generic):
-        item = np.asarray(value).item()
-        value = float(item) if isinstance(item, np.longdouble) else item
-    if isinstance(value, bool) or kind is bool:
-        return value if isinstance(value, bool) and kind is bool else None
-    if not isinstance(value, int | float) or (kind is int and value % 1 != 0):
-        return None
-    try:
-        return kind(value)
-    except OverflowError:  # a whole number beyond all floats
-        return None
 
 
 def paper_child(dataset: Dataset, device: jax.Device | None = None) -> ConvNet:
