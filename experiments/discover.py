@@ -113,13 +113,13 @@ def rivals(names: tuple[str, ...] = ()) -> dict[str, str | Rival]:
 def all_rivals() -> dict[str, str | Rival]:
     """Return all that a claim is made against."""
     if not CEILING.exists():
-        return dict(ALL_RIVALS)
+        return {**ALL_RIVALS}
     best = json.loads(CEILING.read_text())["best"]
     constants = {name: best[name] for name in ("b1", "b2", "eps")}
     make = {"Adam": optax.adam, "NAdam": optax.nadam}[best["kind"]]
     words = ", ".join(f"{name} {value:.4g}" for name, value in constants.items())
     tuned = Rival("tuned", f"{best['kind']}, {words}", lambda rate: make(rate, **constants))
-    return ALL_RIVALS | {f"{best['kind']}, tuned constants": tuned}
+    return {**ALL_RIVALS, f"{best['kind']}, tuned constants": tuned}
 
 
 def places(a: Arguments) -> dict[Path, Path]:

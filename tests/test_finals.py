@@ -60,7 +60,7 @@ def test_finalists_are_no_rivals_by_another_name(tmp_path):
     texts = {
         "adam": "adam g x x left",
         "m": "m g x x left",
-        "cd * m": "cd m x x *",
+        "ld * adam": "ld adam x x *",
         "2 * adam": "adam 2 x x *",
     }
     found = Probes(3)(np.stack([padded(words) for words in texts.values()]))
@@ -71,7 +71,7 @@ def test_finalists_are_no_rivals_by_another_name(tmp_path):
     history = History(tmp_path / FILE)
     race = Race(SearchConfig(), history, FakeEngine())
     race.settle(candidates, race=False)
-    assert [c.rule for c in finalists(race)] == ["m"], "Adam and Momentum with cosine are rivals"
+    assert [c.rule for c in finalists(race)] == ["m"], "Adam, and with a decay, are rivals"
     rows = [a_row(ALL_TASKS, name, as_rival(text).what) for name, text in RIVALS.items()]
     rows.append(a_row(ALL_TASKS, "found 1", "m", mean=0.3))
     results = as_results(Comparison("speed", BASELINE, tuple(rows), {}), race)

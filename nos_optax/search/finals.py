@@ -9,9 +9,7 @@ import numpy as np
 
 from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.results import ALL_TASKS, BETTER, WORSE, interval
-from nos_optax.compare.rivals import OPTAX
 from nos_optax.grammar import Program, decode, encode
-from nos_optax.grammar.catalogue import named_rule
 from nos_optax.grammar.program import pad_programs
 from nos_optax.population import STATUSES, SuiteTrainer
 from nos_optax.population.protocol import TRAINED
@@ -115,14 +113,14 @@ Rule = TypeVar("Rule", bound=_Written)
 
 def distinct(ranked: Sequence[Rule], tolerance: float) -> list[Rule]:
     """Return those rules that do nearly what no rival does, and none before them."""
-    texts = [text for text in RIVALS.values() if not text.startswith(OPTAX)]
-    programs = [encode(named_rule(text)) for text in texts]
-    programs += [Program.from_words(rule.tokens) for rule in ranked]
-    longest = max(len(program.iterations) for program in programs)
-    probed = Probes(longest)(np.stack([pad_programs(p.array, longest) for p in programs]))
+    rivals = [as_rival(text).program() for text in RIVALS.values()]
+    rivals = [program for program in rivals if program is not None]
+    programs = rivals + [Program.from_words(rule.tokens).array for rule in ranked]
+    longest = max(map(len, programs))
+    probed = Probes(longest)(np.stack([pad_programs(program, longest) for program in programs]))
     seen = np.stack([np.frombuffer(found.behaviour, np.float32) for found in probed])
     new = [
-        not are_alike(seen[i], seen[:i], tolerance).any() for i in range(len(texts), len(programs))
+        not are_alike(seen[i], seen[:i], tolerance).any() for i in range(len(rivals), len(programs))
     ]
     return list(itertools.compress(ranked, new))
 
@@ -160,8 +158,8 @@ def as_results(comparison: Comparison | None, race: Race) -> list[Result]:
         if row.name not in RIVALS:
             candidate, estimate = contenders[row.what]
             tokens, searched = candidate.tokens, decimal(estimate.mean)
-        elif not row.what.startswith(OPTAX):
-            tokens = str(encode(row.what))
+        elif (program := as_rival(row.what).program()) is not None:
+            tokens = str(Program.from_array(program))
         results.append(
             Result(
                 row.name,
