@@ -22,7 +22,7 @@ from scipy import stats
 
 import nos_optax
 from nos_optax._command import protect_minus
-from nos_optax.compare import Budget, Rival, as_rival, compare
+from nos_optax.compare import Budget, Comparison, Rival, as_rival, compare
 from nos_optax.compare.results import interval, rows_of
 from nos_optax.compare.statistics import Difference, difference, holm
 from nos_optax.compare.trials import EXTENSIONS, Outcome, Training
@@ -256,6 +256,8 @@ def test_speed_is_in_doublings_of_adams_training(own, tmp_path):
         fast = compare(["adam", "g"], own.short(), budget=budget, out=tmp_path)
     for row in fast.rows:  # every loss is below the reference's least
         assert row.scores == pytest.approx([np.log2(3)] * 3)
+    (note,) = [note for note in fast.notes() if "doublings can be told" in note]
+    assert "On line no more than 1.58" in note and "adam (3 of 3), g (3 of 3)" in note
 
 
 @pytest.mark.slow
@@ -309,7 +311,8 @@ def test_what_is_written(found):
             low, high = rival["interval"]
             assert low <= rival["difference"] <= high and 0 <= rival["p"] <= rival["p_holm"] <= 1
     text = (out / "results.md").read_text()
-    assert comparison.sentence("line") in re.sub(r"\\(.)", r"\1", text)
+    for said in (comparison.sentence("line"), comparison.leaders("line")):
+        assert said in re.sub(r"\\(.)", r"\1", text)
     assert "| `2.5 * g` |" in text and r"heavy\_ball" in text  # no emphasis there
     picture = ElementTree.parse(out / "results.svg").getroot()
     assert picture.tag.endswith("svg") and picture.get("viewBox")
@@ -318,6 +321,31 @@ def test_what_is_written(found):
 def outcome(name: str, values) -> Outcome:
     run = Training(1.0, 1.0, 2.0, 0.5, np.nan)
     return Outcome(Rival(name, name, optax.sgd), 0.1, (0.01, 0.1, 1.0), (run,) * 4, tuple(values))
+
+
+def test_the_same_scores_stand_against_any_rival():
+    outcomes = [
+        outcome("base", [1.0, 2.0, 3.0, 4.0]),
+        outcome("best", [2.0, 3.01, 4.0, 5.01]),
+        outcome("near", [2.3, 2.6, 4.2, 4.8]),
+    ]
+    rows = rows_of("x", outcomes, "base", "score")
+    found = Comparison("score", "base", tuple(rows), {})
+    turned = found.against("best")
+    assert turned.baseline == "best" and turned.against("base") == found
+    there, back = ({row.name: row.difference for row in each.of("x")} for each in (found, turned))
+    assert back["best"] is None and back["base"].mean == pytest.approx(-there["best"].mean)
+    assert {row.name: row.verdict for row in turned.of("x")} == {
+        "best": "baseline",
+        "near": "undecided",
+        "base": "worse",
+    }
+    assert found.leaders("x").startswith("x: the best mean is that of best; not told apart from")
+    assert "near (-0.0" in found.leaders("x") and "base" not in found.leaders("x")
+    pair = Comparison("score", "base", tuple(rows_of("x", outcomes[:2], "base", "score")), {})
+    assert pair.leaders("x").endswith("all others are worse.")
+    with pytest.raises(ValueError, match="'none' is none of the rivals best, near, base"):
+        found.against("none")
 
 
 def test_verdicts_are_holms_and_keep_the_sign_of_the_measure():

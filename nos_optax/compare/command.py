@@ -287,6 +287,7 @@ def write(comparison: Comparison, out: Path) -> None:
         "tasks": {
             task: {
                 "sentence": comparison.sentence(task),
+                "leaders": comparison.leaders(task),
                 "rivals": [_plain(row) for row in comparison.of(task)],
             }
             for task in comparison.tasks
@@ -315,6 +316,7 @@ def show(comparison: Comparison, out: Path, console: Console) -> None:
     for task in comparison.tasks:
         console.print(table(comparison, task))
         console.print(comparison.sentence(task), highlight=False)
+        console.print(comparison.leaders(task), highlight=False)
         console.print()
     for note in comparison.notes():
         console.print(note, highlight=False)

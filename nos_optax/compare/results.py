@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.table import Table
 from nos_optax._command import printable
 from nos_optax.compare.statistics import SIGNIFICANCE, Difference, difference, holm
 from nos_optax.compare.trials import HIGHER_IS_BETTER, MEASURES, Outcome
+from nos_optax.population.reference import from_fields
 
 BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
 ALL_TASKS = "all tasks"
@@ -101,9 +102,29 @@ class Comparison:
             f"{MEASURES[self.measure]}, {family}: {'; '.join(said)}."
         )
 
+    def against(self, name: str) -> "Comparison":
+        """Return the same scores with differences to another rival, and verdicts by these.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if all(row.name != name for row in self.rows):
+            rivals = ", ".join(dict.fromkeys(row.name for row in self.rows))
+            raise ValueError(f"the baseline {name!r} is none of the rivals {rivals}")
+        rows = [row for task in self.tasks for row in _judged(self.of(task), name, self.measure)]
+        return dataclasses.replace(self, baseline=name, rows=tuple(rows))
+
+    def leaders(self, task: str) -> str:
+        """Return which rival is best on a task, and which ones are not told apart from it."""
+        best = self.of(task)[0].name
+        alike = [row for row in self.against(best).of(task) if row.verdict == UNDECIDED]
+        names = ", ".join(f"{printable(row.name)} ({interval(row.difference)})" for row in alike)
+        said = f"{printable(task)}: the best mean is that of {printable(best)}; "
+        return said + (f"not told apart from it: {names}." if alike else "all others are worse.")
+
     def notes(self) -> list[str]:
         """Return what a reader must know before believing it."""
-        notes = []
+        notes = list(self._beyond_measure())
         if edge := [f"{_place(r)} ({r.rate:g})" for r in self.rows if not r.inside]:
             notes.append(
                 f"The best learning rate is at an end of those tried (! in the table): "
@@ -114,6 +135,19 @@ class Comparison:
         ]:
             notes.append(f"Trainings that learned nothing, or diverged: {', '.join(lost)}.")
         return notes
+
+    def _beyond_measure(self) -> Iterator[str]:
+        """Yield where trainings were faster than can be told."""
+        for task, facts in self.facts.get("tasks", {}).items():
+            if "adam" not in facts:
+                continue
+            most = from_fields(facts["adam"]).most
+            reached = [(row, sum(x > most - 1e-6 for x in row.scores)) for row in self.of(task)]
+            if names := [f"{printable(row.name)} ({n} of {row.n})" for row, n in reached if n]:
+                yield (
+                    f"On {printable(task)} no more than {most:.3g} doublings can be told, as "
+                    f"Adam's loss falls no further. Trainings that came to it: {', '.join(names)}."
+                )
 
 
 def _place(row: Row) -> str:
@@ -211,7 +245,7 @@ def _judged(rows: Sequence[Row], baseline: str, measure: str) -> list[Row]:
         return BETTER if sign * changes[name].mean > 0 else WORSE
 
     judged = [
-        row
+        dataclasses.replace(row, difference=None, p_holm=None, verdict=BASELINE)
         if row.name == baseline
         else dataclasses.replace(
             row,
@@ -266,17 +300,17 @@ def markdown(comparison: Comparison) -> str:
     for task in comparison.tasks:
         lines += ["", f"## {cell(task)}", "", _setting(facts["tasks"].get(task)), ""]
         lines += [
-            f"| rival | what | rate | {comparison.measure} | sd | training loss | difference "
-            "[95 %] | verdict |",
-            "|---|---|---|---|---|---|---|---|",
+            f"| rival | what | rate | {comparison.measure} | sd | validation loss | training loss "
+            "| difference [95 %] | verdict |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [
             f"| {cell(row.name)} | {cell(row.what)} | {row.rate:.2g} | {row.mean:.4g} | "
-            f"{row.deviation:.2g} | {row.training_loss:.4g} | {interval(row.difference)} | "
-            f"{row.verdict} |"
+            f"{row.deviation:.2g} | {row.validation_loss:.4g} | {row.training_loss:.4g} | "
+            f"{interval(row.difference)} | {row.verdict} |"
             for row in comparison.of(task)
         ]
-        lines += ["", _plain(comparison.sentence(task))]
+        lines += ["", _plain(comparison.sentence(task)), "", _plain(comparison.leaders(task))]
     lines += [text for note in comparison.notes() for text in ("", _plain(note))]
     return "\n".join(lines) + "\n"
 

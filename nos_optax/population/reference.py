@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -74,6 +74,11 @@ class Reference:
         curve = joined_loss(self.train, self.validation)
         return _length(joined_loss(losses.train, losses.validation), curve)
 
+    @property
+    def most(self) -> float:
+        """The greatest speed that can be told: Adam's loss falls no further, or nobody looked."""
+        return float(self.speed(Losses(*[np.array(-np.inf)] * 4)))
+
     def learned(self, losses: Losses) -> np.ndarray:
         """Return which trainings of a sweep's length made a twentieth of Adam's progress."""
         adam = self.late[LENGTHS.index(SWEEP)]
@@ -119,11 +124,9 @@ def measure_reference(loop: TaskLoop, horizon: int) -> Reference:
     rate = float(fine[_tune(loop, fine, horizon).argmin()])
     means = []
     for length in LENGTHS:
-        losses = [
-            _adam(loop, np.array([rate]), seed, steps_of(length, horizon)) for seed in CURVE_SEEDS
-        ]
-        means.append([float(np.mean([getattr(x, name) for x in losses])) for name in CURVES])
-        if length == 1 and not means[-1][1] < np.mean([x.initial for x in losses]):
+        losses = _adam(loop, np.array([rate]), CURVE_SEEDS, steps_of(length, horizon))
+        means.append([float(np.mean(getattr(losses, name))) for name in CURVES])
+        if length == 1 and not means[-1][1] < np.mean(losses.initial):
             raise ValueError(
                 f"{loop.task.name}: {horizon} steps of Adam do not lower the validation loss; "
                 "give more steps, or look at the loss"
@@ -138,13 +141,13 @@ def steps_of(length: float, horizon: int) -> int:
 
 def _tune(loop: TaskLoop, rates: np.ndarray, horizon: int) -> np.ndarray:
     """Return the mean over seeds of Adam's loss with each rate."""
-    losses = [_adam(loop, rates, seed, horizon) for seed in TUNING_SEEDS]
-    return np.mean([joined_loss(x.train, x.validation) for x in losses], axis=0)
+    losses = _adam(loop, rates, TUNING_SEEDS, horizon)
+    return joined_loss(losses.train, losses.validation).mean(axis=1)
 
 
-def _adam(loop: TaskLoop, rates: np.ndarray, seed: int, steps: int) -> Losses:
+def _adam(loop: TaskLoop, rates: np.ndarray, seeds: Sequence[int], steps: int) -> Losses:
     program = encode("adam", loop.iterations).array
-    return loop.train(np.stack([program] * len(rates)), rates, seed, steps)
+    return loop.train_seeds(np.stack([program] * len(rates)), rates, seeds, steps)
 
 
 def from_fields(fields: Mapping) -> Reference:
