@@ -2,14 +2,15 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from nos_optax._printable import printable
 from nos_optax.compare import Comparison
-from nos_optax.compare.results import cell
+from nos_optax.compare.results import cell, interval
 from nos_optax.grammar import parse
 from nos_optax.search.promote.entrants import Entrant
 from nos_optax.search.promote.simplify import Deletion
@@ -183,7 +184,28 @@ def markdown(promotion: Promotion) -> str:
         lines += ["", *_deletions(promoted)]
     if promotion.comparison is not None:
         lines += ["", "## Test tasks", "", "See [the comparison](test/results.md)."]
+        lines += ["", *_ahead(promotion.comparison, [p.name for p in promotion.promoted])]
     return "\n".join(lines) + "\n"
+
+
+def _ahead(comparison: Comparison, found: Sequence[str]) -> list[str]:
+    """Return how far each found rule is ahead of each rival, the best rival first."""
+    rows = comparison.of(comparison.tasks[0])
+    found = [row.name for row in rows if row.name in found]
+    if not found:  # they are rivals' rules
+        return []
+    lines = [
+        "How far a found rule is ahead of a rival, in doublings, paired by seed, with its 95 % "
+        f"interval ({printable(comparison.tasks[0])}; no correction for their number):",
+        "",
+        f"| rival | {' | '.join(found)} |",
+        "|---|" + "---|" * len(found),
+    ]
+    for rival in (row.name for row in rows if row.name not in found):
+        against = {row.name: row for row in comparison.against(rival).of(comparison.tasks[0])}
+        ahead = " | ".join(interval(against[name].difference) for name in found)
+        lines.append(f"| {cell(rival)} | {ahead} |")
+    return lines
 
 
 def _deletions(promoted: Promoted) -> list[str]:
