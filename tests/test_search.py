@@ -138,7 +138,7 @@ def call(monkeypatch, *arguments):
         (["--train-examples", "5000"], "5000"),
         (
             ["--protocol", "paper", "--train-examples", "50"],
-            "50 training examples do not fill a minibatch",
+            "minibatch_size must be from 1 to the 50 training examples",
         ),
         (["--prepare-data", "absent.tar.gz", "--data-dir", "data"], "absent.tar.gz"),
         (["--prepare-data", "absent.tar.gz"], "--data-dir"),
