@@ -1,15 +1,16 @@
-"""How far does tuning alone bring Adam? Its rate, betas and epsilon, searched like a rule.
+"""How far does tuning alone bring Adam? Its rate, betas, epsilon and decay, searched like a rule.
 
 Question: much of what searches for optimizers gained was constant tuning. A found rule is a
           discovery only if it is better than Adam and NAdam whose constants were searched with as
           many trainings as the search had.
 Method:   random search on the tasks of the suite. Half of the samples are Adam, half NAdam, with
           1 - b1 log-uniform from 0.01 to 1, 1 - b2 from 1e-4 to 0.3, and epsilon from 1e-10 to
-          1e-3; the first is Adam with its usual constants. Each is evaluated as a rule is: seven
-          rates half a decade apart, around tuned Adam's, for a quarter of the length, the best
-          three to the end with two seeds. Then, as at the end of a search, ever fewer have ever
-          more seeds, at their rates: 32 two pairs, 16 four, 8 eight, 4 sixteen. The best by its
-          joint speed, as a search has it, trains again with fresh seeds, and only these are
+          1e-3. Two of three decay their steps linearly, to a floor that is uniform from 0 to 1; the
+          others do not, and the first of these is Adam with its usual constants. Each is evaluated
+          as a rule is: seven rates half a decade apart, around tuned Adam's, for a quarter of the
+          length, the best three to the end with two seeds. Then, as at a search's end, ever fewer
+          have ever more seeds, at their rates: 32 two pairs, 16 four, 8 eight, 4 sixteen. The best
+          by its joint speed, as a search has it, trains again with fresh seeds, and only these are
           reported, as differences to Adam with the usual constants of the mean over the tasks,
           paired by seed, with a t interval of 95 %.
 Command:  python experiments/adam_ceiling.py
@@ -20,6 +21,7 @@ Writes:   experiments/results/adam_ceiling_SCALE.json and .md
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -47,7 +49,7 @@ from nos_optax.population.suite import (
 from nos_optax.search import select_devices
 
 KINDS = {"Adam": optax.adam, "NAdam": optax.nadam}
-USUAL = (0.9, 0.999, 1e-8)  # b1, b2, epsilon
+USUAL = (0.9, 0.999, 1e-8, 1.0)  # b1, b2, epsilon, floor
 LOG_ONE_LESS_B1, LOG_ONE_LESS_B2, LOG_EPSILON = (-2, 0), (-4, -0.5), (-10, -3)
 HALVINGS = ((32, 2), (16, 4), (8, 8), (4, 16))  # so many have so many pairs of seeds
 PAIR = 2  # seeds of an evaluation
@@ -57,7 +59,7 @@ CHUNK = 100  # samples between two records
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Search the constants of Adam and NAdam on the suite."""
+    """Search the constants and decays of Adam and NAdam on the suite."""
 
     scale: Literal["small", "smoke"] = "small"
     """Sets all other numbers, unless they are given too."""
@@ -92,7 +94,7 @@ class Samples(NamedTuple):
     """Optimizers that differ in their constants; the first is Adam with the usual ones."""
 
     kinds: tuple[str, ...]  # [N]
-    constants: np.ndarray  # float32[N, 3]: b1, b2, epsilon
+    constants: np.ndarray  # float32[N, 4]: b1, b2, epsilon, floor of the decay
 
 
 def draw(count: int, seed: int) -> Samples:
@@ -101,30 +103,38 @@ def draw(count: int, seed: int) -> Samples:
     b1 = 1 - 10 ** rng.uniform(*LOG_ONE_LESS_B1, count)
     b2 = 1 - 10 ** rng.uniform(*LOG_ONE_LESS_B2, count)
     eps = 10 ** rng.uniform(*LOG_EPSILON, count)
-    constants = np.stack([b1, b2, eps], axis=1).astype(np.float32)
+    floor = np.where(rng.integers(3, size=count) == 0, 1.0, rng.uniform(size=count))
+    constants = np.stack([b1, b2, eps, floor], axis=1).astype(np.float32)
     constants[0] = USUAL
     return Samples(tuple(list(KINDS)[i % 2] for i in range(count)), constants)
+
+
+def decayed(kind: str, total_steps: int, rate, b1, b2, eps, floor):
+    """Return Adam or NAdam with a linear decay of its steps from 1 to a floor."""
+    return optax.chain(
+        KINDS[kind](rate, b1=b1, b2=b2, eps=eps),
+        optax.scale_by_schedule(optax.linear_schedule(1.0, floor, total_steps)),
+    )
 
 
 class Tuner:
     """Trains samples on one task: all of a kind by one program, as their constants are data.
 
-    What the loop takes for a learning rate is the number of a row `[rate, b1, b2, epsilon]`.
+    What the loop takes for a learning rate is the number of a row `[rate, b1, b2, epsilon, floor]`.
     """
 
     def __init__(self, samples: Samples, suite: SuiteTrainer, task: int):
         self.kinds, self.reference = np.array(samples.kinds), suite.references[task]
         self.horizon, self._loop = suite.workloads[task].horizon, suite.loops[task]
         rates = self.reference.learning_rate * np.array(RATES, np.float32)
-        # [N, rates, 4]
+        # [N, rates, 5]
         rows = [[np.r_[rate, constants] for rate in rates] for constants in samples.constants]
-        table = np.array(rows, np.float32).reshape(-1, 4)
-        self._factories = {kind: self._factory(kind, table) for kind in KINDS}
+        self._table = np.array(rows, np.float32).reshape(-1, 5)
+        self._factory = functools.cache(self._make_factory)  # one object each, as each compiles
 
-    def _factory(self, kind: str, table: np.ndarray):
+    def _make_factory(self, kind: str, steps: int):
         def optimizer(row):
-            rate, b1, b2, eps = jnp.asarray(table)[row.astype(jnp.int32)]
-            return KINDS[kind](rate, b1=b1, b2=b2, eps=eps)
+            return decayed(kind, steps, *jnp.asarray(self._table)[row.astype(jnp.int32)])
 
         return optimizer
 
@@ -139,10 +149,11 @@ class Tuner:
         """
         numbers = (rows[:, None] * len(RATES) + tried).astype(np.float32)
         found = np.empty((len(Losses._fields), *tried.shape), np.float32)
-        for kind, factory in self._factories.items():
+        steps = steps_of(length, self.horizon)
+        for kind in KINDS:
             of_kind = np.flatnonzero(self.kinds[rows] == kind)
             if len(of_kind):
-                steps = steps_of(length, self.horizon)
+                factory = self._factory(kind, steps)
                 losses = self._loop.train(factory, numbers[of_kind].ravel(), seed, steps)
                 found[:, of_kind] = np.stack(losses).reshape(-1, len(of_kind), tried.shape[1])
         return Losses(*found)
@@ -223,17 +234,25 @@ def run(arguments: Arguments, console: Console) -> None:
     seeds = range(FIRST_FRESH, FIRST_FRESH + arguments.fresh_seeds)
     adam, ours = again(tuners, np.array([0, best]), rates[[0, best]], seeds).mean(axis=2)
     change = difference(ours, adam)
-    kind, (b1, b2, eps) = samples.kinds[best], samples.constants[best].tolist()
+    kind, (b1, b2, eps, floor) = samples.kinds[best], samples.constants[best].tolist()
     said = (
-        f"The best of {arguments.samples} is {kind} with b1 = {b1:.4f}, b2 = {b2:.5f} and epsilon "
-        f"{eps:.2g}: {interval(change)} doublings faster than Adam with its usual constants, "
+        f"The best of {arguments.samples} is {kind} with b1 = {b1:.4f}, b2 = {b2:.5f}, epsilon "
+        f"{eps:.2g} and a linear decay of its steps to {floor:.2f} of them: {interval(change)} "
+        "doublings faster than Adam with its usual constants and no decay, "
         f"n = {len(seeds)} fresh seeds. In the search its reward was {rewards[best]:+.3f}."
     )
     console.print(said)
     content = {
         "arguments": config,
         "seconds": records.seconds,
-        "best": {"kind": kind, "b1": b1, "b2": b2, "eps": eps, "rates": rates[best]},
+        "best": {
+            "kind": kind,
+            "b1": b1,
+            "b2": b2,
+            "eps": eps,
+            "floor": floor,
+            "rates": rates[best],
+        },
         "difference": change._asdict(),
         "scores": {"usual": adam, "best": ours},
     }

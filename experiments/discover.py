@@ -30,7 +30,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-import optax
+import adam_ceiling
 from harness import command_line
 from held_out import HELD_OUT
 from rich.console import Console
@@ -115,10 +115,13 @@ def all_rivals() -> dict[str, str | Rival]:
     if not CEILING.exists():
         return {**ALL_RIVALS}
     best = json.loads(CEILING.read_text())["best"]
-    constants = {name: best[name] for name in ("b1", "b2", "eps")}
-    make = {"Adam": optax.adam, "NAdam": optax.nadam}[best["kind"]]
+    constants = {name: best.get(name, 1.0) for name in ("b1", "b2", "eps", "floor")}
     words = ", ".join(f"{name} {value:.4g}" for name, value in constants.items())
-    tuned = Rival("tuned", f"{best['kind']}, {words}", lambda rate: make(rate, **constants))
+
+    def optimizer(rate, total_steps: int):
+        return adam_ceiling.decayed(best["kind"], total_steps, rate, **constants)
+
+    tuned = Rival("tuned", f"{best['kind']}, {words}", optimizer)
     return {**ALL_RIVALS, f"{best['kind']}, tuned constants": tuned}
 
 

@@ -59,11 +59,14 @@ def test_a_sample_trains_as_its_optimizer_does(suite):
     losses = tuner.train(rows, tried, seed=3)
     assert samples.kinds[:2] == ("Adam", "NAdam")
     for row in (0, 1, 4):
-        b1, b2, eps = (float(x) for x in samples.constants[row])
+        b1, b2, eps, floor = (float(x) for x in samples.constants[row])
         make = {"Adam": optax.adam, "NAdam": optax.nadam}[samples.kinds[row]]
+        decay = optax.linear_schedule(1.0, floor, tuner.horizon)
         rates = 0.01 * np.array(adam_ceiling.RATES, np.float32)[[2, 4]]
         expected = suite.loops[0].train(
-            lambda rate, make=make, b1=b1, b2=b2, eps=eps: make(rate, b1=b1, b2=b2, eps=eps),
+            lambda rate, make=make, b1=b1, b2=b2, eps=eps, decay=decay: optax.chain(
+                make(rate, b1=b1, b2=b2, eps=eps), optax.scale_by_schedule(decay)
+            ),
             rates,
             3,
             tuner.horizon,
@@ -75,7 +78,8 @@ def test_a_sample_trains_as_its_optimizer_does(suite):
 def test_constants_lie_in_their_ranges_and_adam_is_among_them():
     samples = adam_ceiling.draw(1000, seed=0)
     np.testing.assert_allclose(samples.constants[0], adam_ceiling.USUAL, rtol=1e-6)
-    b1, b2, eps = samples.constants.T
+    b1, b2, eps, floor = samples.constants.T
+    assert (floor >= 0).all() and (floor <= 1).all() and 0.2 < (floor == 1).mean() < 0.5
     assert (b1 >= 0).all() and (b1 <= 0.9901).all() and (b1 < 0.5).mean() > 0.1
     assert (b2 >= 0.68).all() and (b2 <= 0.99991).all()
     assert (eps >= 0.99e-10).all() and (eps <= 1.01e-3).all()
@@ -145,14 +149,16 @@ def test_the_ceiling_is_a_rival_once_it_is_known(tmp_path, monkeypatch):
     path = tmp_path / "ceiling.json"
     monkeypatch.setattr(discover, "CEILING", path)
     assert "NAdam, tuned constants" not in discover.rivals()
-    best = {"kind": "NAdam", "b1": 0.8, "b2": 0.99, "eps": 1e-6}
+    best = {"kind": "NAdam", "b1": 0.8, "b2": 0.99, "eps": 1e-6, "floor": 0.5}
     path.write_text(json.dumps({"best": best}))
     rival = discover.rivals()["NAdam, tuned constants"]
     params, gradient = np.ones(2, np.float32), np.array([1.0, -2.0], np.float32)
-    tx, same = rival.optimizer(0.1), optax.nadam(0.1, b1=0.8, b2=0.99, eps=1e-6)
-    update, _ = tx.update(gradient, tx.init(params), params)
+    tx, same = rival.optimizer(0.1, 4), optax.nadam(0.1, b1=0.8, b2=0.99, eps=1e-6)
+    state, plain = tx.init(params), same.init(params)
+    for scale in (1.0, 0.875, 0.75):
+        update, state = tx.update(gradient, state, params)
+        expected, plain = same.update(gradient, plain, params)
+        np.testing.assert_allclose(update, scale * expected, rtol=1e-6)
     assert list(discover.rivals(("NAdam",))) == ["Adam", "NAdam"]
     with pytest.raises(ValueError, match="--rivals Eve: there are Adam, NAdam, "):
         discover.rivals(("Eve", "NAdam"))
-    expected, _ = same.update(gradient, same.init(params), params)
-    np.testing.assert_array_equal(update, expected)
