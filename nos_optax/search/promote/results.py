@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from nos_optax._printable import printable
+from nos_optax._command import printable
 from nos_optax.compare import Comparison
 from nos_optax.compare.results import cell, interval
 from nos_optax.grammar import parse
