@@ -119,8 +119,8 @@ class TaskConfig:
     doublings on each of them would not bring its reward to 0; None trains all rules on all
     tasks."""
     lanes: int | None = None
-    """Children side by side on a device (default: 1 on a CPU, elsewhere as many as its memory should
-    hold, at most 1024, and 64 with --protocol paper); halved if memory runs out."""
+    """Children side by side on a device (default: 1 on a CPU, elsewhere as many as its memory
+    should hold, at most 1024, and 64 with --protocol paper); halved if memory runs out."""
 
     def __post_init__(self):
         _check_types(self)
