@@ -46,7 +46,7 @@ from nos_optax.population.suite import (
     joint_speed,
     load_suite,
 )
-from nos_optax.search import select_devices
+from nos_optax.search import rivals, select_devices
 
 KINDS = {"Adam": optax.adam, "NAdam": optax.nadam}
 USUAL = (0.9, 0.999, 1e-8, 1.0)  # b1, b2, epsilon, floor
@@ -111,10 +111,8 @@ def draw(count: int, seed: int) -> Samples:
 
 def decayed(kind: str, total_steps: int, rate, b1, b2, eps, floor):
     """Return Adam or NAdam with a linear decay of its steps from 1 to a floor."""
-    return optax.chain(
-        KINDS[kind](rate, b1=b1, b2=b2, eps=eps),
-        optax.scale_by_schedule(optax.linear_schedule(1.0, floor, total_steps)),
-    )
+    optimizer = functools.partial(KINDS[kind], b1=b1, b2=b2, eps=eps)
+    return rivals.decayed(optimizer, lambda steps: rivals.linear(steps, floor))(rate, total_steps)
 
 
 class Tuner:

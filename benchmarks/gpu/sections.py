@@ -18,7 +18,8 @@ from short_trainer import short_trainer
 from timing import peak_memory, seconds_of, summary
 
 from nos_optax.grammar import encode, parse
-from nos_optax.population import PopulationTrainer, Protocol, loop
+from nos_optax.population import PopulationTrainer, Protocol
+from nos_optax.population import loop as population_loop
 from nos_optax.population.protocol import TRAINED
 from nos_optax.population.task import paper_child
 
@@ -195,7 +196,7 @@ def interpreter(bench: Bench) -> Findings:
     def the_gradient(program, streams, state, g, w, total_steps, key):
         return g, state
 
-    with mock.patch.object(loop, "apply_program", the_gradient):
+    with mock.patch.object(population_loop, "apply_program", the_gradient):
         plain = short_trainer(
             bench.dataset,
             bench.size.protocol,

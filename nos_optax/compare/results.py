@@ -108,16 +108,14 @@ class Comparison:
         Raises:
             ValueError: there is none of that name.
         """
-        if all(row.name != name for row in self.rows):
-            rivals = ", ".join(dict.fromkeys(row.name for row in self.rows))
-            raise ValueError(f"the baseline {name!r} is none of the rivals {rivals}")
         rows = [row for task in self.tasks for row in _judged(self.of(task), name, self.measure)]
         return dataclasses.replace(self, baseline=name, rows=tuple(rows))
 
     def leaders(self, task: str) -> str:
         """Return which rival is best on a task, and which ones are not told apart from it."""
         best = self.of(task)[0].name
-        alike = [row for row in self.against(best).of(task) if row.verdict == UNDECIDED]
+        judged = _judged(self.of(task), best, self.measure)
+        alike = [row for row in judged if row.verdict == UNDECIDED]
         names = ", ".join(f"{printable(row.name)} ({interval(row.difference)})" for row in alike)
         said = f"{printable(task)}: the best mean is that of {printable(best)}; "
         return said + (f"not told apart from it: {names}." if alike else "all others are worse.")
@@ -176,9 +174,6 @@ def rows_of(task: str, outcomes: Sequence[Outcome], baseline: str, measure: str)
     Raises:
         ValueError: the baseline is none of the rivals.
     """
-    names = [outcome.rival.name for outcome in outcomes]
-    if baseline not in names:
-        raise ValueError(f"the baseline {baseline!r} is none of the rivals {', '.join(names)}")
     rows = [
         Row(
             task,
@@ -232,8 +227,14 @@ def over_all(rows: Sequence[Row], baseline: str) -> list[Row]:
 
 
 def _judged(rows: Sequence[Row], baseline: str, measure: str) -> list[Row]:
-    """Return rows with their differences to the baseline and verdicts, the best mean first."""
+    """Return rows with their differences to the baseline and verdicts, the best mean first.
+
+    Raises:
+        ValueError: the baseline is none of the rivals.
+    """
     named = {row.name: row for row in rows}
+    if baseline not in named:
+        raise ValueError(f"the baseline {baseline!r} is none of the rivals {', '.join(named)}")
     others = [name for name in named if name != baseline]
     changes = {name: difference(named[name].scores, named[baseline].scores) for name in others}
     adjusted = dict(zip(others, holm([changes[name].p for name in others]), strict=True))

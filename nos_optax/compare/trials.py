@@ -32,6 +32,7 @@ MEASURES = {
     "training-loss": "mean loss of the minibatches on the way",
     "speed": "speed against tuned Adam, in doublings",
 }
+SCORES = "validation_score", "test_score"
 HIGHER_IS_BETTER = {"score": True, "loss": False, "training-loss": False, "speed": True}
 
 
@@ -301,10 +302,8 @@ class Trials:
         if not self.loop.scores:
             return losses
         chance = np.float32(self.loop.task.chance)
-        validation, test = (np.where(np.isnan(x), chance, x) for x in losses[-2:])
-        if not self._has_test:
-            test = losses.test_score
-        return losses._replace(validation_score=validation, test_score=test)
+        scores = {name: getattr(losses, name) for name in SCORES[: 1 + self._has_test]}
+        return losses._replace(**{k: np.where(np.isnan(x), chance, x) for k, x in scores.items()})
 
 
 def _training(losses: Losses, row: int, column: int) -> Training:

@@ -374,15 +374,13 @@ class TaskLoop:
         half = steps - steps // 2
         total += (steps - i) * initial
         late += jnp.minimum(steps - i, half) * initial
-        finite = self.each(lambda child: jnp.all(jnp.isfinite(child.params)))(child)
-        finite &= child.running
+        finite = self.finite(child)
         value = jnp.full_like(total, jnp.nan)
         if self.losses:
             value = self.each(lambda c: self._validation_loss(c, validation, loss_key))(child)
             finite &= jnp.isfinite(value)
             value = jnp.where(finite, jnp.minimum(value, initial), initial)
-        scores = [self._score(child, finite, *x) for x in zip(scored, self._examples, strict=True)]
-        scores += [jnp.full_like(value, jnp.nan)] * (2 - len(scores))
+        scores = self.both_scores(child, finite, scored)
         return Losses(
             total / steps, late / half, value, jnp.broadcast_to(initial, value.shape), *scores
         )
@@ -464,6 +462,16 @@ class TaskLoop:
             return child._replace(params=params, rule=state)
 
         return child._replace(rule=self.each(init)(rates, child.params)), update
+
+    def finite(self, child: Child) -> jax.Array:
+        """Return which children have not diverged, `[lanes]`."""
+        return child.running & self.each(lambda child: jnp.all(jnp.isfinite(child.params)))(child)
+
+    def both_scores(self, child: Child, finite: jax.Array, scored: Sequence[Chunks]) -> list:
+        """Return mean scores on the validation and the test set, nan where there is none."""
+        both = zip(scored, self._examples, strict=True)
+        scores = [self._score(child, finite, *examples) for examples in both]
+        return scores + [jnp.full_like(finite, jnp.nan, jnp.float32)] * (2 - len(scores))
 
     def _score(self, child: Child, finite: jax.Array, chunks: Chunks, examples: int) -> jax.Array:
         """Return the mean score of the children on a set of examples; nan where one diverged."""

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
 from nos_optax.grammar import ProgramState
-from nos_optax.population.child import Child, mean_score, new_child
+from nos_optax.population.child import Child, new_child
 from nos_optax.population.loop import Factory, TaskLoop
 from nos_optax.population.task import Params
 
@@ -206,11 +206,9 @@ class PartLoop:
 
         zeros = jnp.zeros_like(decays)
         _, child, total = jax.lax.while_loop(unfinished, train_step, (0, child, zeros))
-        finite = loop.each(lambda child: jnp.all(jnp.isfinite(child.params)))(child)
-        child = child._replace(running=child.running & finite)
-        scores = [loop.each(lambda c, x=x: mean_score(self.task, c, x))(child) for x in scored]
-        part = Part(total / rates.shape[-1], *[*scores, zeros + jnp.nan][:2])
-        part = jax.tree.map(lambda x: jnp.where(child.running, x, jnp.nan), part)
+        child = child._replace(running=loop.finite(child))
+        loss = jnp.where(child.running, total / rates.shape[-1], jnp.nan)
+        part = Part(loss, *loop.both_scores(child, child.running, scored))
         return self._rows_of(child), self._rows_of(part)
 
     def _lanes_of(self, rows: Any) -> Any:

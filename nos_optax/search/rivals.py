@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
+import jax
 import optax
 
 BASELINE = "Adam"
-_HERE = __name__
 RIVALS: Mapping[str, str] = {
     "Adam": "adam",
     "NAdam": "optax.nadam",
-    "NAdam, linear decay": f"{_HERE}:nadam_linear",
+    "NAdam, linear decay": f"{__name__}:nadam_linear",
     "Lion": "optax.lion",
     "Adam, cosine decay": "cd * adam",
     "Adam, linear decay": "ld * adam",
@@ -25,15 +25,15 @@ with Optax's decay is Adam there, within a thousandth of a doubling.
 
 ALL_RIVALS: Mapping[str, str] = RIVALS | {
     "AdamW": "optax.adamw",
-    "AdamW, cosine decay": f"{_HERE}:adamw_cosine",
+    "AdamW, cosine decay": f"{__name__}:adamw_cosine",
     "Cautious Adam": "(1 + sign(g) * sign(m)) * adam",  # addsign_adam, a row of Table 6
     "AdaBelief": "optax.adabelief",
-    "Adam, warm-up and cosine decay": f"{_HERE}:adam_warmup_cosine",
-    "NAdam, cosine decay": f"{_HERE}:nadam_cosine",
-    "NAdam, cosine decay to a tenth": f"{_HERE}:nadam_tenth",
-    "NAdam, cosine decay to a third": f"{_HERE}:nadam_third",
-    "Lion, cosine decay": f"{_HERE}:lion_cosine",
-    "Lion, linear decay": f"{_HERE}:lion_linear",
+    "Adam, warm-up and cosine decay": f"{__name__}:adam_warmup_cosine",
+    "NAdam, cosine decay": f"{__name__}:nadam_cosine",
+    "NAdam, cosine decay to a tenth": f"{__name__}:nadam_tenth",
+    "NAdam, cosine decay to a third": f"{__name__}:nadam_third",
+    "Lion, cosine decay": f"{__name__}:lion_cosine",
+    "Lion, linear decay": f"{__name__}:lion_linear",
 }
 """Those of a claim. A rule that decays its steps, or a part of them, has rivals which do so too."""
 
@@ -41,9 +41,9 @@ OfSteps = Callable[[int], optax.Schedule]
 Optimizer = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
 
 
-def linear(total_steps: int) -> optax.Schedule:
-    """Return the decay from 1 to 0."""
-    return optax.linear_schedule(1.0, 0.0, total_steps)
+def linear(total_steps: int, floor: jax.typing.ArrayLike = 0.0) -> optax.Schedule:
+    """Return the line from 1 to a floor."""
+    return optax.linear_schedule(1.0, floor, total_steps)
 
 
 def cosine(total_steps: int, floor: float = 0.0) -> optax.Schedule:

@@ -140,10 +140,8 @@ def trainer_facts(trainer: PopulationTrainer | SuiteTrainer, own: bool) -> dict:
     Raises:
         ValueError: the metric is not finite there.
     """
-    if isinstance(trainer, SuiteTrainer):
-        facts = _suite_facts(trainer)
-    else:
-        facts = _task_facts(trainer, own)
+    suite = isinstance(trainer, SuiteTrainer)
+    facts = _suite_facts(trainer) if suite else _task_facts(trainer, own)
     devices = trainer.devices
     return facts | {
         "devices": [str(d) for d in devices],

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from nos_optax._command import printable
 from nos_optax.compare import Comparison
 from nos_optax.compare.results import cell, interval
+from nos_optax.compare.statistics import difference
 from nos_optax.grammar import parse
 from nos_optax.search.promote.entrants import Entrant
 from nos_optax.search.promote.simplify import Deletion
@@ -191,20 +192,19 @@ def markdown(promotion: Promotion) -> str:
 def _ahead(comparison: Comparison, found: Sequence[str]) -> list[str]:
     """Return how far each found rule is ahead of each rival, the best rival first."""
     rows = comparison.of(comparison.tasks[0])
-    found = [row.name for row in rows if row.name in found]
-    if not found:  # they are rivals' rules
+    ours = [row for row in rows if row.name in found]
+    if not ours:  # they are rivals' rules
         return []
     lines = [
         "How far a found rule is ahead of a rival, in doublings, paired by seed, with its 95 % "
         f"interval ({printable(comparison.tasks[0])}; no correction for their number):",
         "",
-        f"| rival | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
+        f"| rival | {' | '.join(row.name for row in ours)} |",
+        "|---|" + "---|" * len(ours),
     ]
-    for rival in (row.name for row in rows if row.name not in found):
-        against = {row.name: row for row in comparison.against(rival).of(comparison.tasks[0])}
-        ahead = " | ".join(interval(against[name].difference) for name in found)
-        lines.append(f"| {cell(rival)} | {ahead} |")
+    for rival in (row for row in rows if row.name not in found):
+        ahead = " | ".join(interval(difference(row.scores, rival.scores)) for row in ours)
+        lines.append(f"| {cell(rival.name)} | {ahead} |")
     return lines
 
 
